@@ -1,0 +1,233 @@
+package meter
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Packed values are little-endian and start with a format byte, so that a newer binary can tell old from new.
+// lua/lib/*.lua reads and writes the same bytes with struct.pack; TestCodec holds both together.
+const (
+	accountFormat     = 1
+	reservationFormat = 1
+	recordFormat      = 1
+	noteFormat        = 1
+)
+
+// Bounds of packed values; the scripts rely on them.
+const (
+	drawsMax        = GrantsMax
+	recordEntryMax  = 4096
+	appliedMax      = 64 // admin changes of one account not yet flushed
+)
+
+// ErrPacked says that a packed value is damaged or of a format this binary does not know.
+var ErrPacked = errors.New("packed value is damaged or of an unknown format")
+
+// AppendAccount packs a.
+func AppendAccount(b []byte, a Account) []byte {
+	var flags byte
+	if a.Suspended {
+		flags |= 1
+	}
+	b = append(b, accountFormat)
+	b = binary.LittleEndian.AppendUint64(b, a.Seq)
+	b = append(b, flags)
+	b = binary.LittleEndian.AppendUint32(b, a.FlagsVersion)
+	b = binary.LittleEndian.AppendUint32(b, a.Holds)
+	b = binary.LittleEndian.AppendUint64(b, a.PrunedPseq)
+	b = append(b, byte(len(a.Applied)), byte(len(a.Grants)))
+	for _, c := range a.Applied {
+		b = append(b, c.ID[:]...)
+		b = binary.LittleEndian.AppendUint64(b, c.Pseq)
+	}
+	for _, g := range a.Grants {
+		b = appendGrant(b, g)
+	}
+	return b
+}
+
+func appendGrant(b []byte, g Grant) []byte {
+	var flags byte
+	if g.Paid {
+		flags |= 1
+	}
+	b = append(b, g.ID[:]...)
+	b = append(b, g.Rank, flags, byte(len(g.Bucket)))
+	b = append(b, g.Bucket...)
+	for _, c := range [...]Credits{g.Available, g.Held, g.Debt} {
+		b = binary.LittleEndian.AppendUint64(b, uint64(c))
+	}
+	for _, ms := range [...]int64{g.EffectiveMs, g.ExpiresMs, g.CreatedMs} {
+		b = appendInt48(b, ms)
+	}
+	return b
+}
+
+// UnpackAccount reads AppendAccount's form.
+func UnpackAccount(b []byte) (Account, error) {
+	r := reader{b: b}
+	r.format(accountFormat)
+	a := Account{Seq: r.u64()}
+	a.Suspended = r.u8()&1 != 0
+	a.FlagsVersion, a.Holds, a.PrunedPseq = r.u32(), r.u32(), r.u64()
+	applied, grants := r.u8(), r.u8()
+	if applied > appliedMax || grants > GrantsMax {
+		return Account{}, fmt.Errorf("account: %w: %d grants", ErrPacked, grants)
+	}
+	for range applied {
+		a.Applied = append(a.Applied, AppliedChange{ID: r.id(), Pseq: r.u64()})
+	}
+	for range grants {
+		a.Grants = append(a.Grants, r.grant())
+	}
+	return a, r.end("account")
+}
+
+func (r *reader) grant() (g Grant) {
+	g.ID, g.Rank = r.id(), r.u8()
+	g.Paid = r.u8()&1 != 0
+	g.Bucket = r.str(int(r.u8()))
+	g.Available, g.Held, g.Debt = r.credits(), r.credits(), r.credits()
+	g.EffectiveMs, g.ExpiresMs, g.CreatedMs = r.i48(), r.i48(), r.i48()
+	return g
+}
+
+// AppendReservation packs r without its id, which is the field it is stored under.
+func AppendReservation(b []byte, r Reservation) []byte {
+	b = append(b, reservationFormat, byte(r.State))
+	for _, c := range [...]Credits{r.Amount, r.Charged, r.Available} {
+		b = binary.LittleEndian.AppendUint64(b, uint64(c))
+	}
+	b = appendInt48(b, r.DeadlineMs)
+	b = appendInt48(b, r.SettledMs)
+	b = append(b, byte(len(r.Account)))
+	b = append(b, r.Account...)
+	note := AppendNote(nil, r.Note)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(note)))
+	b = append(b, note...)
+	b = append(b, byte(len(r.Draws)))
+	for _, d := range r.Draws {
+		b = append(b, d.Grant[:]...)
+		b = binary.LittleEndian.AppendUint64(b, uint64(d.Amount))
+		b = binary.LittleEndian.AppendUint64(b, uint64(d.Charged))
+	}
+	return b
+}
+
+// UnpackReservation reads AppendReservation's form; the caller sets the id.
+func UnpackReservation(b []byte) (Reservation, error) {
+	r := reader{b: b}
+	r.format(reservationFormat)
+	v := Reservation{State: State(r.u8()), Amount: r.credits(), Charged: r.credits(), Available: r.credits()}
+	v.DeadlineMs, v.SettledMs = r.i48(), r.i48()
+	v.Account = r.str(int(r.u8()))
+	v.Note = r.note()
+	n := r.u8()
+	if n > drawsMax || v.State < Held || v.State > Uncollected {
+		return Reservation{}, fmt.Errorf("reservation: %w: %s, %d draws", ErrPacked, v.State, n)
+	}
+	for range n {
+		v.Draws = append(v.Draws, Draw{Grant: r.id(), Amount: r.credits(), Charged: r.credits()})
+	}
+	return v, r.end("reservation")
+}
+
+// AppendNote packs n. An empty note packs to nothing.
+func AppendNote(b []byte, n Note) []byte {
+	if n == (Note{}) {
+		return b
+	}
+	b = append(b, noteFormat)
+	for _, s := range [...]string{n.Operation, n.PolicyVersion, n.KeyID, n.Reason, n.Actor} {
+		s = s[:min(len(s), 120)] // five strings and a key stay under noteMax
+		b = append(b, byte(len(s)))
+		b = append(b, s...)
+	}
+	if n.Key != nil {
+		b = append(b, n.Key.Hash[:]...)
+		b = append(b, n.Key.Fingerprint[:]...)
+	}
+	return b
+}
+
+func (r *reader) note() (n Note) {
+	body := reader{b: r.take(int(r.u16()))}
+	if len(body.b) == 0 {
+		return n
+	}
+	body.format(noteFormat)
+	for _, s := range [...]*string{&n.Operation, &n.PolicyVersion, &n.KeyID, &n.Reason, &n.Actor} {
+		*s = body.str(int(body.u8()))
+	}
+	if len(body.b) > 0 {
+		n.Key = &IdempotencyKey{Hash: body.id(), Fingerprint: body.id()}
+	}
+	if body.bad || len(body.b) > 0 {
+		r.bad = true
+	}
+	return n
+}
+
+// UnpackRecord reads the body of a ledger record. The caller knows layout, partition and position.
+func UnpackRecord(body []byte) (Record, error) {
+	r := reader{b: body}
+	r.format(recordFormat)
+	rec := Record{OccurredMs: r.i48(), Body: body}
+	n := r.u16()
+	if n == 0 || n > recordEntryMax {
+		return Record{}, fmt.Errorf("record: %w: %d entries", ErrPacked, n)
+	}
+	for range n {
+		rec.Entries = append(rec.Entries, r.entry())
+		if r.bad {
+			break
+		}
+	}
+	return rec, r.end("record")
+}
+
+func (r *reader) entry() (e Entry) {
+	e.Kind, e.Seq, e.Amount = Kind(r.u8()), r.u64(), r.credits()
+	e.Account = r.str(int(r.u8()))
+	e.ID, e.Units = r.id(), r.u32()
+	e.Note = r.note()
+	if e.Kind < KindGrant || e.Kind > KindHold {
+		r.bad = true
+	}
+	for range r.u8() {
+		e.Lines = append(e.Lines, Line{
+			Grant: r.id(), Granted: r.credits(), Spent: r.credits(), Returned: r.credits(),
+			Lapsed: r.credits(), Revoked: r.credits(), Debt: r.credits(),
+		})
+	}
+	return e
+}
+
+// AppendRecord packs a record's body; the scripts write it in production.
+func AppendRecord(b []byte, rec Record) []byte {
+	b = append(b, recordFormat)
+	b = appendInt48(b, rec.OccurredMs)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(rec.Entries)))
+	for _, e := range rec.Entries {
+		b = append(b, byte(e.Kind))
+		b = binary.LittleEndian.AppendUint64(b, e.Seq)
+		b = binary.LittleEndian.AppendUint64(b, uint64(e.Amount))
+		b = append(b, byte(len(e.Account)))
+		b = append(b, e.Account...)
+		b = append(b, e.ID[:]...)
+		b = binary.LittleEndian.AppendUint32(b, e.Units)
+		note := AppendNote(nil, e.Note)
+		b = binary.LittleEndian.AppendUint16(b, uint16(len(note)))
+		b = append(b, note...)
+		b = append(b, byte(len(e.Lines)))
+		for _, l := range e.Lines {
+			b = append(b, l.Grant[:]...)
+			for _, c := range [...]Credits{l.Granted, l.Spent, l.Returned, l.Lapsed, l.Revoked, l.Debt} {
+				b = binary.LittleEndian.AppendUint64(b, uint64(c))
+			}
+		}
+	}
+	return b
+}

@@ -1,0 +1,18 @@
+// Package meter owns the nouns of credit metering and everything that speaks to Redis about them: credits,
+// grants, reservations and ledger entries as pure code, and the engine that carries verbs to the scripts in
+// package lua, which alone decide.
+//
+// It refuses to know HTTP and SQL: what it needs from Postgres it asks of a Book.
+//
+//	credits.go      amounts, in thousandths, checked
+//	id.go           UUIDv7 ids, reservation ids, names
+//	layout.go       partitions and the names of Redis keys
+//	grant.go        grants, accounts, balances, drain order
+//	drain.go        the pure burn-down: which grants pay, which get back
+//	reservation.go  states, reservations, notes
+//	entry.go        ledger records, entries, lines
+//	codec.go        the packed bytes of all of these, shared with the scripts
+//	verbs.go        what can be asked, and the codes of the answers
+//	book.go         what the engine asks of Postgres
+//	errors.go       sentinels
+package meter

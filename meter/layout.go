@@ -1,0 +1,76 @@
+package meter
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strconv"
+)
+
+// Layout says how accounts are spread: its number, raised whenever the partitions change, and their count. It is
+// kept in Postgres and in every partition's meta; a gateway configured otherwise refuses to start.
+type Layout struct {
+	Number     uint16
+	Partitions uint16
+}
+
+// PartitionsMax bounds a layout. 256 partitions fill the largest Cluster the bench extrapolates to.
+const PartitionsMax = 256
+
+// PartitionOf is the partition of an account: FNV-1a of its name, modulo the partitions. It may never change
+// within a layout.
+func (l Layout) PartitionOf(account string) uint16 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(account))
+	return uint16(h.Sum32() % uint32(l.Partitions))
+}
+
+// NewReservationID places a new id in the account's partition.
+func (l Layout) NewReservationID(id ID, account string) ReservationID {
+	return ReservationID{Layout: l.Number, Partition: l.PartitionOf(account), ID: id}
+}
+
+// Slot widths. An id's outcome lives in the slot of the id's creation time, so that whole slots can be dropped
+// and a look-up needs no index.
+const (
+	doneSlotMs = 5 * 60 * 1000       // reservation → outcome
+	keySlotMs  = 24 * 60 * 60 * 1000 // Idempotency-Key → current reservation
+)
+
+// Keys names the Redis keys of one partition. All carry the partition's hash tag, so that they share a Cluster
+// slot and one script may touch them together.
+type Keys struct {
+	tag string // "{cg1:03}:"
+}
+
+// Keys returns the key names of partition p.
+func (l Layout) Keys(p uint16) Keys {
+	return Keys{tag: fmt.Sprintf("{cg%d:%02d}:", l.Number, p)}
+}
+
+// Meta is the HASH with the partition's epoch, pseq and fence.
+func (k Keys) Meta() string { return k.tag + "meta" }
+
+// Ledger is the STREAM of records not yet trimmed.
+func (k Keys) Ledger() string { return k.tag + "ledger" }
+
+// Open is the HASH of open reservations.
+func (k Keys) Open() string { return k.tag + "open" }
+
+// Lapses is the ZSET of grants by expiry.
+func (k Keys) Lapses() string { return k.tag + "lapses" }
+
+// Slots is the HASH of outcome slots in use → the time of their last write.
+func (k Keys) Slots() string { return k.tag + "slots" }
+
+// Account is the STRING with one account's packed state.
+func (k Keys) Account(account string) string { return k.tag + "a:" + account }
+
+// Done is the HASH of outcomes of reservations created in the same slot as createdMs.
+func (k Keys) Done(createdMs int64) string {
+	return k.tag + "done:" + strconv.FormatInt(createdMs/doneSlotMs, 10)
+}
+
+// KeyDay is the HASH of Idempotency-Key records of the day that contains ms.
+func (k Keys) KeyDay(ms int64) string {
+	return k.tag + "keys:" + strconv.FormatInt(ms/keySlotMs, 10)
+}

@@ -1,0 +1,69 @@
+package meter
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// reader walks a packed value. It remembers the first short read instead of returning an error from every field;
+// end reports it.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) take(n int) []byte {
+	if r.bad || n > len(r.b) {
+		r.bad = true
+		return nil
+	}
+	v := r.b[:n]
+	r.b = r.b[n:]
+	return v
+}
+
+// fixed is take for the integer readers: never shorter than n.
+func (r *reader) fixed(n int) []byte {
+	if v := r.take(n); v != nil {
+		return v
+	}
+	return make([]byte, n)
+}
+
+func (r *reader) u8() byte         { return r.fixed(1)[0] }
+func (r *reader) u16() uint16      { return binary.LittleEndian.Uint16(r.fixed(2)) }
+func (r *reader) u32() uint32      { return binary.LittleEndian.Uint32(r.fixed(4)) }
+func (r *reader) u64() uint64      { return binary.LittleEndian.Uint64(r.fixed(8)) }
+func (r *reader) id() (id ID)      { copy(id[:], r.take(len(id))); return id }
+func (r *reader) str(n int) string { return string(r.take(n)) }
+
+func (r *reader) credits() Credits {
+	c := Credits(r.u64())
+	if !c.Valid() {
+		r.bad = true
+	}
+	return c
+}
+
+func (r *reader) i48() int64 {
+	v := r.fixed(6)
+	return int64(binary.LittleEndian.Uint32(v)) | int64(binary.LittleEndian.Uint16(v[4:]))<<32
+}
+
+func appendInt48(b []byte, v int64) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(v))
+	return binary.LittleEndian.AppendUint16(b, uint16(v>>32))
+}
+
+func (r *reader) format(want byte) {
+	if r.u8() != want {
+		r.bad = true
+	}
+}
+
+func (r *reader) end(what string) error {
+	if r.bad || len(r.b) > 0 {
+		return fmt.Errorf("%s: %w", what, ErrPacked)
+	}
+	return nil
+}

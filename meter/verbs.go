@@ -1,0 +1,100 @@
+package meter
+
+import "time"
+
+// Reserve asks for Amount to be set aside in drain order.
+type Reserve struct {
+	ID          ReservationID
+	Account     string
+	Amount      Credits // > 0
+	Lease       time.Duration
+	MaxInFlight uint32 // open reservations the account may have, this one included; 0 means InFlightMax
+	Note        Note
+}
+
+// InFlightMax bounds the open reservations of one account.
+const InFlightMax = 100_000
+
+// Settle ends or keeps a reservation.
+type Settle struct {
+	ID      ReservationID
+	Account string
+	Amount  Credits // Commit: what to charge, ≤ Reserved
+	Units   uint32  // Commit: delivered units, for the entry
+	// Reserved and Note repeat the reservation, so that a commit can be booked late when Redis lost it.
+	Reserved Credits
+	Note     Note
+}
+
+// Grant adds one lot of credit to an account.
+type GrantChange struct {
+	Account string
+	Grant   Grant // Available is the amount granted; Held and Debt are 0
+	Note    Note
+	// CheckedPseq is the flush cursor at which Postgres was seen to have no entry for this grant.
+	CheckedPseq uint64
+}
+
+// Revocation takes credit back from a grant: what is available at once, the rest as debt that returned draws pay.
+type Revocation struct {
+	ID          ID
+	Account     string
+	Grant       ID
+	Amount      Credits
+	Note        Note
+	CheckedPseq uint64
+}
+
+// ExpiryMove sets the expiry of a grant.
+type ExpiryMove struct {
+	ID          ID
+	Account     string
+	Grant       ID
+	ExpiresMs   int64
+	Note        Note
+	CheckedPseq uint64
+}
+
+// Code is the first byte of every reply: what a script decided. The list stands once in lua/lib/codes.lua; a test
+// compares the two.
+type Code uint8
+
+// The reply codes. Denials are values: only a Redis that cannot answer is an error.
+const (
+	CodeError         Code = 0  // one operation failed inside the script; the message follows; nothing was written for it
+	CodeOK            Code = 1  // done, now or by an earlier attempt
+	CodeInsufficient  Code = 2  // not enough available
+	CodeSuspended     Code = 3  // the account is suspended
+	CodeInFlight      Code = 4  // the account has too many open reservations
+	CodeKeyInProgress Code = 5  // the Idempotency-Key's reservation is held
+	CodeKeyReplay     Code = 6  // the Idempotency-Key's reservation was charged
+	CodeKeyMismatch   Code = 7  // the Idempotency-Key belongs to another request
+	CodeConflict      Code = 8  // the reservation has another outcome
+	CodeNotLoaded     Code = 9  // the account is not in Redis
+	CodeUnknown       Code = 10 // no such reservation; a commit may be sent again with its details
+	CodeAskLedger     Code = 11 // too old for Redis to know: look in Postgres
+	CodeStale         Code = 12 // a new reservation with an id from before the outcomes kept
+	CodeTooManyGrants Code = 13 // the account has GrantsMax grants
+	CodeRecheck       Code = 14 // CheckedPseq is too old to prove that the change was not applied
+	CodeGone          Code = 15 // the grant holds nothing any more
+	CodeNotDue        Code = 16 // the lease or the grant is not over yet
+	CodeBusy          Code = 17 // too many unflushed admin changes on the account
+	CodeFenced        Code = 20 // Redis restarted or failed over: the partition must be opened
+	CodeEpoch         Code = 21 // another gateway opened the partition: read its meta again
+	CodeRegressed     Code = 22 // Redis is behind what this gateway saw
+	CodeClosed        Code = 23 // the partition was never opened
+	CodeTorn          Code = 24 // a write failed half-way: a person must look
+	CodeClock         Code = 25 // this host's clock is more than a minute off Redis'
+)
+
+// Decision is the answer to a verb.
+type Decision struct {
+	Code Code
+	// Reservation is the reservation concerned: for OK and Conflict the one named, for KeyInProgress and
+	// KeyReplay the one that has the key.
+	Reservation Reservation
+	// Account is the account's state when the code is Insufficient, or when it was asked for.
+	Account Account
+	// NowMs is the partition's clock when it decided, Unix milliseconds.
+	NowMs int64
+}
