@@ -66,8 +66,9 @@ func newOp(v verb, partition uint16, id ID, account string) *op {
 	return &op{verb: v, partition: partition, id: id, account: account, payload: make([]byte, 0, 96)}
 }
 
-func (o *op) u8(v byte) *op         { o.payload = append(o.payload, v); return o }
-func (o *op) u32(v uint32) *op      { o.payload = binary.LittleEndian.AppendUint32(o.payload, v); return o }
+func (o *op) u8(v byte) *op    { o.payload = append(o.payload, v); return o }
+func (o *op) u32(v uint32) *op { o.payload = binary.LittleEndian.AppendUint32(o.payload, v); return o }
+
 func (o *op) u64(v uint64) *op      { o.payload = binary.LittleEndian.AppendUint64(o.payload, v); return o }
 func (o *op) i48(v int64) *op       { o.payload = appendInt48(o.payload, v); return o }
 func (o *op) credits(c Credits) *op { return o.u64(uint64(c)) }

@@ -63,20 +63,29 @@ func (p *partition) shut(head sectionHead, code Code) {
 	if p.isOpen {
 		p.isOpen, p.opened = false, make(chan struct{})
 	}
-	p.reason = refusals[code]
+	p.reason = refusal(code)
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
 }
 
-// refusals are the reasons that people read in /readyz.
-var refusals = map[Code]string{
-	CodeFenced:    "Redis restarted or failed over",
-	CodeEpoch:     "another gateway opened it",
-	CodeRegressed: "Redis is behind what this gateway saw",
-	CodeClosed:    "Redis has no meta for it",
-	CodeTorn:      "a write failed half-way; a person must look",
+// refusal is the reason that people read in /readyz.
+func refusal(code Code) string {
+	switch code {
+	case CodeFenced:
+		return "Redis restarted or failed over"
+	case CodeEpoch:
+		return "another gateway opened it"
+	case CodeRegressed:
+		return "Redis is behind what this gateway saw"
+	case CodeClosed:
+		return "Redis has no meta for it"
+	case CodeTorn:
+		return "a write failed half-way; a person must look"
+	default:
+		return fmt.Sprintf("refused with code %d", code)
+	}
 }
 
 // open lets operations through under an epoch. minPseq starts at the head found.
