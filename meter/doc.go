@@ -12,6 +12,7 @@
 //	reservation.go  states, reservations, notes
 //	entry.go        ledger records, entries, lines
 //	codec.go        the packed bytes of all of these, shared with the scripts
+//	reader.go       how codec.go walks them
 //	verbs.go        what can be asked, and the codes of the answers
 //	book.go         what the engine asks of Postgres
 //	errors.go       sentinels
