@@ -15,12 +15,6 @@ type batch struct {
 	err     error
 }
 
-// mark says that an entry of a segment is settled.
-type mark struct {
-	seq uint64
-	of  *segment
-}
-
 func newBatch() *batch { return &batch{done: make(chan struct{})} }
 
 // join puts an entry into the open batch, if there is room for it and for its mark.
@@ -86,10 +80,8 @@ func (j *Journal) flush() {
 			at.pending++
 		}
 	}
-	for _, m := range b.marks {
-		if b.err == nil {
-			at.marks(m.of)
-		}
+	if b.err == nil && at != nil {
+		at.marks = append(at.marks, b.marks...)
 	}
 	j.mu.Unlock()
 	close(b.done)
@@ -193,40 +185,39 @@ func (j *Journal) addBytes(n int64) {
 	j.mu.Unlock()
 }
 
-// deleteFinished removes the segments that say nothing any more: all their entries are settled, and so are those
-// that they hold marks for. A name that comes back after a power cut is read again and changes nothing.
+// deleteFinished removes the segments whose entries are all settled. A name that comes back after a power cut is
+// read again, and its entries are repeated, which changes nothing.
 func (j *Journal) deleteFinished() {
 	for _, s := range j.finished() {
-		err := j.disk.remove(s.path)
-		j.mu.Lock()
-		if err == nil {
-			j.bytes -= s.size
-		}
-		j.mu.Unlock()
-		if err != nil { // it is read and removed by the next Open
+		if err := j.disk.remove(s.path); err != nil { // the next Open tries again
 			j.log.Error().Err(err).Msg("journal: could not delete a finished segment")
+			continue
 		}
+		j.addBytes(-s.size)
 	}
 }
 
-// finished takes the finished segments off the list, oldest first: a mark always stands behind its entry.
-func (j *Journal) finished() (list []*segment) {
+// finished takes the finished segments off the list. Marks in them for entries of other segments, which stay
+// because of a neighbour that is not settled, go into the next batch, or those entries would be repeated after a
+// restart; they need no more room than the segment gave back.
+func (j *Journal) finished() []*segment {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	var kept []*segment
+	var kept, done []*segment
 	for _, s := range j.segments {
-		for of := range s.marksFor {
-			if of.deleted {
-				delete(s.marksFor, of)
-			}
-		}
-		if s == j.active || s.pending > 0 || len(s.marksFor) > 0 {
+		if s.deleted = s != j.active && s.pending == 0; s.deleted {
+			done = append(done, s)
+		} else {
 			kept = append(kept, s)
-			continue
 		}
-		s.deleted = true
-		list = append(list, s)
 	}
 	j.segments = kept
-	return list
+	for _, s := range done {
+		for _, m := range s.marks {
+			if !m.of.deleted {
+				j.open.marks = append(j.open.marks, m)
+			}
+		}
+	}
+	return done
 }

@@ -88,7 +88,7 @@ func openOn(d disk, dir string, opts Options) (*Journal, error) {
 		err = j.begin()
 	}
 	if err != nil {
-		_ = lock.Close()
+		_ = unlockDir(lock)
 		return nil, err
 	}
 	j.deleteFinished()
@@ -230,5 +230,5 @@ func (j *Journal) Close() error {
 		err = errors.Join(err, j.active.f.Close())
 	}
 	j.active = nil
-	return errors.Join(err, j.lock.Close())
+	return errors.Join(err, unlockDir(j.lock))
 }

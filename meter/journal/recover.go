@@ -83,7 +83,7 @@ func (j *Journal) load(s *segment, newest bool) (keep bool, err error) {
 	}
 	firstSeq, ok := parseHeader(data, s.number)
 	switch {
-	case !ok && newest && !provenDurable(data, s.number, 0):
+	case !ok && newest && len(data) <= headerSize: // nothing is written behind a header that is not on disk
 		if err := j.disk.remove(s.path); err != nil {
 			return false, fmt.Errorf("journal: remove unfinished segment: %w", err)
 		}
@@ -173,7 +173,7 @@ func (j *Journal) readMark(s *segment, body []byte) (bad string) {
 	seq := binary.LittleEndian.Uint64(body)
 	if h, ok := j.pending[seq]; ok { // otherwise its segment is deleted
 		j.settle(h)
-		s.marks(h.in)
+		s.marks = append(s.marks, mark{seq: seq, of: h.in})
 	}
 	return ""
 }

@@ -19,7 +19,7 @@ const (
 	nameDigits = 16
 )
 
-// segment is one file. Its fields are guarded by the journal's flight, pending also by its mutex.
+// segment is one file. Its fields are guarded by the journal's flight, pending, marks and deleted by its mutex.
 type segment struct {
 	number  uint64
 	path    string
@@ -27,24 +27,20 @@ type segment struct {
 	size    int64 // what was written
 	durable int64 // what is known to be on disk
 	pending int   // entries not settled
-	// marksFor names the other segments whose entries are marked as settled here. While one of them exists this
-	// segment must stay, or its entries would rise again.
-	marksFor map[*segment]struct{}
-	deleted  bool
+	marks   []mark
+	deleted bool
 }
 
-// marks remembers that an entry of another segment is marked here.
-func (s *segment) marks(of *segment) {
-	if of != s {
-		s.marksFor[of] = struct{}{}
-	}
+// mark says that an entry of a segment is settled.
+type mark struct {
+	seq uint64
+	of  *segment
 }
 
 func newSegment(dir string, number uint64) *segment {
 	return &segment{
-		number:   number,
-		path:     filepath.Join(dir, fmt.Sprintf("%0*d%s", nameDigits, number, nameSuffix)),
-		marksFor: map[*segment]struct{}{},
+		number: number,
+		path:   filepath.Join(dir, fmt.Sprintf("%0*d%s", nameDigits, number, nameSuffix)),
 	}
 }
 
