@@ -15,9 +15,9 @@ import (
 	"syscall"
 	"testing"
 
-	"creditgate/meter"
-
 	"github.com/stretchr/testify/require"
+
+	"creditgate/meter"
 )
 
 // The story that is interrupted everywhere: eight settlements, of which five are marked, over several segments.
@@ -60,7 +60,7 @@ func crashChild(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	story(j, settleOf, func(verb string, n int) { fmt.Println(verb, n) })
+	story(j, settleOf, func(verb string, n int) { fmt.Fprintln(os.Stdout, verb, n) })
 }
 
 // killDisk kills its own process before an operation, or in the middle of a write.
@@ -109,8 +109,8 @@ func (f killFile) WriteAt(b []byte, off int64) (int, error) {
 
 func (f killFile) Sync() error { f.k.before(); return f.file.Sync() }
 
-// The test binary runs the story and is killed before each of its disk operations, or in the middle of a write; whatever an Append
-// returned for is there afterwards.
+// The test binary runs the story and is killed before each of its disk operations, or in the middle of a write;
+// whatever an Append returned for is there afterwards.
 func TestKilledAtEveryStep(t *testing.T) {
 	t.Parallel()
 	exe, err := os.Executable()

@@ -52,8 +52,9 @@ func (e Entry) check() error {
 		return fmt.Errorf("%w: %s", ErrEntry, e.Verb)
 	case !meter.ValidName(s.Account):
 		return fmt.Errorf("%w: account %q", ErrEntry, s.Account)
-	case !s.Amount.Valid() || !s.Reserved.Valid():
-		return fmt.Errorf("%w: amount %s of %s", ErrEntry, s.Amount, s.Reserved)
+	case !s.Amount.Valid() || !s.Reserved.Valid() || s.Amount < 0 || s.Reserved < 0,
+		e.Verb == Commit && (s.Amount == 0 || s.Amount > s.Reserved): // never accepted, and never booked late
+		return fmt.Errorf("%w: %s of %s reserved of %s", ErrEntry, e.Verb, s.Amount, s.Reserved)
 	case e.AttemptedMs < 0 || e.AttemptedMs >= 1<<47:
 		return fmt.Errorf("%w: attempted at %d ms", ErrEntry, e.AttemptedMs)
 	}

@@ -38,7 +38,7 @@ type place struct {
 	offset  int64
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli) // read-only
+var castagnoli = crc32.MakeTable(crc32.Castagnoli) //nolint:gochecknoglobals // read-only
 
 func (p place) checksum(length, payload []byte) uint32 {
 	var b [16]byte

@@ -10,9 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"creditgate/meter"
-
 	"github.com/rs/zerolog"
+
+	"creditgate/meter"
 )
 
 var (
@@ -101,7 +101,7 @@ func openOn(d disk, dir string, opts Options) (*Journal, error) {
 
 // makeDir makes dir and what is missing above it, each durable in its parent.
 func makeDir(d disk, dir string) error {
-	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() { //nolint:gosec // G703: the operator names the directory
 		return nil
 	}
 	parent := filepath.Dir(dir)
@@ -110,7 +110,7 @@ func makeDir(d disk, dir string) error {
 			return err
 		}
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) { //nolint:gosec // G703: as above
 		return fmt.Errorf("journal: make directory: %w", err)
 	}
 	if err := d.syncDir(parent); err != nil {

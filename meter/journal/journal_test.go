@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"creditgate/meter"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+
+	"creditgate/meter"
 )
 
 var epoch = time.UnixMilli(1_760_000_000_123) // a fixed time, so that ids and bytes are the same in every run
@@ -23,7 +23,7 @@ func settleOf(n int) meter.Settle {
 	id[14], id[15] = byte(n>>8), byte(n)
 	return meter.Settle{
 		ID:      meter.ReservationID{Layout: 1, Partition: uint16(n % 4), ID: id},
-		Account: fmt.Sprintf("account-%d", n), Amount: meter.Credits(n * 1000), Units: uint32(n),
+		Account: fmt.Sprintf("account-%d", n), Amount: meter.Credits(n*1000 + 1), Units: uint32(n),
 		Reserved: meter.Credits(n*1000 + 500),
 		Note: meter.Note{
 			Operation: "apply", PolicyVersion: "v1", KeyID: "k",
@@ -101,6 +101,8 @@ func TestRefusesWhatCannotBeReadBack(t *testing.T) {
 		"no account":      func(s *meter.Settle) { s.Account = "" },
 		"account":         func(s *meter.Settle) { s.Account = "a b" },
 		"amount":          func(s *meter.Settle) { s.Amount = meter.MaxCredits + 1 },
+		"nothing":         func(s *meter.Settle) { s.Amount = 0 },
+		"more than held":  func(s *meter.Settle) { s.Amount = s.Reserved + 1 },
 		"amount reserved": func(s *meter.Settle) { s.Reserved = -meter.MaxCredits - 1 },
 	} {
 		s := settleOf(1)
@@ -328,19 +330,19 @@ func TestConcurrentAppendAndAck(t *testing.T) {
 		require.Equal(t, diskBytes(t, dir), j.Bytes())
 	}
 	check(j)
-	require.EqualValues(t, callers*each/4, gauge(t, reg, "creditgate_journal_pending"))
+	require.Equal(t, callers*each/4, gauge(t, reg, "creditgate_journal_pending"))
 	require.EqualValues(t, j.Bytes(), gauge(t, reg, "creditgate_journal_bytes"))
 	require.NoError(t, j.Close())
 	check(openTest(t, dir, Options{SegmentBytes: 4 << 10, BytesMax: 8 << 20}))
 }
 
-func gauge(t *testing.T, reg *prometheus.Registry, name string) float64 {
+func gauge(t *testing.T, reg *prometheus.Registry, name string) int {
 	t.Helper()
 	families, err := reg.Gather()
 	require.NoError(t, err)
 	for _, f := range families {
 		if f.GetName() == name {
-			return f.GetMetric()[0].GetGauge().GetValue()
+			return int(f.GetMetric()[0].GetGauge().GetValue())
 		}
 	}
 	require.Fail(t, "no metric", name)

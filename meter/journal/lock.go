@@ -18,7 +18,7 @@ const lockName = "lock"
 // lockDir takes the directory for this process. The kernel gives the lock back when the process ends, however it
 // ends; the pid in the file is only for people.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // G304: the operator names the directory
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // G703: the operator names it
 	if err != nil {
 		return nil, fmt.Errorf("journal: lock: %w", err)
 	}

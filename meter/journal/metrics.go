@@ -25,7 +25,7 @@ func newMetrics(reg prometheus.Registerer, j *Journal) metrics {
 		Help: "Settlements of the journal that have their final outcome: settled, conflict (the reservation has " +
 			"another outcome), refused (there is nothing to settle).",
 	}, []string{"outcome"})}
-	for _, o := range outcomes {
+	for _, o := range []outcome{settled, conflict, refused} {
 		m.replayed.WithLabelValues(string(o)) // shown as 0 before the first
 	}
 	return m

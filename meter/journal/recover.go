@@ -119,7 +119,7 @@ func readSegment(path string) ([]byte, error) {
 	if info.Size() > 2*bytesMaxMax {
 		return nil, &CorruptError{Path: path, Offset: 2 * bytesMaxMax, Reason: "it is larger than a journal can be"}
 	}
-	data, err := os.ReadFile(path) //nolint:gosec // G304: a segment of the journal's directory
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
@@ -134,7 +134,7 @@ func (j *Journal) readRecords(s *segment, data []byte) (end int64, sealed bool, 
 		if !ok {
 			return at, false, nil
 		}
-		bad := ""
+		var bad string
 		switch f.kind {
 		case kindSeal:
 			return f.next, true, nil

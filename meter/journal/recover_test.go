@@ -146,7 +146,7 @@ func TestSealedSegmentIsGuardedWhole(t *testing.T) {
 	newest := header(2, 4)
 
 	entriesEnd := len(sealed) - sealSize
-	for at := range len(sealed) {
+	for at := range sealed {
 		bad := slices.Clone(sealed)
 		bad[at] ^= 0x10
 		_, err := Open(dirWith(t, bad, newest), Options{})

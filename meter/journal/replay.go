@@ -37,8 +37,6 @@ const (
 	open     outcome = ""         // not known yet
 )
 
-var outcomes = [...]outcome{settled, conflict, refused} // read-only
-
 // outcomeOf tells whether an answer is final. OK and Conflict are, and so are the errors that say that there is
 // nothing to settle. All else is tried again: an unavailable, fenced or closed partition (ErrUnavailable), an
 // account that could not be loaded, and codes that a settlement should never get; to drop a charge for a reason
@@ -76,7 +74,7 @@ func pauseAfter(failures int) time.Duration {
 	if failures < 7 { // 20 ms << 6 > pauseMax
 		d = min(pauseMin<<(failures-1), pauseMax)
 	}
-	return d/2 + rand.N(d/2) //nolint:gosec // G404: jitter
+	return d/2 + rand.N(d/2)
 }
 
 // Run repeats what is in the journal, and what is appended later, until ctx is done. Each partition with pending

@@ -8,10 +8,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"creditgate/meter"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+
+	"creditgate/meter"
 )
 
 // fakeSettler answers as its function says, and counts the calls of each reservation.
@@ -146,7 +146,7 @@ func TestReplayAtStartUntilAcknowledged(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var run sync.WaitGroup
 		run.Go(func() { NewReplayer(j, f).Run(ctx) })
-		time.Sleep(time.Minute) // of the bubble
+		<-time.After(time.Minute) // of the bubble
 		synctest.Wait()
 		require.Len(t, j.Pending(), 200)
 		// Four partitions: a full group each at first, then one probe per pause, which is at most a second.
@@ -155,7 +155,7 @@ func TestReplayAtStartUntilAcknowledged(t *testing.T) {
 		f.mu.Lock()
 		away = false
 		f.mu.Unlock()
-		time.Sleep(pauseMax)
+		<-time.After(pauseMax)
 		synctest.Wait()
 		require.Empty(t, j.Pending())
 		cancel()
@@ -184,13 +184,13 @@ func TestReplayGoesAroundWhatIsStuck(t *testing.T) {
 			appendTest(t, j, inPartition(settleOf(n), 1))
 			appendTest(t, j, inPartition(settleOf(n), 9))
 		}
-		time.Sleep(time.Minute) // of the bubble
+		<-time.After(time.Minute) // of the bubble
 		synctest.Wait()
 		require.Len(t, j.Pending(), 300+20)
 		f.mu.Lock()
 		clear(stuck)
 		f.mu.Unlock()
-		time.Sleep(2 * pauseMax)
+		<-time.After(2 * pauseMax)
 		synctest.Wait()
 		require.Len(t, j.Pending(), 300)
 	})
@@ -215,7 +215,7 @@ func TestReplayKeepsWhatItDoesNotUnderstand(t *testing.T) {
 		}
 		synctest.Wait()
 		require.Len(t, j.Pending(), 1)
-		time.Sleep(5 * pauseMax)
+		<-time.After(5 * pauseMax)
 		synctest.Wait()
 		require.Empty(t, j.Pending())
 	})
