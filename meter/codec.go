@@ -152,20 +152,32 @@ func AppendNote(b []byte, n Note) []byte {
 	return b
 }
 
-func (r *reader) note() (n Note) {
+// UnpackNote reads AppendNote's form.
+func UnpackNote(b []byte) (Note, error) {
+	r := reader{b: b}
+	n := r.noteBody()
+	return n, r.end("note")
+}
+
+func (r *reader) note() Note {
 	body := reader{b: r.take(int(r.u16()))}
-	if len(body.b) == 0 {
-		return n
-	}
-	body.format(noteFormat)
-	for _, s := range [...]*string{&n.Operation, &n.PolicyVersion, &n.KeyID, &n.Reason, &n.Actor} {
-		*s = body.str(int(body.u8()))
-	}
-	if len(body.b) > 0 {
-		n.Key = &IdempotencyKey{Hash: body.id(), Fingerprint: body.id()}
-	}
+	n := body.noteBody()
 	if body.bad || len(body.b) > 0 {
 		r.bad = true
+	}
+	return n
+}
+
+func (r *reader) noteBody() (n Note) {
+	if len(r.b) == 0 {
+		return n
+	}
+	r.format(noteFormat)
+	for _, s := range [...]*string{&n.Operation, &n.PolicyVersion, &n.KeyID, &n.Reason, &n.Actor} {
+		*s = r.str(int(r.u8()))
+	}
+	if len(r.b) > 0 {
+		n.Key = &IdempotencyKey{Hash: r.id(), Fingerprint: r.id()}
 	}
 	return n
 }
