@@ -11,6 +11,7 @@ import (
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/file"
+	"github.com/expr-lang/expr/types"
 	"github.com/expr-lang/expr/vm"
 )
 
@@ -66,12 +67,10 @@ func compile(source string, s scope) (*expression, *exprError) {
 }
 
 func options(s scope, more ...expr.Option) []expr.Option {
-	env := map[string]any{
-		"body": nil, "form": map[string]any{}, "query": map[string]any{}, "header": map[string]any{},
-		"parts": map[string]any{}, "path": map[string]any{},
-	}
+	named := types.Map{types.Extra: types.Any}
+	env := types.Map{"body": types.Any, "form": named, "query": named, "header": named, "parts": named, "path": named}
 	if s.response {
-		env["response"], env["units"] = nil, 0
+		env["response"], env["units"] = types.Any, types.Int
 	}
 	out := []expr.Option{
 		expr.Env(env), expr.MaxNodes(nodesMax), expr.DisableAllBuiltins(), expr.Patch(lowerHeaders{}),
@@ -184,14 +183,18 @@ func wholeNumber[T string | []byte](s T) (int, bool) {
 	return n, n <= intMax
 }
 
-// show writes a value into a message, bounded.
+// show writes a value into a message, bounded and in quotes if it is text.
 func show(v any) string {
-	s, ok := v.(string)
-	if !ok {
-		return fmt.Sprint(v)
+	if s, ok := v.(string); ok {
+		return strconv.Quote(clip(s))
 	}
+	return fmt.Sprint(v)
+}
+
+// clip bounds what a message repeats.
+func clip(s string) string {
 	if len(s) > 40 {
-		s = s[:40] + "…"
+		return s[:40] + "…"
 	}
-	return strconv.Quote(s)
+	return s
 }

@@ -90,10 +90,14 @@ type media struct{ kind, encoding string }
 // readHeader takes the priced headers, and what describes the body.
 func (o *Operation) readHeader(env map[string]any, header iter.Seq2[[]byte, []byte]) (media, *InputError) {
 	var m media
-	if len(o.needs.header) == 0 && !o.needs.inBody() || header == nil {
+	if len(o.needs.header) == 0 && !o.needs.inBody() {
 		return m, nil
 	}
 	priced := newTexts("header", o.needs.header)
+	env["header"] = priced.out
+	if header == nil {
+		return m, nil
+	}
 	about := newTexts("header", []string{"content-type", "content-encoding"})
 	for key, value := range header {
 		if err := priced.addHeader(key, value); err != nil {
@@ -106,7 +110,6 @@ func (o *Operation) readHeader(env map[string]any, header iter.Seq2[[]byte, []by
 			return m, err
 		}
 	}
-	env["header"] = priced.out
 	m.kind, _ = about.out["content-type"].(string)
 	m.encoding, _ = about.out["content-encoding"].(string)
 	return m, nil
@@ -164,4 +167,3 @@ func (n *needs) kinds() string {
 	}
 	return strings.Join(out, " or ")
 }
-
