@@ -30,12 +30,13 @@ const (
 
 const kindJSON = kindNumber | kindText | kindTruth | kindNil | kindList
 
-// intMax bounds every number read from a request or a response. Products of a few such numbers stay far inside
-// 2^53, where both int64 and float64 are exact.
-const intMax = 1<<31 - 1
-
-// exactMax bounds every intermediate result.
-const exactMax = 1<<53 - 1
+// Bounds of numbers. What leaves exactMax, where int64 and float64 are both exact, could wrap around or lose a unit
+// and is refused at load; so the product of any two numbers of a request is allowed, that of three needs a min.
+const (
+	intMax      = 1<<26 - 1 // read from a request
+	responseMax = 1 << 44   // read from a response, either sign: it may hold times and byte counts
+	exactMax    = 1<<53 - 1 // every intermediate result
+)
 
 // elementsMax bounds the elements of a list that an expression walks; one that is only counted is not bounded.
 const elementsMax = 100_000
@@ -77,7 +78,8 @@ func (v value) or(w value) value {
 type ref struct {
 	source string
 	path   []string
-	must   bool
+	must   bool // there is no fallback
+	either bool // the fallback is another name, which has none
 }
 
 func (r ref) String() string { return r.source + "." + strings.Join(r.path, ".") }
@@ -190,7 +192,7 @@ func (a *analysis) document(name string, root **shape) value {
 func (a *analysis) from(s *shape) value {
 	v := value{kind: kindJSON, lo: 0, hi: intMax, at: []*shape{s}, name: s.param}
 	if strings.HasPrefix(s.param, "response") {
-		v.lo = -intMax
+		v.lo, v.hi = -responseMax, responseMax
 	}
 	return v
 }

@@ -101,11 +101,7 @@ func (a *analysis) unary(n *ast.UnaryNode) value {
 func (a *analysis) binary(n *ast.BinaryNode) value {
 	switch n.Operator {
 	case "??":
-		a.optional++
-		left := a.visit(n.Left)
-		a.optional--
-		left.kind &^= kindNil
-		return left.or(a.visit(n.Right))
+		return a.fallback(n)
 	case "==", "!=":
 		return a.equality(n)
 	case "in":
@@ -133,6 +129,23 @@ func (a *analysis) binary(n *ast.BinaryNode) value {
 		return a.compute(n, left, right)
 	}
 	return a.failf(n, "the operator %s is not known here; use + - * / %% and comparisons", n.Operator)
+}
+
+// fallback is left ?? right. Where the right side needs a name too, messages offer both.
+func (a *analysis) fallback(n *ast.BinaryNode) value {
+	from := len(a.refs)
+	a.optional++
+	left := a.visit(n.Left)
+	a.optional--
+	left.kind &^= kindNil
+	to := len(a.refs)
+	right := a.visit(n.Right)
+	if slices.ContainsFunc(a.refs[to:], func(r ref) bool { return r.must }) {
+		for i := range a.refs[from:to] {
+			a.refs[from+i].either = true
+		}
+	}
+	return left.or(right)
 }
 
 // equality reads both sides, but a comparison with nil only whether the other is there.

@@ -111,7 +111,8 @@ func compileError(err error) *exprError {
 	return &exprError{at: e.From, detail: detail}
 }
 
-// run evaluates the expression.
+// run evaluates the expression. Its time is bounded: by nodesMax, and for list functions, which do not nest, by
+// elementsMax.
 func (e *expression) run(env map[string]any) (any, error) {
 	m, ok := e.machine.Get().(*vm.VM)
 	if !ok {
@@ -119,17 +120,10 @@ func (e *expression) run(env map[string]any) (any, error) {
 	}
 	out, err := m.Run(e.program, env)
 	e.machine.Put(m)
-	if err != nil {
-		var f *file.Error
-		if errors.As(err, &f) {
-			return nil, errors.New(f.Message)
-		}
-		return nil, err
-	}
-	return out, nil
+	return out, err
 }
 
-// errArgument is how our functions refuse; the library adds the place.
+// How our functions refuse.
 var (
 	errNotList   = errors.New("len takes a list")
 	errNotNumber = errors.New("int takes a whole number")

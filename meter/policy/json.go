@@ -168,7 +168,10 @@ func (s *scanner) array(sh *shape) any {
 	n := 0
 	s.enter()
 	for first := true; s.next(']', first); first = false {
-		n++
+		if n++; n > intMax {
+			s.fail(ErrInvalid, sh.param, "%s has more than %d elements.", sh.param, intMax)
+			return nil
+		}
 		if !sh.elem.wanted() {
 			s.skip()
 			continue
@@ -322,7 +325,7 @@ func (s *scanner) number(sh *shape) any {
 		return n
 	}
 	if s.lax {
-		if f, err := strconv.ParseFloat(string(raw), 64); err == nil && math.Abs(f) <= intMax {
+		if f, err := strconv.ParseFloat(string(raw), 64); err == nil && math.Abs(f) <= responseMax {
 			return f
 		}
 	}

@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"creditgate/meter"
@@ -56,7 +58,7 @@ func (o *Operation) countUnits(env map[string]any) (uint32, error) {
 	param := o.units.param()
 	switch {
 	case err != nil || out == nil:
-		return 0, o.units.refuse("units", env, err)
+		return 0, o.units.refuse(env, err)
 	case !ok:
 		return 0, &InputError{ErrInvalid, param, fmt.Sprintf("The units come to %s, which is not a whole number.", show(out))}
 	case n < 1:
@@ -72,7 +74,7 @@ func (o *Operation) countUnits(env map[string]any) (uint32, error) {
 func (o *Operation) unitCredits(env map[string]any) (meter.Credits, error) {
 	out, err := o.credits.run(env)
 	if err != nil || out == nil {
-		return 0, o.credits.refuse("price", env, err)
+		return 0, o.credits.refuse(env, err)
 	}
 	var f float64
 	switch v := out.(type) {
@@ -138,26 +140,33 @@ func (e *expression) param() string {
 	return e.refs[0].String()
 }
 
-// refuse explains why there is no result: the names that are missing, or the values that have none.
-func (e *expression) refuse(what string, env map[string]any, cause error) *InputError {
+// refuse explains why there is no result: the names that are missing, or the values that have no price.
+func (e *expression) refuse(env map[string]any, cause error) *InputError {
 	var missing, sent []string
+	must := false
 	for _, r := range e.refs {
-		switch v := r.value(env); {
-		case v == nil && r.must:
-			missing = append(missing, r.String())
+		v, name := r.value(env), r.String()
+		below := slices.ContainsFunc(missing, func(m string) bool { return name == m || strings.HasPrefix(name, m+".") })
+		switch {
+		case v == nil && (r.must || r.either):
+			must = must || r.must
+			if !below {
+				missing = append(missing, name)
+			}
 		case v != nil:
-			sent = append(sent, r.String()+" "+brief(v))
+			sent = append(sent, name+" "+brief(v))
 		}
 	}
 	switch {
-	case len(missing) > 0:
-		return &InputError{ErrInvalid, missing[0], strings.Join(missing, ", ") + " is missing; the " + what + " depends on it."}
-	case cause != nil:
-		return &InputError{ErrInvalid, e.param(), fmt.Sprintf("The %s cannot be computed from %s: %s.", what, either(sent), cause)}
-	case len(sent) > 0:
-		return &InputError{ErrInvalid, e.param(), fmt.Sprintf("There is no %s for %s.", what, either(sent))}
+	case must:
+		return &InputError{ErrInvalid, missing[0], strings.Join(missing, " or ") + " is missing; the price depends on it."}
+	case errors.Is(cause, errNotNumber):
+		return &InputError{ErrInvalid, e.param(), fmt.Sprintf(
+			"The price needs a whole number in %s; write digits from 0 to %d, without sign, point or leading zero.", either(sent), intMax)}
+	case cause != nil: // the library's words name Go types
+		return &InputError{ErrInvalid, e.param(), fmt.Sprintf("The price cannot be computed from %s, which is of another kind.", either(sent))}
 	}
-	return &InputError{ErrInvalid, e.param(), fmt.Sprintf("%s is missing; the %s depends on it.", e.param(), what)}
+	return &InputError{ErrInvalid, e.param(), fmt.Sprintf("There is no price for %s.", either(sent))}
 }
 
 func either(sent []string) string {
