@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -50,6 +51,7 @@ func (a *analysis) sent(n *ast.MemberNode, source string, names *[]string) value
 		return a.failf(n, "the name in %s[…] must be written out, such as %s.n", source, source)
 	}
 	name := key.Value
+	a.reads = true
 	if source == "path" && !slices.Contains(*names, name) {
 		return a.failf(n, "path.%s is not in match; write {%s} there", name, name)
 	}
@@ -65,6 +67,9 @@ func (a *analysis) sent(n *ast.MemberNode, source string, names *[]string) value
 		v = none(kindFiles | kindNil)
 	}
 	v.name = source + "." + name
+	if !identifier(name) { // as it must be written in the policy
+		v.name = fmt.Sprintf("%s[%q]", source, name)
+	}
 	return v
 }
 

@@ -127,7 +127,7 @@ func TestPriceTexts(t *testing.T) {
 	f(n, query("a=1;n=3"), `invalid request (): The query has "a=1;n=3", which is not urlencoded; write % and ; as %25 and %3B.`)
 	f(n, query("%zz=3"), `invalid request (): The query has "%zz=3", which is not urlencoded; write % and ; as %25 and %3B.`)
 	for _, bad := range []string{"04", "%2B4", "-4", "4.0", "4+", "", "1e1", "99999999999"} {
-		require.Contains(t, price(operation(t, strings.Split(n, " | ")...), query("n="+bad)), "The price needs a whole number in query.n", bad)
+		require.Contains(t, price(operation(t, strings.Split(n, " | ")...), query("n="+bad)), "write a whole number from 0 to", bad)
 	}
 
 	h := `credits: '{"hd": 2, "sd": 1}[header["X-Quality"]]'`

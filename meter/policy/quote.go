@@ -143,7 +143,8 @@ func (e *expression) param() string {
 // refuse explains why there is no result: the names that are missing, or the values that have no price.
 func (e *expression) refuse(env map[string]any, cause error) *InputError {
 	var missing, sent []string
-	must := false
+	must, text := false, ""
+	var odd any // the first text that is no number, under the name text
 	for _, r := range e.refs {
 		v, name := r.value(env), r.String()
 		below := slices.ContainsFunc(missing, func(m string) bool { return name == m || strings.HasPrefix(name, m+".") })
@@ -155,14 +156,19 @@ func (e *expression) refuse(env map[string]any, cause error) *InputError {
 			}
 		case v != nil:
 			sent = append(sent, name+" "+brief(v))
+			if s, isText := v.(string); isText && text == "" {
+				if _, ok := wholeNumber(s); !ok {
+					text, odd = name, v
+				}
+			}
 		}
 	}
 	switch {
 	case must:
 		return &InputError{ErrInvalid, missing[0], strings.Join(missing, " or ") + " is missing; the price depends on it."}
-	case errors.Is(cause, errNotNumber):
-		return &InputError{ErrInvalid, e.param(), fmt.Sprintf(
-			"The price needs a whole number in %s; write digits from 0 to %d, without sign, point or leading zero.", either(sent), intMax)}
+	case errors.Is(cause, errNotNumber) && text != "":
+		return &InputError{ErrInvalid, text, fmt.Sprintf(
+			"%s is %s; write a whole number from 0 to %d, without sign, point or leading zero.", text, brief(odd), intMax)}
 	case cause != nil: // the library's words name Go types
 		return &InputError{ErrInvalid, e.param(), fmt.Sprintf("The price cannot be computed from %s, which is of another kind.", either(sent))}
 	}

@@ -73,12 +73,11 @@ func parseSegment(s string) (segment, error) {
 		}
 		return segment{text: name, param: true}, nil
 	}
-	for i := range len(s) {
-		c := s[i]
-		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~!$&'()*+,=:@", c) >= 0
+	for _, c := range s {
+		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-._~!$&'()*+,=:@", c)
 		if !ok {
 			return segment{}, fmt.Errorf("has the character %q, which a normal path does not; "+
-				"write letters, digits and -._~!$&'()*+,=:@, and a parameter as a whole segment", rune(c))
+				"write letters, digits and -._~!$&'()*+,=:@, and a parameter as a whole segment", c)
 		}
 	}
 	return segment{text: s}, nil
