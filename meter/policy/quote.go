@@ -55,18 +55,19 @@ func (o *Operation) Quote(v View) (Quote, error) {
 func (o *Operation) countUnits(env map[string]any) (uint32, error) {
 	out, err := o.units.run(env)
 	n, ok := whole(out)
-	param := o.units.param()
 	switch {
 	case err != nil || out == nil:
 		return 0, o.units.refuse(env, err)
 	case !ok:
-		return 0, &InputError{ErrInvalid, param, fmt.Sprintf("The units come to %s, which is not a whole number.", show(out))}
-	case n < 1:
-		return 0, &InputError{ErrInvalid, param, fmt.Sprintf("%s asks for %d; ask for 1 to %d.", param, n, o.Max)}
-	case n > int64(o.Max):
-		return 0, &InputError{ErrTooMany, param, fmt.Sprintf("%s asks for %d; one request may have at most %d.", param, n, o.Max)}
+		return 0, &InputError{ErrInvalid, o.units.param(), fmt.Sprintf("The units come to %s, which is not a whole number.", show(out))}
+	case n >= 1 && n <= int64(o.Max):
+		return uint32(n), nil
 	}
-	return uint32(n), nil
+	param := o.units.param()
+	if n < 1 {
+		return 0, &InputError{ErrInvalid, param, fmt.Sprintf("%s asks for %d; ask for 1 to %d.", param, n, o.Max)}
+	}
+	return 0, &InputError{ErrTooMany, param, fmt.Sprintf("%s asks for %d; one request may have at most %d.", param, n, o.Max)}
 }
 
 // unitCredits evaluates the price of a unit, rounded to the nearest thousandth. No price is a refusal, never a

@@ -10,6 +10,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
@@ -32,7 +33,19 @@ func document(r *report, src []byte) (item, bool) {
 		r.add(Problem{Detail: "is not UTF-8 text; save it as UTF-8"})
 		return item{}, false
 	}
-	file, err := parser.ParseBytes(src, 0, parser.AllowDuplicateMapKey())
+	tokens := lexer.Tokenize(string(src))
+	n := 0
+	for _, tk := range tokens {
+		if tk.Type != token.CommentType {
+			n++
+		}
+	}
+	if n > tokensMax {
+		r.add(Problem{Detail: fmt.Sprintf("has %d keys, values and signs; %d are the most, which is far beyond %d operations",
+			n, tokensMax, operationsMax)})
+		return item{}, false
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		r.add(syntaxProblem(err))
 		return item{}, false
