@@ -235,9 +235,10 @@ func (a *analysis) table(n ast.Node) value {
 		}
 	case *ast.MapNode:
 		for _, p := range n.Pairs {
-			pair := p.(*ast.PairNode)
-			a.scalar(pair.Key, a.visit(pair.Key))
-			add(pair.Value)
+			if pair, ok := p.(*ast.PairNode); ok {
+				a.scalar(pair.Key, a.visit(pair.Key))
+				add(pair.Value)
+			}
 		}
 	}
 	out := none(kindTable)

@@ -239,8 +239,12 @@ func (a *analysis) overList(n *ast.BuiltinNode) value {
 	elem := a.listed(n.Arguments[0], list)
 	result := elem
 	if len(n.Arguments) == 2 {
+		predicate, ok := n.Arguments[1].(*ast.PredicateNode)
+		if !ok {
+			return a.failf(n, "needs a condition on its elements, such as .status == \"ok\"")
+		}
 		a.pointer = &elem
-		result = a.visit(n.Arguments[1].(*ast.PredicateNode).Node)
+		result = a.visit(predicate.Node)
 		a.pointer = nil
 	}
 	switch n.Name {

@@ -51,7 +51,7 @@ func BenchmarkMatch(b *testing.B) {
 }
 
 // A skipped value costs no memory, whatever its size.
-func TestSkippedValuesAreNotCopied(t *testing.T) {
+func TestSkippedValuesAreNotCopied(t *testing.T) { //nolint:paralleltest // others would add to its allocations
 	o := operation(t, "units: len(body.photos)", "max: 50", "credits: 1")
 	allocated := func(size int) int64 {
 		r := jsonRequest(`{"photos":["` + strings.Repeat("A", size) + `"]}`)

@@ -17,7 +17,8 @@
 //	analyse_ops.go  the same, by operator and function
 //	shape.go        what is wanted from a document
 //	request.go      from a request to the view that expressions see; sentinels
-//	json.go         the JSON reader
+//	json.go         the JSON reader: what is wanted
+//	json_skip.go    the JSON reader: what is only checked
 //	text.go         the reader of names with texts: query, form, header
 //	multipart.go    the multipart reader
 //	quote.go        units, price, delivered units

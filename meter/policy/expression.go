@@ -78,7 +78,7 @@ func options(s scope, more ...expr.Option) []expr.Option {
 		expr.Env(env), expr.MaxNodes(nodesMax), expr.DisableAllBuiltins(), expr.Patch(lowerHeaders{}),
 		expr.Function("len", callLen), expr.Function("int", callInt),
 	}
-	for _, name := range strings.Fields(functions) {
+	for name := range strings.FieldsSeq(functions) {
 		if name != "len" && name != "int" {
 			out = append(out, expr.EnableBuiltin(name))
 		}
@@ -146,7 +146,7 @@ var (
 func callLen(args ...any) (any, error) {
 	switch v := args[0].(type) {
 	case nil:
-		return nil, nil
+		return nil, nil //nolint:nilnil // nil is a value of the expression
 	case []any:
 		return len(v), nil
 	case counted:
@@ -160,7 +160,7 @@ func callLen(args ...any) (any, error) {
 func callInt(args ...any) (any, error) {
 	switch v := args[0].(type) {
 	case nil:
-		return nil, nil
+		return nil, nil //nolint:nilnil // nil is a value of the expression
 	case int:
 		return v, nil
 	case float64:

@@ -19,8 +19,10 @@ func FuzzJSON(f *testing.F) {
 	for _, s := range []string{
 		`{"n":3,"photos":[1,"a",{"n":4}],"items":[{"k":1},{"x":[]},{}],"logo":{"a":null},"o":{"m":"x"}}`,
 		`{"n":1,"N":2}`, `{"n":1,"n":2}`, `{"\u006E":5}`, `{"n":1.0}`, `{"n":-0}`, `{"n":1e1}`, `{"n":01}`, `{"n":null,"photos":[]}`,
-		`[{"n":1}]`, `{"items":{"k":1}}`, `{"o":{"m":"\ud83d\ude00\ud800"}}`, "{\"o\":{\"m\":\"\xff\"}}", `{"a":"\x"}`, `{"a":"\u12"}`,
-		`{"prompt":"0123456789abcdef\"0123456789","n":2}`, "{\"a\":\"\x1f\"}", `{"a":[1,]}`, `{"a":1,}`, `{"":{"":[[[]]]}}`, `{"n":1}{}`,
+		`[{"n":1}]`, `{"items":{"k":1}}`, `{"o":{"m":"\ud83d\ude00\ud800"}}`, "{\"o\":{\"m\":\"\xff\"}}", `{"a":"\x"}`,
+		`{"a":"\u12"}`,
+		`{"prompt":"0123456789abcdef\"0123456789","n":2}`, "{\"a\":\"\x1f\"}", `{"a":[1,]}`, `{"a":1,}`, `{"":{"":[[[]]]}}`,
+		`{"n":1}{}`,
 		"{\"\u212a\":1,\"K\":2,\"items\":[{\"\u212a\":3}]}", `{"n":1e999}`, `{"x":-}`, `{"x":1.}`, `{"x":1e}`, `{"x":.5}`, `{"x":+1}`,
 	} {
 		f.Add([]byte(s))
@@ -52,12 +54,12 @@ func FuzzJSON(f *testing.F) {
 		require.NoError(t, json.Unmarshal(body, &want), "accepted what encoding/json refuses")
 		doc, _ := got.(map[string]any) // nil for null
 		if n, ok := doc["n"].(int); ok {
-			require.Equal(t, n, *want.N)
+			require.Equal(t, *want.N, n)
 		} else {
 			require.Nil(t, want.N)
 		}
 		photos, _ := doc["photos"].(counted)
-		require.Equal(t, len(want.Photos), len(photos))
+		require.Len(t, photos, len(want.Photos))
 		require.Equal(t, want.Photos == nil, doc["photos"] == nil)
 		items, _ := doc["items"].([]any)
 		require.Len(t, items, len(want.Items))
@@ -77,7 +79,10 @@ func FuzzJSON(f *testing.F) {
 
 // FuzzSkip: what is skipped has the same grammar as what is read.
 func FuzzSkip(f *testing.F) {
-	for _, s := range []string{`{"a":[1,-2.5e+3,"x\n",true,null]}`, `{"a":"` + strings.Repeat("A", 40) + `\"é"}`, `[[],{}]`, `"`, `{`, `tru`} {
+	for _, s := range []string{
+		`{"a":[1,-2.5e+3,"x\n",true,null]}`, `{"a":"` + strings.Repeat("A", 40) + `\"é"}`, `[[],{}]`,
+		`"`, `{`, `tru`,
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -92,7 +97,10 @@ func FuzzSkip(f *testing.F) {
 
 // FuzzForm holds the reader of queries and forms against net/url.
 func FuzzForm(f *testing.F) {
-	for _, s := range []string{"n=3&m=4", "n=3&n=4", "N=3", "n[]=3", "%6E=3", "n=%zz", "n", "&&n=1&", "n=a+b%20c", "a=1;n=3", "n=1=2", "%00n=1", "n%5B0%5D=7"} {
+	for _, s := range []string{
+		"n=3&m=4", "n=3&n=4", "N=3", "n[]=3", "%6E=3", "n=%zz", "n", "&&n=1&", "n=a+b%20c", "a=1;n=3",
+		"n=1=2", "%00n=1", "n%5B0%5D=7",
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -132,9 +140,9 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, src, body []byte) {
 		p, err := Parse("fuzz.yaml", src)
 		if err != nil {
-			var ps Problems
+			var ps *FileError
 			require.ErrorAs(t, err, &ps)
-			require.NotEmpty(t, ps)
+			require.NotEmpty(t, ps.Problems)
 			return
 		}
 		require.Len(t, p.Version(), 12)

@@ -38,10 +38,12 @@ func TestMultipart(t *testing.T) {
 	f("1 × 1 = 1", part("photos", "; filename*=UTF-8''%e2%82%ac.png", "x"), end)
 	f("invalid request (parts.photos): parts.photos is missing; the price depends on it.", part("n", "", "2"), end)
 
-	f("ambiguous price (form.n): form.n is there twice; send it once.", file("photos"), part("n", "", "2"), part("n", "", "1"), end)
+	f("ambiguous price (form.n): form.n is there twice; send it once.", file("photos"), part("n", "", "2"), part("n", "",
+		"1"), end)
 	f(`ambiguous price (form.n): form.n is also sent as "N"; send it once, as "n".`, file("photos"), part("N", "", "2"), end)
 	f(`ambiguous price (parts.photos): parts.photos is also sent as "photos[]"; send it once, as "photos".`, file("photos[]"), end)
-	f("ambiguous price (parts.photos): parts.photos is sent without a filename; send each file with one.", part("photos", "", "AAAA"), end)
+	f("ambiguous price (parts.photos): parts.photos is sent without a filename; send each file with one.", part("photos", "",
+		"AAAA"), end)
 	f("ambiguous price (form.n): form.n is sent as a file; send it without a filename.", file("photos"), file("n"), end)
 	f("ambiguous price (): A part of the multipart body has two Content-Disposition headers; send one.",
 		part("photos", "; filename=a\r\nContent-Disposition: form-data; name=n", "1"), end)
@@ -61,10 +63,12 @@ func TestMultipart(t *testing.T) {
 	bad("a part's header does not end within 4096 bytes", "--"+boundary+"\r\nA: b\r\n", end)
 	bad(`a part has the header line " folded"`, part("n", "\r\n folded", "2"), end)
 	bad(`a part has the Content-Disposition ""`, "--"+boundary+"\r\n\r\n2\r\n", end)
-	bad(`a part has the Content-Disposition "attachment; name=n"`, "--"+boundary+"\r\nContent-Disposition: attachment; name=n\r\n\r\n2\r\n", end)
+	bad(`a part has the Content-Disposition "attachment; name=n"`,
+		"--"+boundary+"\r\nContent-Disposition: attachment; name=n\r\n\r\n2\r\n", end)
 	bad(`a part has the Content-Disposition "form-data; name=\"x\"; name*=utf-8''n"`, part("x", "; name*=utf-8''n", "2"), end)
 	bad(`a part has the Content-Disposition "form-data; name=\"n\"; name=\"m\""`, part("n", "; name=\"m\"", "2"), end)
-	bad(`the part "n" is encoded or nested; send it as it is`, file("photos"), part("n", "\r\nContent-Transfer-Encoding: base64", "Mg=="), end)
+	bad(`the part "n" is encoded or nested; send it as it is`, file("photos"), part("n",
+		"\r\nContent-Transfer-Encoding: base64", "Mg=="), end)
 	bad(`the part "photos" is encoded or nested; send it as it is`,
 		part("photos", "; filename=a\r\nContent-Type: multipart/mixed; boundary=y", ""), end)
 	f(`invalid request (form.n): form.n is "2.0"; write a whole number from 0 to 67108863, without sign, point or leading zero.`,

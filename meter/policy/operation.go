@@ -215,7 +215,7 @@ func (o *Operation) expression(i item, want string, s scope) *expression {
 	text = strings.TrimSpace(text)
 	if slices.Contains(strings.FieldsFunc(text, notInWord), "TBD") {
 		i.r.add(Problem{
-			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, Err: ErrTBD,
+			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
 			Detail: "TBD is not a value; decide it, and note open questions in a comment",
 		})
 		return nil

@@ -25,7 +25,7 @@ func TestBroken(t *testing.T) {
 			src, err := os.ReadFile(file)
 			require.NoError(t, err)
 			_, err = Parse(filepath.Base(file), src)
-			var problems Problems
+			var problems *FileError
 			require.ErrorAs(t, err, &problems)
 			want := strings.TrimSuffix(file, ".yaml") + ".want"
 			if *update {

@@ -59,7 +59,8 @@ func (o *Operation) countUnits(env map[string]any) (uint32, error) {
 	case err != nil || out == nil:
 		return 0, o.units.refuse(env, err)
 	case !ok:
-		return 0, &InputError{ErrInvalid, o.units.param(), fmt.Sprintf("The units come to %s, which is not a whole number.", show(out))}
+		return 0, &InputError{ErrInvalid, o.units.param(), fmt.Sprintf("The units come to %s, which is not a whole number.",
+			show(out))}
 	case n >= 1 && n <= int64(o.Max):
 		return uint32(n), nil
 	}
@@ -171,7 +172,8 @@ func (e *expression) refuse(env map[string]any, cause error) *InputError {
 		return &InputError{ErrInvalid, text, fmt.Sprintf(
 			"%s is %s; write a whole number from 0 to %d, without sign, point or leading zero.", text, brief(odd), intMax)}
 	case cause != nil: // the library's words name Go types
-		return &InputError{ErrInvalid, e.param(), fmt.Sprintf("The price cannot be computed from %s, which is of another kind.", either(sent))}
+		return &InputError{ErrInvalid, e.param(), fmt.Sprintf("The price cannot be computed from %s, which is of another kind.",
+			either(sent))}
 	}
 	return &InputError{ErrInvalid, e.param(), fmt.Sprintf("There is no price for %s.", either(sent))}
 }

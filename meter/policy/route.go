@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -62,7 +63,7 @@ func parseRoute(s string) (route, error) {
 func parseSegment(s string) (segment, error) {
 	switch s {
 	case "":
-		return segment{}, fmt.Errorf("has an empty segment; write single slashes and none at the end")
+		return segment{}, errors.New("has an empty segment; write single slashes and none at the end")
 	case ".", "..":
 		return segment{}, fmt.Errorf("has the segment %q; write the path it leads to", s)
 	}
@@ -86,7 +87,8 @@ func parseSegment(s string) (segment, error) {
 func identifier(s string) bool {
 	for i := range len(s) {
 		c := s[i]
-		if !(c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == '_')) {
+		ok := c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == '_')
+		if !ok {
 			return false
 		}
 	}
@@ -132,7 +134,7 @@ func (r route) match(path string, p *Params, fold bool) bool {
 			}
 			p.values[p.n] = text
 			p.n++
-		case s.text != text && !(fold && strings.EqualFold(s.text, text)):
+		case s.text != text && (!fold || !strings.EqualFold(s.text, text)):
 			return false
 		}
 		rest = tail

@@ -118,7 +118,7 @@ func (i item) plain() bool {
 			return true
 		}
 		i.r.add(Problem{
-			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, Err: ErrTBD,
+			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
 			Detail: "TBD is not a value; decide it, and note open questions in a comment",
 		})
 	default:
