@@ -119,7 +119,7 @@ func compileError(err error, s scope) *exprError {
 	case strings.Contains(detail, "exceeds maximum allowed nodes"):
 		detail = fmt.Sprintf("has more than %d parts; say it more simply", nodesMax)
 	case strings.HasPrefix(detail, "unexpected token"):
-		detail += "; check brackets, quotes and operators"
+		detail += "; check brackets, quotes and operators, and put an expression with # in single quotes"
 	}
 	return &exprError{at: e.From, detail: detail}
 }
