@@ -27,9 +27,10 @@ type Lookup interface {
 }
 
 // Journal keeps a commit whose outcome is unknown until the meter has acknowledged it. Append returns once the
-// commit is on disk; an error means that it is not, and the response it pays for must not be delivered.
+// commit is on disk; an error means that it is not, and the response it pays for must not be delivered. attempted is
+// when the meter was first asked.
 type Journal interface {
-	Append(s meter.Settle) error
+	Append(s meter.Settle, attempted time.Time) error
 }
 
 // Answers stores the answers to requests with an Idempotency-Key by the reservation that paid for them.
@@ -90,6 +91,8 @@ var (
 	// ErrConflict says that the reference was used before with another content, or that the change contradicts
 	// what is recorded.
 	ErrConflict = errors.New("conflict")
+	// ErrTooManyGrants says that the account has meter.GrantsMax live grants.
+	ErrTooManyGrants = errors.New("too many grants")
 )
 
 // Admin changes accounts, keys and grants. Each change is durable in Postgres before it is answered, then applied
@@ -150,7 +153,7 @@ type KeyCreated struct {
 
 // Grants adds and takes back credit.
 type Grants interface {
-	// Grant adds a lot of credit; ErrConflict also when the account has meter.GrantsMax live grants.
+	// Grant adds a lot of credit; ErrTooManyGrants before anything is written.
 	Grant(ctx context.Context, g NewGrant) (GrantState, error)
 	// MoveExpiry sets the expiry of a grant.
 	MoveExpiry(ctx context.Context, m ExpiryChange) (GrantState, error)
