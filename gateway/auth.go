@@ -90,8 +90,10 @@ func apiKey(authorization, xAPIKey string) (string, error) {
 	}
 	switch {
 	case bearer == "" && xAPIKey == "":
-		return "", &problem{code: codeUnauthenticated,
-			detail: "send the API key as Authorization: Bearer <key> or as X-Api-Key"}
+		return "", &problem{
+			code:   codeUnauthenticated,
+			detail: "send the API key as Authorization: Bearer <key> or as X-Api-Key",
+		}
 	case bearer != "" && xAPIKey != "" && bearer != xAPIKey:
 		return "", &problem{code: codeUnauthenticated, detail: "Authorization and X-Api-Key carry different keys; send one"}
 	case bearer == "":

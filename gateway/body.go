@@ -57,7 +57,7 @@ func readAll(buf []byte, r io.Reader, announced, most int) (_ []byte, whole bool
 		switch {
 		case len(buf) > most:
 			return buf, false, nil
-		case err == io.EOF: //nolint:errorlint // an io.Reader returns io.EOF itself; a wrapped one is a failure
+		case err == io.EOF:
 			return buf, true, nil
 		case err != nil:
 			return buf, false, err

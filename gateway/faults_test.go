@@ -18,8 +18,10 @@ import (
 	"creditgate/meter"
 )
 
-const twoPhotos = `{"photos":[1,2]}`
-const twoDone = `{"results":[{"status":"ok"},{"status":"ok"}]}`
+const (
+	twoPhotos = `{"photos":[1,2]}`
+	twoDone   = `{"results":[{"status":"ok"},{"status":"ok"}]}`
+)
 
 // short makes the backend's time short, so that a fault is over soon.
 func short(o *gateway.Options) { o.UpstreamTimeout = time.Second }
@@ -37,8 +39,10 @@ func TestBackendFaults(t *testing.T) {
 		noRetry bool
 	}{
 		"reset before the head": {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "") }, 502, "upstream-failed", true},
-		"half a head":           {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "HTTP/1.1 200 OK\r\nConte") }, 502, "upstream-failed", true},
-		"not HTTP":              {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "SSH-2.0-x\r\n\r\n") }, 502, "upstream-failed", true},
+		"half a head": {func(ctx *fasthttp.RequestCtx) {
+			hangUp(ctx, "HTTP/1.1 200 OK\r\nConte")
+		}, 502, "upstream-failed", true},
+		"not HTTP": {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "SSH-2.0-x\r\n\r\n") }, 502, "upstream-failed", true},
 		"half a body": {func(ctx *fasthttp.RequestCtx) {
 			hangUp(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"+twoDone)
 		}, 502, "upstream-failed", true},
@@ -49,8 +53,10 @@ func TestBackendFaults(t *testing.T) {
 			ctx.Response.Header.Set("Content-Encoding", "gzip")
 			ctx.SetBodyString(twoDone)
 		}, 502, "upstream-failed", true},
-		"too slow":             {func(ctx *fasthttp.RequestCtx) { hang(ctx, "") }, 504, "upstream-timeout", true},
-		"too slow in the body": {func(ctx *fasthttp.RequestCtx) { hang(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab") }, 504, "upstream-timeout", true},
+		"too slow": {func(ctx *fasthttp.RequestCtx) { hang(ctx, "") }, 504, "upstream-timeout", true},
+		"too slow in the body": {func(ctx *fasthttp.RequestCtx) {
+			hang(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab")
+		}, 504, "upstream-timeout", true},
 	} {
 		b.backend.on(c.handle)
 		before := b.backend.calls.Load()
@@ -142,10 +148,12 @@ func TestBreaker(t *testing.T) {
 		require.Equal(t, 422, b.post("/plain", key, "").StatusCode, "a 4xx is the client's doing")
 	}
 	b.backend.answer(503, "no")
-	require.Eventually(t, func() bool { return b.post("/plain", key, "").StatusCode == 503 && b.breaker() == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return b.post("/plain", key, "").StatusCode == http.StatusServiceUnavailable && b.breaker() == 2
+	}, 10*time.Second, time.Millisecond)
 	calls := b.backend.calls.Load()
 	reserved := 0
-	b.faults.reserve = func(meter.Reserve) error { reserved++; return nil }
+	b.reserve = func(meter.Reserve) error { reserved++; return nil }
 	r := b.post("/plain", key, "")
 	require.Equal(t, 503, r.StatusCode)
 	require.Equal(t, "upstream-unavailable", r.json(t)["code"])
@@ -154,7 +162,9 @@ func TestBreaker(t *testing.T) {
 	require.Zero(t, reserved, "the breaker is asked before anything is reserved")
 
 	b.backend.answer(200, "yes")
-	require.Eventually(t, func() bool { return b.post("/plain", key, "").StatusCode == 200 }, 5*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return b.post("/plain", key, "").StatusCode == http.StatusOK
+	}, 5*time.Second, 50*time.Millisecond)
 	require.Eventually(t, func() bool { b.post("/plain", key, ""); return b.breaker() == 0 }, 5*time.Second, time.Millisecond)
 }
 
@@ -177,7 +187,7 @@ func TestMeterAway(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		key := b.account("acme", 10*meter.Credit)
-		b.faults.reserve = func(meter.Reserve) error { return away }
+		b.reserve = func(meter.Reserve) error { return away }
 		r := b.post("/plain", key, "")
 		require.Equal(t, 503, r.StatusCode)
 		require.Equal(t, "metering-unavailable", r.json(t)["code"])
@@ -188,11 +198,11 @@ func TestMeterAway(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		key := b.account("acme", 10*meter.Credit)
-		b.faults.commit = func(meter.Settle) error { return away }
+		b.commit = func(meter.Settle) error { return away }
 		b.backend.answer(200, twoDone)
 		r := b.post("/studio/apply", key, twoPhotos)
 		require.Equal(t, 200, r.StatusCode)
-		require.Equal(t, twoDone, string(r.body))
+		require.JSONEq(t, twoDone, string(r.body))
 		require.Equal(t, "2", r.Header.Get("X-Credits-Charged"))
 		require.Empty(t, r.Header.Get("X-Credits-Remaining"), "not known")
 		kept := b.journal.entries()
@@ -212,7 +222,7 @@ func TestMeterAway(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		key := b.account("acme", 10*meter.Credit)
-		b.faults.commit = func(meter.Settle) error { return away }
+		b.commit = func(meter.Settle) error { return away }
 		b.journal.err = errors.New("journal is full")
 		b.backend.on(func(ctx *fasthttp.RequestCtx) {
 			ctx.Response.Header.Set("Etag", "secret")
@@ -222,7 +232,7 @@ func TestMeterAway(t *testing.T) {
 		require.Equal(t, 503, r.StatusCode)
 		require.Equal(t, "metering-unavailable", r.json(t)["code"])
 		require.NotContains(t, string(r.body), "results")
-		require.Empty(t, r.Header.Get("Etag"))
+		require.Empty(t, r.Header.Get("ETag"))
 	})
 }
 
@@ -250,7 +260,7 @@ func TestRedisPausedAndKilledAtCommit(t *testing.T) {
 			})
 			r := b.post("/studio/apply", key, twoPhotos)
 			require.Equal(t, 200, r.StatusCode, "%s", r.body)
-			require.Equal(t, twoDone, string(r.body))
+			require.JSONEq(t, twoDone, string(r.body))
 			kept := b.journal.entries()
 			require.Len(t, kept, 1)
 			start()
@@ -367,7 +377,7 @@ func TestStreamFaults(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		key := b.account("acme", 10*meter.Credit)
-		b.faults.commit = func(meter.Settle) error { return meter.ErrUnavailable }
+		b.commit = func(meter.Settle) error { return meter.ErrUnavailable }
 		b.journal.err = errors.New("disk full")
 		next := make(chan string)
 		b.backend.on(events(next))
@@ -393,7 +403,8 @@ func events(next <-chan string) fasthttp.RequestHandler {
 	}
 }
 
-func (b *bundle) open(path, key string) *http.Response {
+// open returns a response whose body is still to be read.
+func (b *bundle) open(path, key string) *reply {
 	b.t.Helper()
 	req, err := http.NewRequestWithContext(b.t.Context(), http.MethodPost, b.data+path, http.NoBody)
 	require.NoError(b.t, err)
@@ -401,7 +412,7 @@ func (b *bundle) open(path, key string) *http.Response {
 	resp, err := b.client.Do(req)
 	require.NoError(b.t, err)
 	b.t.Cleanup(func() { _ = resp.Body.Close() })
-	return resp
+	return &reply{Response: resp}
 }
 
 func TestResponseAboveTheBuffer(t *testing.T) {
@@ -456,7 +467,7 @@ func TestShutdownSettlesWhatIsInFlight(t *testing.T) {
 		down <- b.gateway.Shutdown(ctx)
 	}()
 	require.Eventually(t, func() bool {
-		return b.control("GET", "/readyz", "").StatusCode == 503
+		return b.control("GET", "/readyz", "").StatusCode == http.StatusServiceUnavailable
 	}, 5*time.Second, time.Millisecond)
 	close(proceed)
 	r := <-answer

@@ -53,8 +53,10 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 	}
 	units, readable := x.op.Delivered(x.quote, resp.StatusCode(), x.ctx.Response.Body())
 	if !readable || !whole || (x.op.NeedsResponse() && len(resp.Header.Peek("Content-Encoding")) > 0) {
-		return g.giveBack(x, &problem{code: codeUpstreamFailed, final: true,
-			detail: "what the backend delivered cannot be counted in its answer; nothing was charged"})
+		return g.giveBack(x, &problem{
+			code: codeUpstreamFailed, final: true,
+			detail: "what the backend delivered cannot be counted in its answer; nothing was charged",
+		})
 	}
 	s := settled{amount: x.quote.Charge(units)}
 	if units == 0 || s.amount == 0 {

@@ -2,7 +2,6 @@ package gateway_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -67,7 +66,7 @@ type backend struct {
 	handle fasthttp.RequestHandler
 }
 
-func startBackend(t *testing.T) *backend {
+func startBackend(t testing.TB) *backend {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -105,7 +104,7 @@ func (b *backend) answer(status int, body string) {
 // bundle is one gateway on a real Redis, before a real backend. Postgres is played by maps.
 type bundle struct {
 	*faults
-	t       *testing.T
+	t       testing.TB
 	redis   *redisd.Server
 	engine  *meter.Engine
 	book    *metertest.Book
@@ -120,7 +119,7 @@ type bundle struct {
 	stop    func()
 }
 
-func setup(t *testing.T, tweaks ...func(*gateway.Options)) *bundle {
+func setup(t testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 	t.Helper()
 	layout := meter.Layout{Number: 1, Partitions: 2}
 	b := &bundle{t: t, redis: redisd.Test(t), backend: startBackend(t), book: metertest.NewBook(layout)}
@@ -134,7 +133,9 @@ func setup(t *testing.T, tweaks ...func(*gateway.Options)) *bundle {
 	answers, err := meter.NewReplayStore(b.redis.URL(), layout)
 	require.NoError(t, err)
 	b.faults = &faults{Engine: engine}
-	b.house = &house{book: b.book, engine: engine, keys: map[[32]byte]gateway.Identity{}, accounts: map[string]gateway.AccountState{}}
+	b.house = &house{
+		book: b.book, engine: engine, keys: map[[32]byte]gateway.Identity{}, accounts: map[string]gateway.AccountState{},
+	}
 	b.journal = &journalFake{}
 
 	pol, err := policy.Parse("studio.yaml", []byte(testPolicy))
@@ -233,7 +234,7 @@ type reply struct {
 	err  error // of reading the body
 }
 
-func (r *reply) json(t *testing.T) map[string]any {
+func (r *reply) json(t testing.TB) map[string]any {
 	t.Helper()
 	out := map[string]any{}
 	require.NoError(t, json.Unmarshal(r.body, &out), "%s", r.body)
@@ -282,7 +283,7 @@ func (b *bundle) control(method, path, body string, headers ...string) *reply {
 }
 
 // raw sends bytes as they are and returns the first response, for requests that no client library would make.
-func (b *bundle) raw(request string) *http.Response {
+func (b *bundle) raw(request string) *reply {
 	b.t.Helper()
 	c, err := net.Dial("tcp", strings.TrimPrefix(b.data, "http://"))
 	require.NoError(b.t, err)
@@ -292,10 +293,11 @@ func (b *bundle) raw(request string) *http.Response {
 	require.NoError(b.t, err)
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	require.NoError(b.t, err)
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(b.t, err)
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return resp
+	defer resp.Body.Close()
+	r := &reply{Response: resp}
+	r.body, r.err = io.ReadAll(resp.Body)
+	require.NoError(b.t, r.err)
+	return r
 }
 
 // faults is the real engine, with the faults that a test plants before it.

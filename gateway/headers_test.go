@@ -75,8 +75,8 @@ func TestHeadersBothWays(t *testing.T) {
 	require.Equal(t, []string{strings.TrimPrefix(b.backend.url, "http://")}, got["Host"])
 
 	require.Equal(t, "2", resp.Header.Get("X-Credits-Charged"))
-	require.True(t, strings.HasSuffix(id, resp.Header.Get("X-Request-Id")))
-	require.Equal(t, `"1"`, resp.Header.Get("Etag"))
+	require.True(t, strings.HasSuffix(id, resp.Header.Get("X-Request-ID")))
+	require.Equal(t, `"1"`, resp.Header.Get("ETag"))
 	require.Equal(t, []string{"a=1; Path=/", "b=2; Path=/"}, resp.Header.Values("Set-Cookie"))
 	require.Equal(t, []string{"Accept", "Origin"}, resp.Header.Values("Vary"))
 	require.Empty(t, resp.Header.Get("X-Hop"))
@@ -228,7 +228,8 @@ func TestHugeBody(t *testing.T) {
 	b := setup(t)
 	key := b.account("acme", 10*meter.Credit)
 	for _, length := range []int64{100 << 20, -1} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.data+"/studio/apply", io.LimitReader(rand.Reader, 100<<20))
+		body := io.LimitReader(rand.Reader, 100<<20)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.data+"/studio/apply", body)
 		require.NoError(t, err)
 		req.ContentLength = length
 		req.Header.Set("Authorization", "Bearer "+key)

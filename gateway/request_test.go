@@ -26,7 +26,7 @@ func TestPricedRequest(t *testing.T) {
 	require.Equal(t, "7", r.Header.Get("X-Credits-Remaining"))
 	id, err := meter.ParseReservationID(r.Header.Get("X-Credits-Reservation"))
 	require.NoError(t, err)
-	require.Equal(t, id.ID.String(), r.Header.Get("X-Request-Id"))
+	require.Equal(t, id.ID.String(), r.Header.Get("X-Request-ID"))
 	require.Equal(t, "application/json", r.Header.Get("Content-Type"))
 	available, held := b.wallet("acme")
 	require.Equal(t, [2]meter.Credits{7000, 0}, [2]meter.Credits{available, held})
@@ -88,7 +88,7 @@ func TestInsufficient(t *testing.T) {
 	require.Contains(t, p, "next_reset_at")
 	require.Len(t, p["buckets"], 3)
 	require.Equal(t, "insufficient-credits", p["error"].(map[string]any)["code"])
-	require.Equal(t, r.Header.Get("X-Request-Id"), p["request_id"])
+	require.Equal(t, r.Header.Get("X-Request-ID"), p["request_id"])
 	require.Zero(t, b.backend.calls.Load())
 
 	// What is missing is held by an unfinished request: waiting helps, and the answer says so.
@@ -111,7 +111,7 @@ func TestFreeOperationNeedsNoRedis(t *testing.T) {
 	r := b.post("/studio/revert", key, `anything`)
 	require.Equal(t, 200, r.StatusCode, "%s", r.body)
 	require.Empty(t, r.Header.Get("X-Credits-Charged"))
-	require.NotEmpty(t, r.Header.Get("X-Request-Id"))
+	require.NotEmpty(t, r.Header.Get("X-Request-ID"))
 }
 
 func TestBadInput(t *testing.T) {
@@ -187,7 +187,8 @@ func TestPathSpellings(t *testing.T) {
 	// A path that must be encoded reaches the backend in the very bytes that were matched.
 	var got string
 	b.backend.on(func(ctx *fasthttp.RequestCtx) { got = string(ctx.Request.Header.RequestURI()) })
-	resp := b.raw("POST /upscale/a%20b%C3%A9?q=a%20b&x=%2F HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer sk-acme\r\nContent-Length: 0\r\n\r\n")
+	resp := b.raw("POST /upscale/a%20b%C3%A9?q=a%20b&x=%2F HTTP/1.1\r\nHost: gw\r\nX-Api-Key: sk-acme\r\n" +
+		"Content-Length: 0\r\n\r\n")
 	require.Equal(t, 200, resp.StatusCode)
 	require.Equal(t, "/upscale/a%20b%C3%A9?q=a%20b&x=%2F", got)
 }
@@ -212,6 +213,7 @@ func TestCutBody(t *testing.T) {
 		require.NoError(t, c.(*net.TCPConn).CloseWrite())
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 		require.NoError(t, err, name)
+		require.NoError(t, resp.Body.Close())
 		require.Equal(t, 400, resp.StatusCode, name)
 		require.NoError(t, c.Close())
 	}

@@ -77,7 +77,7 @@ func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 		MaxConns:    s.UpstreamConns,
 		// Every retry is decided in send: fasthttp would repeat a GET or PUT five times, each a job at the backend.
 		MaxIdemponentCallAttempts: 1,
-		RetryIf:                   func(*fasthttp.Request) bool { return false },
+		RetryIfErr:                func(*fasthttp.Request, int, error) (reset, retry bool) { return false, false },
 		MaxIdleConnDuration:       s.UpstreamIdle,
 		ReadBufferSize:            s.HeadersMax,
 		StreamResponseBody:        true, // the head decides whether the body is buffered or streamed
@@ -135,7 +135,7 @@ func dialBackend(addr string, timeout time.Duration) (net.Conn, error) {
 	if timeout <= 0 || timeout > dialTimeout {
 		timeout = dialTimeout
 	}
-	c, err := net.DialTimeout("tcp", addr, timeout)
+	c, err := net.DialTimeout("tcp", addr, timeout) //nolint:noctx // fasthttp has a timeout to give, and no context
 	if err != nil {
 		return nil, &dialError{err}
 	}
@@ -230,8 +230,7 @@ func (us *upstreams) send(x *exchange, resp *fasthttp.Response) (sent bool, err 
 		if sent || try >= attemptsMax {
 			return sent, err
 		}
-		var dial *dialError
-		if !errors.As(err, &dial) {
+		if _, ok := errors.AsType[*dialError](err); !ok {
 			continue // a connection of the pool was dead: the same backend, another connection
 		}
 		other, ok := us.pick(x.route.upstream)
@@ -248,15 +247,23 @@ func upstreamProblem(err error, sent bool) *problem {
 	var timeout interface{ Timeout() bool }
 	switch {
 	case errors.Is(err, fasthttp.ErrNoFreeConns):
-		return &problem{code: codeUpstreamUnavailable, retryAfter: 1,
-			detail: "all connections to the backend are in use; nothing was charged"}
+		return &problem{
+			code: codeUpstreamUnavailable, retryAfter: 1,
+			detail: "all connections to the backend are in use; nothing was charged",
+		}
 	case !sent:
-		return &problem{code: codeUpstreamUnreachable,
-			detail: "the backend does not accept connections; nothing was charged"}
+		return &problem{
+			code:   codeUpstreamUnreachable,
+			detail: "the backend does not accept connections; nothing was charged",
+		}
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return &problem{code: codeUpstreamTimeout, final: true,
-			detail: "the backend did not answer in time; nothing was charged"}
+		return &problem{
+			code: codeUpstreamTimeout, final: true,
+			detail: "the backend did not answer in time; nothing was charged",
+		}
 	}
-	return &problem{code: codeUpstreamFailed, final: true,
-		detail: "the backend broke off before its answer was whole; nothing was charged"}
+	return &problem{
+		code: codeUpstreamFailed, final: true,
+		detail: "the backend broke off before its answer was whole; nothing was charged",
+	}
 }
