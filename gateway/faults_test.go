@@ -49,6 +49,9 @@ func TestBackendFaults(t *testing.T) {
 		"half the chunks": {func(ctx *fasthttp.RequestCtx) {
 			hangUp(ctx, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"res\r\n")
 		}, 502, "upstream-failed", true},
+		"another protocol": {func(ctx *fasthttp.RequestCtx) {
+			hangUp(ctx, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+		}, 502, "upstream-failed", true},
 		"encoded although told not to": {func(ctx *fasthttp.RequestCtx) {
 			ctx.Response.Header.Set("Content-Encoding", "gzip")
 			ctx.SetBodyString(twoDone)
@@ -168,12 +171,15 @@ func TestBreaker(t *testing.T) {
 	require.Eventually(t, func() bool { b.post("/plain", key, ""); return b.breaker() == 0 }, 5*time.Second, time.Millisecond)
 }
 
-func (b *bundle) breaker() float64 {
+func (b *bundle) breaker() float64 { return b.metric("creditgate_breaker_state") }
+
+// metric is the value of a counter or gauge with one series.
+func (b *bundle) metric(name string) float64 {
 	families, err := b.reg.Gather()
 	require.NoError(b.t, err)
 	for _, f := range families {
-		if f.GetName() == "creditgate_breaker_state" {
-			return f.GetMetric()[0].GetGauge().GetValue()
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
 		}
 	}
 	return -1
@@ -274,6 +280,28 @@ func TestRedisPausedAndKilledAtCommit(t *testing.T) {
 	}
 }
 
+// TestPanic: a bug in one request is a 500 for that request, charges nothing, and harms no other.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	key := b.account("acme", 10*meter.Credit)
+	b.reserve = func(meter.Reserve) error { panic("planted") }
+	r := b.post("/plain", key, "")
+	require.Equal(t, 500, r.StatusCode)
+	require.Equal(t, "internal-error", r.json(t)["code"])
+	b.reserve = nil
+	b.backend.on(func(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("secret") })
+	b.commit = func(meter.Settle) error { panic("planted") }
+	r = b.post("/plain", key, "")
+	require.Equal(t, 500, r.StatusCode)
+	require.NotContains(t, string(r.body), "secret")
+	b.commit = nil
+	require.Equal(t, 200, b.post("/plain", key, "").StatusCode)
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{6000, 2000}, [2]meter.Credits{available, held},
+		"whether the commit happened is not known here, so its hold is left to the lease")
+}
+
 // TestClientGone: at every point the client's going away changes nothing.
 func TestClientGone(t *testing.T) {
 	t.Parallel()
@@ -309,6 +337,28 @@ func TestClientGone(t *testing.T) {
 			return held == 0 && now == available-c.charged
 		}, 5*time.Second, 5*time.Millisecond, name)
 	}
+}
+
+// TestUndeliveredIsCounted: charged, but the client was gone before it had the whole response.
+func TestUndeliveredIsCounted(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.account("acme", 10*meter.Credit)
+	gone := make(chan struct{})
+	b.backend.on(func(ctx *fasthttp.RequestCtx) {
+		<-gone
+		ctx.SetBody(make([]byte, 16<<20)) // more than the kernel takes on trust
+	})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(b.data, "http://"))
+	require.NoError(t, err)
+	_, err = io.WriteString(conn, "POST /plain HTTP/1.1\r\nHost: gw\r\nX-Api-Key: sk-acme\r\nContent-Length: 0\r\n\r\n")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.NoError(t, conn.Close())
+	close(gone)
+	require.Eventually(t, func() bool { return b.metric("creditgate_undelivered_total") == 1 }, 5*time.Second, time.Millisecond)
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{8000, 0}, [2]meter.Credits{available, held})
 }
 
 func TestStreamSettlesBeforeItsEnd(t *testing.T) {
