@@ -2,6 +2,7 @@ package meter_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,16 +19,16 @@ const lease = 10 * time.Second
 
 // bench is one engine on one private Redis, with a book that a test flushes by hand.
 type testBundle struct {
-	t      *testing.T
+	t      testing.TB
 	server *redisd.Server
 	layout meter.Layout
 	book   *metertest.Book
 	engine *meter.Engine
 }
 
-func setup(t *testing.T) *testBundle {
-	t.Helper()
-	b := &testBundle{t: t, server: redisd.Test(t), layout: meter.Layout{Number: 1, Partitions: 4}}
+func setup(tb testing.TB) *testBundle {
+	tb.Helper()
+	b := &testBundle{t: tb, server: redisd.Test(tb), layout: meter.Layout{Number: 1, Partitions: 4}}
 	b.book = metertest.NewBook(b.layout)
 	b.engine = b.startEngine()
 	return b
@@ -59,7 +60,9 @@ func (b *testBundle) account(name string, amounts ...meter.Credits) []meter.ID {
 			CreatedMs: time.Now().UnixMilli(),
 		}
 		b.book.AddLot(g)
-		d, err := b.engine.Grant(b.t.Context(), meter.GrantChange{Account: name, Grant: g})
+		at, err := b.book.Cursor(b.t.Context(), b.layout.PartitionOf(name))
+		require.NoError(b.t, err)
+		d, err := b.engine.Grant(b.t.Context(), meter.GrantChange{Account: name, Grant: g, CheckedPseq: at.Pseq})
 		require.NoError(b.t, err)
 		require.Equal(b.t, meter.CodeOK, d.Code)
 		ids = append(ids, g.ID)
@@ -79,17 +82,39 @@ func (b *testBundle) reserve(account string, amount meter.Credits) meter.Decisio
 // flush folds every record into the book and tells Redis so.
 func (b *testBundle) flush() {
 	b.t.Helper()
-	ctx := b.t.Context()
 	for p := range b.layout.Partitions {
-		at, err := b.book.Cursor(ctx, p)
-		require.NoError(b.t, err)
-		records, _, err := b.engine.Ledger().Read(ctx, p, at.Position, 10_000, 50*time.Millisecond)
-		require.NoError(b.t, err)
-		require.NoError(b.t, b.book.Fold(records))
-		if len(records) > 0 {
-			last := records[len(records)-1].Position
-			require.NoError(b.t, b.engine.Ledger().Flushed(ctx, p, last, meter.Position{}))
-		}
+		require.NoError(b.t, b.flushPartition(b.t.Context(), p, 0))
+	}
+}
+
+func (b *testBundle) flushPartition(ctx context.Context, p uint16, wait time.Duration) error {
+	at, err := b.book.Cursor(ctx, p)
+	if err != nil {
+		return err
+	}
+	records, _, err := b.engine.Ledger().Read(ctx, p, at.Position, 10_000, wait)
+	if err != nil || len(records) == 0 {
+		return err
+	}
+	if err := b.book.Fold(records); err != nil {
+		return err
+	}
+	return b.engine.Ledger().Flushed(ctx, p, records[len(records)-1].Position, meter.Position{})
+}
+
+// keepFlushing flushes until the test ends, as a gateway does.
+func (b *testBundle) keepFlushing() {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	var wg sync.WaitGroup
+	b.t.Cleanup(func() { cancel(); wg.Wait() })
+	for p := range b.layout.Partitions {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if err := b.flushPartition(ctx, p, time.Second); err != nil && ctx.Err() == nil {
+					b.t.Logf("flush: %v", err)
+				}
+			}
+		})
 	}
 }
 

@@ -42,7 +42,7 @@ func (e *Engine) fly(ops []*op) {
 	sent := false // whether any attempt may have reached Redis
 	for attempt := range attemptsMax {
 		if attempt > 0 {
-			time.Sleep(attemptPause << attempt)
+			<-time.After(attemptPause << attempt)
 		}
 		if ops, err = e.attempt(ops); len(ops) == 0 {
 			done(nil)
@@ -135,8 +135,7 @@ func (e *Engine) finish(ctx context.Context, client redis.UniversalClient, c *ca
 		e.reconnect(client, err)
 		return c.ops, err
 	}
-	var refused redis.Error
-	if !errors.As(err, &refused) {
+	if _, answered := errors.AsType[redis.Error](err); !answered {
 		return c.ops, connectionError(err)
 	}
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
@@ -151,8 +150,7 @@ func (e *Engine) finish(ctx context.Context, client redis.UniversalClient, c *ca
 // connectionError tells a connection that was never made from one that broke, after which it is unknown whether the
 // call ran.
 func connectionError(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
 	return err

@@ -15,24 +15,24 @@ type LedgerReader struct{ engine *Engine }
 // Ledger returns the reader of this engine's ledgers.
 func (e *Engine) Ledger() *LedgerReader { return &LedgerReader{engine: e} }
 
-// Read returns up to max records after a position, in order, and the epoch they were read under. When there are
+// Read returns up to limit records after a position, in order, and the epoch they were read under. When there are
 // none it waits for the first, at most wait. It reads only an open partition, so that a Redis that was left behind
 // by a failover is not flushed.
 func (l *LedgerReader) Read(
-	ctx context.Context, partition uint16, after Position, max int, wait time.Duration,
+	ctx context.Context, partition uint16, after Position, limit int, wait time.Duration,
 ) ([]Record, uint64, error) {
 	e := l.engine
 	p := e.partitions[partition]
-	waitCtx, cancel := context.WithTimeout(ctx, wait)
+	openCtx, cancel := context.WithTimeout(ctx, wait+openRetryMax)
 	defer cancel()
-	if err := p.waitOpen(waitCtx); err != nil {
+	if err := p.waitOpen(openCtx); err != nil {
 		return nil, 0, err
 	}
 	epoch := p.epoch.Load()
 	key := e.layout.Keys(partition).Ledger()
-	messages, err := e.client().XRangeN(ctx, key, "("+after.String(), "+", int64(max)).Result()
+	messages, err := e.client().XRangeN(ctx, key, "("+after.String(), "+", int64(limit)).Result()
 	if err == nil && len(messages) == 0 && wait > 0 {
-		messages, err = l.block(ctx, key, after, max, wait)
+		messages, err = l.block(ctx, key, after, limit, wait)
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("meter: read ledger of partition %d: %w: %w", partition, ErrUnavailable, err)
@@ -48,10 +48,10 @@ func (l *LedgerReader) Read(
 
 // block waits for a record. The first one wakes it; those written meanwhile come with the next read.
 func (l *LedgerReader) block(
-	ctx context.Context, key string, after Position, max int, wait time.Duration,
+	ctx context.Context, key string, after Position, limit int, wait time.Duration,
 ) ([]redis.XMessage, error) {
 	streams, err := l.engine.client().XRead(ctx, &redis.XReadArgs{
-		Streams: []string{key, after.String()}, Count: int64(max), Block: wait,
+		Streams: []string{key, after.String()}, Count: int64(limit), Block: wait,
 	}).Result()
 	if errors.Is(err, redis.Nil) || err == nil && len(streams) == 0 {
 		return nil, nil

@@ -38,12 +38,12 @@ func (e *Engine) loadAccount(ctx context.Context, account string, partition uint
 }
 
 func (e *Engine) putAccount(ctx context.Context, account string, partition uint16, a Account, at Cursor) error {
-	if a.Seq > 0 { // an account without an entry never had credit to hold
+	if a.Seq > 0 { // an account without an entry never had a grant: nothing is held, nothing was forgotten
 		if err := e.addHolds(ctx, account, partition, &a); err != nil {
 			return err
 		}
+		a.PrunedPseq = at.Pseq
 	}
-	a.PrunedPseq = at.Pseq
 	o := e.loadOp(account, partition, a)
 	if err := e.batch.do(o); err != nil {
 		return err

@@ -36,10 +36,10 @@ func newEngineMetrics(r prometheus.Registerer) *engineMetrics {
 			Name: "creditgate_grants_lapsed_total", Help: "Expired grants that this process booked.",
 		}),
 		lostRecords: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "creditgate_ledger_lost_records_total", Help: "Ledger records that Redis lost before they were flushed, as seen by this process.",
+			Name: "creditgate_ledger_lost_records_total", Help: "Ledger records that Redis lost before they were flushed.",
 		}),
 		orphans: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "creditgate_reserves_unknown_total", Help: "Reserves without a known outcome, by what became of the release that follows.",
+			Name: "creditgate_reserves_unknown_total", Help: "Reserves without a known outcome, by what became of their release.",
 		}, []string{"release"}),
 	}
 	r.MustRegister(m.flights, m.flightOps, m.retries, m.open, m.expired, m.lapsed, m.lostRecords, m.orphans)

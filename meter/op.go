@@ -37,6 +37,7 @@ const (
 // to another operation is noticed.
 type op struct {
 	verb      verb
+	layout    uint16 // of the reservation id, if the operation is about one
 	partition uint16
 	id        ID
 	account   string // "" if the operation names none
@@ -66,8 +67,9 @@ func newOp(v verb, partition uint16, id ID, account string) *op {
 	return &op{verb: v, partition: partition, id: id, account: account, payload: make([]byte, 0, 96)}
 }
 
-func (o *op) u8(v byte) *op         { o.payload = append(o.payload, v); return o }
-func (o *op) u32(v uint32) *op      { o.payload = binary.LittleEndian.AppendUint32(o.payload, v); return o }
+func (o *op) u8(v byte) *op    { o.payload = append(o.payload, v); return o }
+func (o *op) u32(v uint32) *op { o.payload = binary.LittleEndian.AppendUint32(o.payload, v); return o }
+
 func (o *op) u64(v uint64) *op      { o.payload = binary.LittleEndian.AppendUint64(o.payload, v); return o }
 func (o *op) i48(v int64) *op       { o.payload = appendInt48(o.payload, v); return o }
 func (o *op) credits(c Credits) *op { return o.u64(uint64(c)) }
@@ -93,8 +95,7 @@ func (o *op) note(n Note) *op {
 func (o *op) keyPart(k *IdempotencyKey) *op { o.keyed, o.key = true, k; return o }
 
 func reserveOp(r Reserve) *op {
-	o := newOp(verbReserve, r.ID.Partition, r.ID.ID, r.Account)
-	o.outcomes = true
+	o := settleOp(verbReserve, r.ID, r.Account)
 	holdsMax := r.MaxInFlight
 	if holdsMax == 0 {
 		holdsMax = InFlightMax
@@ -105,8 +106,7 @@ func reserveOp(r Reserve) *op {
 // commitOp says with details that a commit may be booked late if Redis does not know the reservation, and with
 // inLedger that Postgres may know its outcome.
 func commitOp(s Settle, details, inLedger bool) *op {
-	o := newOp(verbCommit, s.ID.Partition, s.ID.ID, s.Account)
-	o.outcomes = true
+	o := settleOp(verbCommit, s.ID, s.Account)
 	reserved := Credits(0)
 	if details {
 		reserved = max(s.Reserved, s.Amount)
@@ -118,9 +118,10 @@ func commitOp(s Settle, details, inLedger bool) *op {
 	return o.credits(s.Amount).u32(s.Units).credits(reserved).u8(ask).note(s.Note).keyPart(s.Note.Key)
 }
 
+// settleOp is an operation on the reservation with this id.
 func settleOp(v verb, id ReservationID, account string) *op {
 	o := newOp(v, id.Partition, id.ID, account)
-	o.outcomes = true
+	o.outcomes, o.layout = true, id.Layout
 	return o
 }
 

@@ -182,9 +182,13 @@ return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')`, 
 	v := fields.Val()
 	text := func(i int) string { s, _ := v[i].(string); return s }
 	number := func(i int) uint64 { n, _ := strconv.ParseUint(text(i), 10, 64); return n }
+	incarnation, err := replid.Text()
+	if err != nil {
+		return partitionMeta{}, fmt.Errorf("read the incarnation: %w", err)
+	}
 	return partitionMeta{
 		exists: v[0] != nil, epoch: number(0), pseq: number(1), inc: text(2), state: text(3), torn: v[4] != nil,
-		replid: replid.Val().(string),
+		replid: incarnation,
 	}, nil
 }
 

@@ -37,7 +37,7 @@ func NewRedis(url string) (redis.UniversalClient, error) {
 		DialerRetries:            1,
 		ReadTimeout:              attemptTimeout,
 		WriteTimeout:             attemptTimeout,
-		PoolSize:                 16, // flights, ledger readers and admin calls; a flight carries hundreds of operations
+		PoolSize:                 poolMax,
 		PipelinePoolSize:         -1,
 		ConnMaxIdleTime:          5 * time.Minute,
 		DisableIdentity:          true, // CLIENT SETINFO is 7.2+
@@ -85,7 +85,7 @@ func (e *Engine) loadScripts(ctx context.Context, client redis.UniversalClient) 
 }
 
 // ErrRedisConfig says that Redis is set up so that it could lose credit.
-var ErrRedisConfig = errors.New("Redis must not lose credit")
+var ErrRedisConfig = errors.New("unsafe Redis settings")
 
 // CheckRedis refuses a Redis that evicts keys or does not persist them. INFO is used because CONFIG is often barred.
 func CheckRedis(ctx context.Context, client redis.UniversalClient) error {
