@@ -66,10 +66,10 @@ type backend struct {
 	handle fasthttp.RequestHandler
 }
 
-func startBackend(t testing.TB) *backend {
-	t.Helper()
+func startBackend(tb testing.TB) *backend {
+	tb.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	b := &backend{url: "http://" + ln.Addr().String()}
 	b.answer(200, `{"ok":true}`)
 	b.server = &fasthttp.Server{
@@ -83,7 +83,7 @@ func startBackend(t testing.TB) *backend {
 		},
 	}
 	go func() { _ = b.server.Serve(ln) }()
-	t.Cleanup(func() { _ = ln.Close() })
+	tb.Cleanup(func() { _ = ln.Close() })
 	return b
 }
 
@@ -119,19 +119,19 @@ type bundle struct {
 	stop    func()
 }
 
-func setup(t testing.TB, tweaks ...func(*gateway.Options)) *bundle {
-	t.Helper()
+func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
+	tb.Helper()
 	layout := meter.Layout{Number: 1, Partitions: 2}
-	b := &bundle{t: t, redis: redisd.Test(t), backend: startBackend(t), book: metertest.NewBook(layout)}
+	b := &bundle{t: tb, redis: redisd.Test(tb), backend: startBackend(tb), book: metertest.NewBook(layout)}
 	b.reg = prometheus.NewRegistry()
-	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel)
+	log := zerolog.New(zerolog.NewTestWriter(tb)).Level(zerolog.ErrorLevel)
 	engine, err := meter.New(meter.Options{
 		RedisURL: b.redis.URL(), Layout: layout, Book: b.book, Rebuild: b.book, Log: log, Metrics: b.reg,
 	})
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	b.engine = engine
 	answers, err := meter.NewReplayStore(b.redis.URL(), layout)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	b.faults = &faults{Engine: engine}
 	b.house = &house{
 		book: b.book, engine: engine, keys: map[[32]byte]gateway.Identity{}, accounts: map[string]gateway.AccountState{},
@@ -139,11 +139,11 @@ func setup(t testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 	b.journal = &journalFake{}
 
 	pol, err := policy.Parse("studio.yaml", []byte(testPolicy))
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	o := gateway.Options{
 		Settings: gateway.Settings{
 			Upstreams: []string{b.backend.url}, AdminToken: adminToken,
-			UpstreamTimeout: 2 * time.Second, LeaseMargin: time.Second, BreakerRequests: 1000,
+			UpstreamTimeout: 15 * time.Second, LeaseMargin: time.Second, BreakerRequests: 1000,
 		},
 		Policies: map[string]*policy.Policy{"studio": pol},
 		Meter:    b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
@@ -152,8 +152,8 @@ func setup(t testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 	for _, tweak := range tweaks {
 		tweak(&o)
 	}
-	b.gateway, err = gateway.New(t.Context(), o)
-	require.NoError(t, err)
+	b.gateway, err = gateway.New(tb.Context(), o)
+	require.NoError(tb, err)
 	b.run(layout)
 	return b
 }
@@ -234,10 +234,10 @@ type reply struct {
 	err  error // of reading the body
 }
 
-func (r *reply) json(t testing.TB) map[string]any {
-	t.Helper()
+func (r *reply) json(tb testing.TB) map[string]any {
+	tb.Helper()
 	out := map[string]any{}
-	require.NoError(t, json.Unmarshal(r.body, &out), "%s", r.body)
+	require.NoError(tb, json.Unmarshal(r.body, &out), "%s", r.body)
 	return out
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"creditgate/gateway"
 	"creditgate/meter"
+	"creditgate/meter/policy"
 )
 
 // echo remembers the head of the last request that reached the backend.
@@ -182,7 +183,7 @@ func TestRequestInProgress(t *testing.T) {
 		r, _ := b.try(http.MethodPost, b.data+"/plain", key, "", "Idempotency-Key", "k")
 		done <- r
 	}()
-	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 20*time.Second, time.Millisecond)
 	r := b.post("/plain", key, "", "Idempotency-Key", "k")
 	require.Equal(t, 409, r.StatusCode)
 	require.Equal(t, "request-in-progress", r.json(t)["code"])
@@ -202,7 +203,7 @@ func TestExpectContinue(t *testing.T) {
 	require.Equal(t, 413, b.raw(head+"X-Api-Key: sk-acme\r\nContent-Length: 100000000\r\n\r\n").StatusCode)
 	resp := b.raw(head + "X-Api-Key: sk-acme\r\nContent-Length: 5\r\n\r\nhello") // the first answer is the 100 itself
 	require.Equal(t, 100, resp.StatusCode)
-	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 20*time.Second, time.Millisecond)
 }
 
 func TestLimitsOfTheHead(t *testing.T) {
@@ -264,4 +265,21 @@ func TestUnreadBodyIsNotTheNextRequest(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 	require.Zero(t, b.backend.calls.Load())
+}
+
+func TestHeadOfAFreeOperation(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(o *gateway.Options) {
+		p, err := policy.Parse("p.yaml", []byte("name: p\ntimezone: UTC\nbuckets: [a]\noperations: "+
+			"{x: {match: HEAD /x, credits: 0}}\nunmatched: pass\n"))
+		require.NoError(t, err)
+		o.Policies = map[string]*policy.Policy{"studio": p}
+	})
+	key := b.account("acme", 0)
+	b.backend.answer(200, "twelve bytes")
+	r := b.do(http.MethodHead, b.data+"/x", key, "")
+	require.Equal(t, 200, r.StatusCode)
+	require.EqualValues(t, 12, r.ContentLength)
+	require.Equal(t, 200, b.do(http.MethodGet, b.data+"/anything", key, "").StatusCode, "unmatched: pass")
+	require.Equal(t, 404, b.do(http.MethodHead, b.data+"/x/", key, "").StatusCode, "another spelling of an operation")
 }

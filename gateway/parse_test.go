@@ -63,7 +63,8 @@ func TestIdempotencyKey(t *testing.T) {
 	for in, want := range map[string]string{
 		"abc": "abc", `"abc"`: "abc", `"a b"`: "a b", `"a\"b\\c"`: `a"b\c`,
 		"8e03978e-40d5-43dd-bc93-6894a57f9324": "8e03978e-40d5-43dd-bc93-6894a57f9324",
-		strings.Repeat("x", 255):               strings.Repeat("x", 255), `"` + strings.Repeat("x", 255) + `"`: strings.Repeat("x", 255),
+		strings.Repeat("x", 255):               strings.Repeat("x", 255),
+		`"` + strings.Repeat("x", 255) + `"`:   strings.Repeat("x", 255),
 	} {
 		got, ok := parseIdempotencyKey(in)
 		require.True(t, ok, in)

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -233,4 +235,34 @@ func TestSuspendedIsRefusedForFreeOperationsToo(t *testing.T) {
 		require.Equal(t, "account-suspended", r.json(t)["code"])
 	}
 	require.Zero(t, b.backend.calls.Load())
+}
+
+// TestNeverOversold: many clients, one account, fewer credits than requests.
+func TestNeverOversold(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	key := b.account("acme", 0)
+	for rank, bucket := range []string{"promo", "monthly", "purchased"} {
+		b.grant("acme", bucket, uint8(rank), 50*meter.Credit)
+	}
+	var paid, refused atomic.Int64
+	var clients sync.WaitGroup
+	for range 32 {
+		clients.Go(func() {
+			for range 10 {
+				r, err := b.try(http.MethodPost, b.data+"/upscale/1", key, "")
+				switch {
+				case err == nil && r.StatusCode == http.StatusOK && r.Header.Get("X-Credits-Charged") == "1":
+					paid.Add(1)
+				case err == nil && r.StatusCode == http.StatusPaymentRequired:
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	clients.Wait()
+	require.Equal(t, [2]int64{150, 170}, [2]int64{paid.Load(), refused.Load()})
+	require.EqualValues(t, 150, b.backend.calls.Load())
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{}, [2]meter.Credits{available, held})
 }

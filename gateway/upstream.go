@@ -103,7 +103,7 @@ func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 }
 
 // pick finds a backend whose breaker lets a request through, in turn, the one named last.
-func (us *upstreams) pick(last *upstream) (*route, bool) {
+func (us *upstreams) pick(last *upstream) (route, bool) {
 	n := uint32(len(us.list))
 	start := us.next.Add(1)
 	var spare *upstream
@@ -114,15 +114,15 @@ func (us *upstreams) pick(last *upstream) (*route, bool) {
 			continue
 		}
 		if done, err := u.breaker.Allow(); err == nil {
-			return &route{u, done}, true
+			return route{u, done}, true
 		}
 	}
 	if spare != nil {
 		if done, err := spare.breaker.Allow(); err == nil {
-			return &route{spare, done}, true
+			return route{spare, done}, true
 		}
 	}
-	return nil, false
+	return route{}, false
 }
 
 // dialError says that no connection was made, so that nothing was sent.
@@ -139,7 +139,9 @@ func dialBackend(addr string, timeout time.Duration) (net.Conn, error) {
 	if err != nil {
 		return nil, &dialError{err}
 	}
-	return &backendConn{Conn: c}, nil
+	bc := &backendConn{Conn: c}
+	bc.addr = backendAddr{c.RemoteAddr(), bc}
+	return bc, nil
 }
 
 // backendConn knows whether a byte of the current request was sent. fasthttp sets the write deadline at the start
@@ -149,6 +151,7 @@ type backendConn struct {
 	used bool // a request was sent on it before
 	sent bool
 	eof  bool // the backend has closed its side
+	addr backendAddr
 }
 
 // SetWriteDeadline begins a request. A connection that the backend has closed meanwhile is refused here, before a
@@ -184,7 +187,7 @@ type answerBody struct{ resp *fasthttp.Response }
 func (a answerBody) Read(b []byte) (int, error) {
 	n, err := a.resp.BodyStream().Read(b)
 	if errors.Is(err, io.EOF) && a.resp.Header.ContentLength() == -1 {
-		if addr, ok := a.resp.RemoteAddr().(backendAddr); ok && addr.conn.eof {
+		if addr, ok := a.resp.RemoteAddr().(*backendAddr); ok && addr.conn.eof {
 			return n, io.ErrUnexpectedEOF
 		}
 	}
@@ -192,7 +195,7 @@ func (a answerBody) Read(b []byte) (int, error) {
 }
 
 // RemoteAddr is how a failed request finds its connection again.
-func (c *backendConn) RemoteAddr() net.Addr { return backendAddr{c.Conn.RemoteAddr(), c} }
+func (c *backendConn) RemoteAddr() net.Addr { return &c.addr }
 
 type backendAddr struct {
 	net.Addr
@@ -205,7 +208,7 @@ func bytesSent(err error, resp *fasthttp.Response) bool {
 	if errors.As(err, &dial) || errors.Is(err, fasthttp.ErrNoFreeConns) {
 		return false
 	}
-	if a, ok := resp.RemoteAddr().(backendAddr); ok {
+	if a, ok := resp.RemoteAddr().(*backendAddr); ok {
 		return a.conn.sent
 	}
 	return true // not known: assume the worst
