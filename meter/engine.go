@@ -131,14 +131,14 @@ func (e *Engine) Commit(ctx context.Context, s Settle) (Decision, error) {
 	if err != nil {
 		return d, err
 	}
-	if known {
-		d.Code, d.Reservation = CodeOK, r
-		if r.Charged != s.Amount && r.State != Uncollected {
-			d.Code = CodeConflict
-		}
-		return d, nil
+	if !known || r.State == Expired { // booked late now; the script still refuses a second time
+		return e.run(ctx, commitOp(s, true, false))
 	}
-	return e.run(ctx, commitOp(s, true, false))
+	d.Code, d.Reservation = CodeOK, r
+	if r.Charged != s.Amount && r.State != Uncollected {
+		d.Code = CodeConflict
+	}
+	return d, nil
 }
 
 // Release gives a reservation back whole. It may be sent for an id whose reserve was never answered.
@@ -209,13 +209,14 @@ func (e *Engine) Reservation(ctx context.Context, id ReservationID) (Decision, e
 }
 
 // run sends one operation until it has a decision: it waits for its partition to be open, and loads its account
-// when Redis does not have it. The caller going away does not interrupt it; its own budget does.
+// when Redis does not have it, for verbBudget at most. What is in flight is not interrupted by ctx, so a caller that
+// gives up does not leave a verb half decided; pass a context that outlives the client.
 func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
 	if o.outcomes && (o.layout != e.layout.Number || o.partition >= e.layout.Partitions) {
 		return Decision{}, fmt.Errorf("meter: %s of layout %d, partition %d: %w: %w",
 			o.verb, o.layout, o.partition, ErrNoReservation, ErrNotSent)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verbBudget)
+	ctx, cancel := context.WithTimeout(ctx, verbBudget)
 	defer cancel()
 	p := e.partitions[o.partition]
 	for {
@@ -247,7 +248,7 @@ func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
 
 // askLedger looks a reservation up in Postgres once its cursor has passed the partition's present head.
 func (e *Engine) askLedger(ctx context.Context, id ReservationID) (Reservation, bool, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verbBudget)
+	ctx, cancel := context.WithTimeout(ctx, verbBudget)
 	defer cancel()
 	head, err := e.headPseq(ctx, id.Partition)
 	if err != nil {
