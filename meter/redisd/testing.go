@@ -1,0 +1,31 @@
+package redisd
+
+import "context"
+
+// TB is what Test needs of a testing.TB. Package testing itself stays out of the binary, which carries this package
+// for `creditgate dev`.
+type TB interface {
+	Helper()
+	TempDir() string
+	Cleanup(fn func())
+	Context() context.Context
+	Fatal(args ...any)
+	Error(args ...any)
+}
+
+// Test starts a server for one test or benchmark, in a temporary directory. It is killed when the test ends: its
+// data goes with the directory. args are as in Options.Args.
+func Test(tb TB, args ...string) *Server {
+	tb.Helper()
+	dir := tb.TempDir() // before Cleanup, so that it is removed after the server is gone
+	s, err := Start(tb.Context(), Options{Dir: dir, Args: args})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Kill(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
