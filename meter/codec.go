@@ -17,9 +17,9 @@ const (
 
 // Bounds of packed values; the scripts rely on them.
 const (
-	drawsMax        = GrantsMax
-	recordEntryMax  = 4096
-	appliedMax      = 64 // admin changes of one account not yet flushed
+	drawsMax       = GrantsMax
+	recordEntryMax = 4096
+	appliedMax     = 64 // admin changes of one account not yet flushed
 )
 
 // ErrPacked says that a packed value is damaged or of a format this binary does not know.

@@ -26,7 +26,7 @@ type Settle struct {
 	Note     Note
 }
 
-// Grant adds one lot of credit to an account.
+// GrantChange adds one lot of credit to an account.
 type GrantChange struct {
 	Account string
 	Grant   Grant // Available is the amount granted; Held and Debt are 0

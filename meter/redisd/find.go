@@ -1,6 +1,7 @@
 package redisd
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -50,11 +51,12 @@ const (
 
 // freePort returns a port that nothing listened on a moment ago. Another process may be quicker: Start then tries
 // the next.
-func freePort() (int, error) {
+func freePort(ctx context.Context) (int, error) {
 	var last error
+	var config net.ListenConfig
 	for range portAttemptsMax {
 		port := portFirst + rand.IntN(portLast-portFirst+1)
-		l, err := net.Listen("tcp", hostPort(port))
+		l, err := config.Listen(ctx, "tcp", hostPort(port))
 		if err == nil {
 			return port, l.Close()
 		}

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		fmt.Println(s.Addr())
+		fmt.Fprintln(os.Stdout, s.Addr())
 		select {}
 	}
 	goleak.VerifyTestMain(m)

@@ -75,7 +75,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 
 func (s *Server) startOnFreePort(ctx context.Context) (err error) {
 	for range startAttempts {
-		if s.port, err = freePort(); err != nil {
+		if s.port, err = freePort(ctx); err != nil {
 			return err
 		}
 		if err = s.start(ctx); !errors.Is(err, errPortTaken) {
