@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -312,11 +313,17 @@ func (s *Server) running() *process {
 	}
 }
 
+// freePort picks a port below the range that systems use for outgoing connections (32768 on Linux, 49152 elsewhere),
+// so that nobody else takes it while the server is down between Kill and Restart.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	const low, high, tries = 15000, 32000, 50
+	var err error
+	for range tries {
+		port := low + rand.IntN(high-low)
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			return port, l.Close()
+		}
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	return port, l.Close()
+	return 0, fmt.Errorf("find a free port between %d and %d: %w", low, high, err)
 }
