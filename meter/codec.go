@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 )
 
 // Packed values are little-endian and start with a format byte, so that a newer binary can tell old from new.
@@ -20,6 +22,8 @@ const (
 	drawsMax       = GrantsMax
 	recordEntryMax = 4096
 	appliedMax     = 64 // admin changes of one account not yet flushed
+	noteTextMax    = 120
+	noteMax        = 1 + 5*(1+noteTextMax) + 2*16 // format, five texts, Idempotency-Key
 )
 
 // ErrPacked says that a packed value is damaged or of a format this binary does not know.
@@ -70,7 +74,7 @@ func UnpackAccount(b []byte) (Account, error) {
 	r := reader{b: b}
 	r.format(accountFormat)
 	a := Account{Seq: r.u64()}
-	a.Suspended = r.u8()&1 != 0
+	a.Suspended = r.flag()
 	a.FlagsVersion, a.Holds, a.PrunedPseq = r.u32(), r.u32(), r.u64()
 	applied, grants := r.u8(), r.u8()
 	if applied > appliedMax || grants > GrantsMax {
@@ -87,7 +91,7 @@ func UnpackAccount(b []byte) (Account, error) {
 
 func (r *reader) grant() (g Grant) {
 	g.ID, g.Rank = r.id(), r.u8()
-	g.Paid = r.u8()&1 != 0
+	g.Paid = r.flag()
 	g.Bucket = r.str(int(r.u8()))
 	g.Available, g.Held, g.Debt = r.credits(), r.credits(), r.credits()
 	g.EffectiveMs, g.ExpiresMs, g.CreatedMs = r.i48(), r.i48(), r.i48()
@@ -141,7 +145,7 @@ func AppendNote(b []byte, n Note) []byte {
 	}
 	b = append(b, noteFormat)
 	for _, s := range [...]string{n.Operation, n.PolicyVersion, n.KeyID, n.Reason, n.Actor} {
-		s = s[:min(len(s), 120)] // five strings and a key stay under noteMax
+		s = noteText(s)
 		b = append(b, byte(len(s)))
 		b = append(b, s...)
 	}
@@ -152,20 +156,51 @@ func AppendNote(b []byte, n Note) []byte {
 	return b
 }
 
-func (r *reader) note() (n Note) {
-	body := reader{b: r.take(int(r.u16()))}
-	if len(body.b) == 0 {
+// noteText is s as the ledger can keep it: at most noteTextMax bytes of UTF-8 without NUL. Postgres refuses any other
+// text, and a record that it refuses would stop its partition for ever, so this is not left to the callers.
+func noteText(s string) string {
+	if len(s) <= noteTextMax && utf8.ValidString(s) && !strings.Contains(s, "\x00") {
+		return s
+	}
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	if len(s) <= noteTextMax {
+		return s
+	}
+	end := noteTextMax
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
+}
+
+// UnpackNote reads AppendNote's form.
+func UnpackNote(b []byte) (Note, error) {
+	r := reader{b: b}
+	n := r.noteBody()
+	return n, r.end("note")
+}
+
+func (r *reader) note() Note {
+	packed := r.take(int(r.u16()))
+	body := reader{b: packed}
+	n := body.noteBody()
+	if body.bad || len(body.b) > 0 || len(packed) > 0 && n == (Note{}) {
+		r.bad = true
+	}
+	return n
+}
+
+func (r *reader) noteBody() (n Note) {
+	if len(r.b) == 0 {
 		return n
 	}
-	body.format(noteFormat)
+	r.format(noteFormat)
 	for _, s := range [...]*string{&n.Operation, &n.PolicyVersion, &n.KeyID, &n.Reason, &n.Actor} {
-		*s = body.str(int(body.u8()))
+		*s = r.str(int(r.u8()))
+		r.bad = r.bad || *s != noteText(*s)
 	}
-	if len(body.b) > 0 {
-		n.Key = &IdempotencyKey{Hash: body.id(), Fingerprint: body.id()}
-	}
-	if body.bad || len(body.b) > 0 {
-		r.bad = true
+	if len(r.b) > 0 {
+		n.Key = &IdempotencyKey{Hash: r.id(), Fingerprint: r.id()}
 	}
 	return n
 }
@@ -196,7 +231,12 @@ func (r *reader) entry() (e Entry) {
 	if e.Kind < KindGrant || e.Kind > KindHold {
 		r.bad = true
 	}
-	for range r.u8() {
+	n := r.u8()
+	if n > drawsMax {
+		r.bad = true
+		return e
+	}
+	for range n {
 		e.Lines = append(e.Lines, Line{
 			Grant: r.id(), Granted: r.credits(), Spent: r.credits(), Returned: r.credits(),
 			Lapsed: r.credits(), Revoked: r.credits(), Debt: r.credits(),

@@ -109,6 +109,9 @@ func (a Account) Buckets(names []string, nowMs int64) []BucketBalance {
 	}
 	for _, g := range a.Grants {
 		i := slices.IndexFunc(out, func(b BucketBalance) bool { return b.Name == g.Bucket })
+		if i < 0 && g.Held == 0 && (g.Available == 0 || !g.Live(nowMs)) {
+			continue
+		}
 		if i < 0 {
 			out = append(out, BucketBalance{Name: g.Bucket})
 			i = len(out) - 1

@@ -62,10 +62,10 @@ func (id *ID) UnmarshalText(b []byte) (err error) {
 func ParseID(s string) (ID, error) {
 	var id ID
 	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' || strings.ToLower(s) != s {
-		return id, fmt.Errorf("%w: %q is not a lower-case UUID", ErrID, s)
+		return ID{}, fmt.Errorf("%w: %q is not a lower-case UUID", ErrID, s)
 	}
 	if _, err := hex.Decode(id[:], []byte(s[0:8]+s[9:13]+s[14:18]+s[19:23]+s[24:36])); err != nil {
-		return id, fmt.Errorf("%w: %q is not a lower-case UUID", ErrID, s)
+		return ID{}, fmt.Errorf("%w: %q is not a lower-case UUID", ErrID, s)
 	}
 	return id, nil
 }

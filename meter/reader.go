@@ -45,9 +45,23 @@ func (r *reader) credits() Credits {
 	return c
 }
 
+// flag reads a byte of one flag. A set bit that this binary does not know is damage: a new flag is a new format.
+func (r *reader) flag() bool {
+	v := r.u8()
+	if v > 1 {
+		r.bad = true
+	}
+	return v == 1
+}
+
+// i48 reads a time: Unix milliseconds from 0 to Never.
 func (r *reader) i48() int64 {
-	v := r.fixed(6)
-	return int64(binary.LittleEndian.Uint32(v)) | int64(binary.LittleEndian.Uint16(v[4:]))<<32
+	b := r.fixed(6)
+	v := int64(binary.LittleEndian.Uint32(b)) | int64(binary.LittleEndian.Uint16(b[4:]))<<32
+	if v > Never {
+		r.bad = true
+	}
+	return v
 }
 
 func appendInt48(b []byte, v int64) []byte {

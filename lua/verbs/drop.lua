@@ -1,0 +1,17 @@
+--[[ drop — forget an outcome slot whose last write is old enough and whose entries are all flushed.
+OP         15 '<HBi6' slot key, 1 done or 2 keys, end_ms of the slot's creation times
+REPLY      OK | NOT_DUE
+INVARIANT  no outcome is forgotten before it can be asked of Postgres; outcomes_from never goes back
+COST       O(1); the slot is unlinked, freed in the background ]]
+verbs[15] = function(sec, op)
+  local slot, what, end_ms = struct.unpack('<HBi6', op.packed, op.at)
+  local last = tonumber(redis.call('HGET', sec.slots_key, KEYS[slot]) or nil)
+  local keep = what == 1 and DONE_KEEP_MS or KEY_KEEP_MS
+  if not last or last + keep > sec.now or end_ms > sec.now then return NOT_DUE end
+  local first = redis.call('XRANGE', sec.ledger_key,
+    string.format('(%.0f-%.0f', sec.flushed_epoch, sec.flushed), '+', 'COUNT', 1)[1]
+  if first and (struct.unpack('<i6', first[2][2], 2)) <= last then return NOT_DUE end
+  sec.drops[#sec.drops + 1] = KEYS[slot]
+  if what == 1 then sec.outcomes_from = math.max(sec.outcomes_from, end_ms) end
+  return OK
+end

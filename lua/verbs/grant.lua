@@ -1,0 +1,25 @@
+--[[ grant — add one lot of credit.
+OP         6 '<i8BBBc0i8i6i6i6Hc0' checked_pseq rank flags bucket amount effective_ms expires_ms created_ms note
+REPLY      OK account | RECHECK | BUSY | TOO_MANY_GRANTS | NOT_LOADED
+INVARIANT  a grant id is applied once: it is remembered until its entry is flushed, and checked_pseq proves that
+           the ledger had no entry for it up to there
+COST       O(grants) ]]
+verbs[6] = function(sec, op)
+  local checked, rank, flags, bucket, amount, effective, expires, created, note =
+    struct.unpack('<i8BBBc0i8i6i6i6Hc0', op.packed, op.at)
+  local a = find_account(sec, op)
+  if not a then return NOT_LOADED end
+  local refused = refuse_change(a, op.id, checked)
+  if find_grant(a, op.id) then refused = OK end
+  if refused then return refused, refused == OK and pack_account(a) or '' end
+  if #a.grants >= GRANTS_MAX then return TOO_MANY_GRANTS end
+  insert_grant(a, {
+    id = op.id, rank = rank, flags = flags, bucket = bucket, available = amount, held = 0, debt = 0,
+    effective = effective, expires = expires, created = created,
+  })
+  a.applied[#a.applied + 1] = {id = op.id, pseq = sec.pseq + 1}
+  add_entry(sec, a, op.account, KIND_GRANT, amount, op.id, 0, note, {line(op.id, amount, 0, 0, 0, 0, 0)})
+  keep_account(sec, op, a)
+  if expires ~= NEVER then sec.lapses[op.account .. '|' .. op.id] = expires end
+  return OK, pack_account(a)
+end

@@ -1,0 +1,23 @@
+--[[ lapse — book what an expired grant still had.
+OP         8 '<c16' grant_id
+REPLY      OK | NOT_DUE (the expiry was moved) | GONE (nothing left of it) | NOT_LOADED
+INVARIANT  only what is available lapses; what is held lapses if it comes back; a repeat finds nothing
+COST       O(grants) ]]
+verbs[8] = function(sec, op)
+  local grant_id = struct.unpack('<c16', op.packed, op.at)
+  local a = find_account(sec, op)
+  if not a then return NOT_LOADED end
+  local member = op.account .. '|' .. grant_id
+  local g = find_grant(a, grant_id)
+  if g and sec.now < g.expires then
+    if g.expires ~= NEVER then sec.lapses[member] = g.expires else sec.lapses[member] = false end
+    return NOT_DUE
+  end
+  sec.lapses[member] = false
+  if not g or g.available == 0 then return GONE end
+  local lapsed = g.available
+  g.available = 0
+  add_entry(sec, a, op.account, KIND_LAPSE, lapsed, op.id, 0, '', {line(grant_id, 0, 0, 0, lapsed, 0, 0)})
+  keep_account(sec, op, a)
+  return OK
+end

@@ -1,0 +1,15 @@
+--[[ load — put an account from Postgres into Redis, if it is not there.
+OP         12 '<Hc0' packed account
+REPLY      OK
+INVARIANT  never overwrites; what the account had is what the ledger says, or it is not written
+COST       O(grants) ]]
+verbs[12] = function(sec, op)
+  local packed = struct.unpack('<Hc0', op.packed, op.at)
+  if find_account(sec, op) then return OK end
+  local a = unpack_account(packed)
+  for _, g in ipairs(a.grants) do
+    if g.expires ~= NEVER then sec.lapses[op.account .. '|' .. g.id] = g.expires end
+  end
+  keep_account(sec, op, a)
+  return OK
+end

@@ -1,0 +1,23 @@
+--[[ revoke — take credit back from a grant: what is available at once, the rest as debt that returned draws pay.
+OP         7 '<i8c16i8Hc0' checked_pseq grant_id amount note
+REPLY      OK account | RECHECK | BUSY | NOT_LOADED
+INVARIANT  available never goes below 0; revoked + debt = amount; applied once, as with grant
+COST       O(grants) ]]
+verbs[7] = function(sec, op)
+  local checked, grant_id, amount, note = struct.unpack('<i8c16i8Hc0', op.packed, op.at)
+  local a = find_account(sec, op)
+  if not a then return NOT_LOADED end
+  local refused = refuse_change(a, op.id, checked)
+  if refused then return refused, refused == OK and pack_account(a) or '' end
+  local g = find_grant(a, grant_id)
+  local taken = g and math.min(g.available, amount) or 0
+  if g then
+    g.available = g.available - taken
+    g.debt = g.debt + amount - taken
+  end
+  a.applied[#a.applied + 1] = {id = op.id, pseq = sec.pseq + 1}
+  add_entry(sec, a, op.account, KIND_REVOKE, amount, op.id, 0, note,
+    {line(grant_id, 0, 0, 0, 0, taken, amount - taken)})
+  keep_account(sec, op, a)
+  return OK, pack_account(a)
+end

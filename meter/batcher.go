@@ -1,0 +1,104 @@
+package meter
+
+import (
+	"fmt"
+	"sync"
+)
+
+// Bounds of the batcher. queueMax is what may wait while Redis does not answer: at 100,000 a gateway holds some
+// 50 MB of waiting operations, and more would only wait longer.
+const (
+	flightMax = 512
+	queueMax  = 100_000
+)
+
+// batcher coalesces operations: whatever queued while the previous flight was out goes with the next one. Nothing
+// waits on a timer, and an idle batcher sends at once on the caller's own goroutine. The caller whose ticket is
+// first when a flight returns flies the next one.
+type batcher struct {
+	fly func([]*op) // sends the operations and fills in their replies
+
+	mu     sync.Mutex
+	queue  []*ticket
+	queued int // operations in queue
+	flying bool
+}
+
+// ticket is one caller's operations; they share a flight.
+type ticket struct {
+	ops  []*op
+	turn chan bool // true: fly the next flight; false: your replies are there
+}
+
+// do sends the operations and returns when they have replies. It refuses more than flightMax at a time, and more
+// than queueMax waiting.
+func (b *batcher) do(ops ...*op) error {
+	if len(ops) > flightMax {
+		return fmt.Errorf("meter: %d operations in one flight, at most %d: %w", len(ops), flightMax, ErrNotSent)
+	}
+	t := &ticket{ops: ops, turn: make(chan bool, 1)}
+	b.mu.Lock()
+	if b.queued+len(ops) > queueMax {
+		b.mu.Unlock()
+		return fmt.Errorf("meter: %d operations wait for Redis: %w: %w", queueMax, ErrUnavailable, ErrNotSent)
+	}
+	b.queue = append(b.queue, t)
+	b.queued += len(ops)
+	if b.flying {
+		b.mu.Unlock()
+		if myTurn := <-t.turn; !myTurn {
+			return nil
+		}
+		b.mu.Lock()
+	}
+	b.flying = true
+	batch := b.take()
+	b.mu.Unlock()
+
+	b.fly(flatten(batch))
+
+	b.passOn()
+	for _, other := range batch {
+		if other != t {
+			other.turn <- false
+		}
+	}
+	return nil
+}
+
+// take removes whole tickets from the queue, at most flightMax operations. The flyer's own ticket is the first.
+func (b *batcher) take() []*ticket {
+	n, total := 0, 0
+	for n < len(b.queue) && total+len(b.queue[n].ops) <= flightMax {
+		total += len(b.queue[n].ops)
+		n++
+	}
+	batch := append([]*ticket(nil), b.queue[:n]...)
+	rest := copy(b.queue, b.queue[n:])
+	clear(b.queue[rest:])
+	b.queue = b.queue[:rest]
+	b.queued -= total
+	return batch
+}
+
+// passOn gives the next flight to whoever waits first, before this flight's replies are handed out.
+func (b *batcher) passOn() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.queue) == 0 {
+		b.flying = false
+		return
+	}
+	b.queue[0].turn <- true
+}
+
+func flatten(batch []*ticket) []*op {
+	if len(batch) == 1 {
+		return batch[0].ops
+	}
+	var ops []*op
+	for _, t := range batch {
+		ops = append(ops, t.ops...)
+	}
+	return ops
+}

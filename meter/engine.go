@@ -1,0 +1,279 @@
+package meter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+	"github.com/sony/gobreaker/v2"
+	"golang.org/x/sync/singleflight"
+
+	"creditgate/lua"
+)
+
+// ledgerBacklogMax bounds what one partition keeps for a Postgres that is away: beyond it nothing new is reserved,
+// while what is held is still settled. Records of full batches are some 4 KB, so this is at most about 2 GB.
+const ledgerBacklogMax = 500_000
+
+// verbBudget is how long a verb may take in all: attempts, a partition that is being opened, an account that is
+// being loaded. It equals the settle budget.
+const verbBudget = 2 * time.Second
+
+// Options configure an Engine. All fields but Now are required.
+type Options struct {
+	RedisURL string
+	Layout   Layout
+	Book     Book
+	Rebuild  RebuildSource
+	Log      zerolog.Logger
+	Metrics  prometheus.Registerer
+	Now      func() time.Time // nil: time.Now
+}
+
+// Engine carries verbs to the scripts. Its methods are safe for concurrent use; calls made at the same time share
+// flights. Run must be running for partitions to be opened and leases to expire.
+type Engine struct {
+	layout  Layout
+	book    Book
+	rebuild RebuildSource
+	log     zerolog.Logger
+	now     func() time.Time
+	metrics *engineMetrics
+
+	scripts    lua.Scripts
+	redis      atomic.Pointer[redis.UniversalClient]
+	redisMu    sync.Mutex // one reconnection at a time
+	newClient  func() (redis.UniversalClient, error)
+	cluster    bool
+	breaker    *gobreaker.TwoStepCircuitBreaker[any]
+	batch      batcher
+	partitions []*partition
+	loads      singleflight.Group
+	orphans    chan Settle // reserves of unknown outcome, to be released
+	name       string      // of this engine among those that share a Redis
+}
+
+// New connects lazily: a Redis that is away is reported by Ready, not by New.
+func New(o Options) (*Engine, error) {
+	if o.Layout.Partitions == 0 || o.Layout.Partitions > PartitionsMax || o.Layout.Number == 0 {
+		return nil, fmt.Errorf("meter: layout %d with %d partitions: a layout has a number above 0 and 1 to %d partitions",
+			o.Layout.Number, o.Layout.Partitions, PartitionsMax)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	scripts, err := lua.Load()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, now: o.Now, scripts: scripts,
+		metrics: newEngineMetrics(o.Metrics), breaker: newBreaker(), orphans: make(chan Settle, orphansMax),
+		name: NewID(o.Now()).String(), newClient: func() (redis.UniversalClient, error) { return NewRedis(o.RedisURL) },
+	}
+	client, err := e.newClient()
+	if err != nil {
+		return nil, err
+	}
+	_, e.cluster = client.(*redis.ClusterClient)
+	e.redis.Store(&client)
+	e.batch.fly = e.fly
+	for p := range o.Layout.Partitions {
+		e.partitions = append(e.partitions, newPartition(p))
+	}
+	return e, nil
+}
+
+// NewReservationID makes an id for a reservation of the account.
+func (e *Engine) NewReservationID(account string) ReservationID {
+	return e.layout.NewReservationID(NewID(e.now()), account)
+}
+
+// Reserve sets credit aside. When its outcome stays unknown the error is ErrUnavailable and a release of the id
+// follows by itself.
+func (e *Engine) Reserve(ctx context.Context, r Reserve) (Decision, error) {
+	if r.Amount <= 0 || !r.Amount.Valid() || r.Lease < LeaseMin || r.Lease > LeaseMax {
+		return Decision{}, fmt.Errorf("meter: reserve of %s for %s: amount must be above 0 and at most %s, lease %s to %s: %w",
+			r.Amount, r.Lease, MaxCredits, LeaseMin, LeaseMax, ErrNotSent)
+	}
+	if backlog := e.backlog(r.ID.Partition); backlog > ledgerBacklogMax {
+		return Decision{}, fmt.Errorf("meter: %d ledger records wait for Postgres, at most %d: %w: %w",
+			backlog, ledgerBacklogMax, ErrUnavailable, ErrNotSent)
+	}
+	d, err := e.run(ctx, reserveOp(r))
+	if err != nil && !errors.Is(err, ErrNotSent) {
+		e.orphan(Settle{ID: r.ID, Account: r.Account})
+	}
+	return d, err
+}
+
+// Commit charges s.Amount of a reservation and gives the rest back. A commit that Redis does not know is booked
+// late, from s.Reserved and s.Note, after Postgres was asked where that is needed.
+func (e *Engine) Commit(ctx context.Context, s Settle) (Decision, error) {
+	if s.Amount <= 0 || !s.Amount.Valid() {
+		return Decision{}, fmt.Errorf("meter: commit of %s: the amount must be above 0; release takes nothing: %w",
+			s.Amount, ErrNotSent)
+	}
+	d, err := e.run(ctx, commitOp(s, false, true))
+	if err != nil || d.Code != CodeUnknown || s.Reserved <= 0 {
+		return d, err
+	}
+	if d, err = e.run(ctx, commitOp(s, true, true)); err != nil || d.Code != CodeAskLedger {
+		return d, err
+	}
+	r, known, err := e.askLedger(ctx, s.ID)
+	if err != nil {
+		return d, err
+	}
+	if known {
+		d.Code, d.Reservation = CodeOK, r
+		if r.Charged != s.Amount && r.State != Uncollected {
+			d.Code = CodeConflict
+		}
+		return d, nil
+	}
+	return e.run(ctx, commitOp(s, true, false))
+}
+
+// Release gives a reservation back whole. It may be sent for an id whose reserve was never answered.
+func (e *Engine) Release(ctx context.Context, s Settle) (Decision, error) {
+	return e.run(ctx, settleOp(verbRelease, s.ID, s.Account))
+}
+
+// Extend lets a held reservation live for at least lease from now.
+func (e *Engine) Extend(ctx context.Context, id ReservationID, lease time.Duration) (Decision, error) {
+	if lease < LeaseMin || lease > LeaseMax {
+		return Decision{}, fmt.Errorf("meter: a lease of %s: from %s to %s: %w", lease, LeaseMin, LeaseMax, ErrNotSent)
+	}
+	return e.run(ctx, settleOp(verbExtend, id, "").i48(lease.Milliseconds()))
+}
+
+// Grant adds a lot of credit. Decision.Account is the account afterwards.
+func (e *Engine) Grant(ctx context.Context, g GrantChange) (Decision, error) {
+	if g.Grant.Available <= 0 || !g.Grant.Available.Valid() || !ValidName(g.Grant.Bucket) {
+		return Decision{}, fmt.Errorf("meter: grant of %s in bucket %q: the amount must be above 0, the bucket a name: %w",
+			g.Grant.Available, g.Grant.Bucket, ErrNotSent)
+	}
+	return e.run(ctx, grantOp(e.layout.PartitionOf(g.Account), g))
+}
+
+// Revoke takes credit back from a grant that was applied.
+func (e *Engine) Revoke(ctx context.Context, r Revocation) (Decision, error) {
+	if r.Amount <= 0 || !r.Amount.Valid() {
+		return Decision{}, fmt.Errorf("meter: revocation of %s: the amount must be above 0: %w", r.Amount, ErrNotSent)
+	}
+	return e.run(ctx, revokeOp(e.layout.PartitionOf(r.Account), r))
+}
+
+// MoveExpiry lets a grant end at another time.
+func (e *Engine) MoveExpiry(ctx context.Context, m ExpiryMove) (Decision, error) {
+	return e.run(ctx, moveExpiryOp(e.layout.PartitionOf(m.Account), m))
+}
+
+// Suspend sets or clears the account's suspension, unless the account has a newer version of it.
+func (e *Engine) Suspend(ctx context.Context, account string, suspended bool, version uint32) (Decision, error) {
+	flag := byte(0)
+	if suspended {
+		flag = 1
+	}
+	o := newOp(verbSuspend, e.layout.PartitionOf(account), NewID(e.now()), account)
+	return e.run(ctx, o.u32(version).u8(flag))
+}
+
+// Balance reads an account.
+func (e *Engine) Balance(ctx context.Context, account string) (Decision, error) {
+	o := newOp(verbRead, e.layout.PartitionOf(account), NewID(e.now()), account)
+	return e.run(ctx, o.u8(readAccount))
+}
+
+// Reservation reads a reservation, from Postgres once Redis has forgotten it.
+func (e *Engine) Reservation(ctx context.Context, id ReservationID) (Decision, error) {
+	d, err := e.run(ctx, settleOp(verbRead, id, "").u8(readReservation))
+	if err != nil || d.Code == CodeOK {
+		return d, err
+	}
+	r, known, err := e.askLedger(ctx, id)
+	if err != nil {
+		return d, err
+	}
+	if !known {
+		return d, fmt.Errorf("meter: %s: %w", id, ErrNoReservation)
+	}
+	return Decision{Code: CodeOK, Reservation: r, NowMs: d.NowMs}, nil
+}
+
+// run sends one operation until it has a decision: it waits for its partition to be open, and loads its account
+// when Redis does not have it. The caller going away does not interrupt it; its own budget does.
+func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
+	if o.outcomes && (o.layout != e.layout.Number || o.partition >= e.layout.Partitions) {
+		return Decision{}, fmt.Errorf("meter: %s of layout %d, partition %d: %w: %w",
+			o.verb, o.layout, o.partition, ErrNoReservation, ErrNotSent)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verbBudget)
+	defer cancel()
+	p := e.partitions[o.partition]
+	for {
+		if err := p.waitOpen(ctx); err != nil {
+			return Decision{}, err
+		}
+		if err := e.batch.do(o); err != nil {
+			return Decision{}, err
+		}
+		if o.err != nil {
+			return Decision{}, o.err
+		}
+		switch o.code {
+		case CodeFenced, CodeEpoch, CodeRegressed, CodeClosed, CodeTorn:
+			p.shut(o.head, o.code)
+		case CodeClock:
+			return Decision{}, fmt.Errorf("meter: %w: %w: this host's clock is more than a minute off Redis'",
+				ErrUnavailable, ErrNotSent)
+		case CodeNotLoaded:
+			if err := e.loadAccount(ctx, o.account, o.partition, o.id); err != nil {
+				return Decision{}, err
+			}
+		default:
+			p.saw(o.head)
+			return o.decision(e.layout)
+		}
+	}
+}
+
+// askLedger looks a reservation up in Postgres once its cursor has passed the partition's present head.
+func (e *Engine) askLedger(ctx context.Context, id ReservationID) (Reservation, bool, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verbBudget)
+	defer cancel()
+	head, err := e.headPseq(ctx, id.Partition)
+	if err != nil {
+		return Reservation{}, false, err
+	}
+	for {
+		r, at, ok, err := e.book.Outcome(ctx, id)
+		if err != nil {
+			return Reservation{}, false, fmt.Errorf("meter: outcome of %s: %w: %w: %w", id, ErrUnavailable, ErrNotSent, err)
+		}
+		if ok || at.Pseq >= head {
+			return r, ok, nil
+		}
+		if err := pause(ctx, cursorPoll); err != nil {
+			return Reservation{}, false, fmt.Errorf("meter: outcome of %s: the flusher is behind: %w: %w",
+				id, ErrUnavailable, ErrNotSent)
+		}
+	}
+}
+
+// pause waits, or returns when ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,156 @@
+package meter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// loadAccount brings one account from Postgres into Redis. Postgres must have all that Redis decided before: the
+// flush cursor has to pass the head seen now. Nothing can be decided about the account meanwhile, since it is not
+// loaded; what is open for it is frozen and is counted as held.
+func (e *Engine) loadAccount(ctx context.Context, account string, partition uint16, asked ID) error {
+	if account == "" { // extend or read by reservation id never answer NotLoaded
+		return fmt.Errorf("meter: %s names no account: %w", asked, ErrNoAccount)
+	}
+	_, err, _ := e.loads.Do(account, func() (any, error) {
+		head, err := e.headPseq(ctx, partition)
+		if err != nil {
+			return nil, err
+		}
+		for {
+			a, at, err := e.book.Account(ctx, account)
+			if errors.Is(err, ErrNoAccount) {
+				return nil, fmt.Errorf("meter: %q: %w", account, ErrNoAccount)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("meter: load %q from Postgres: %w: %w: %w", account, ErrUnavailable, ErrNotSent, err)
+			}
+			if at.Pseq >= head {
+				return nil, e.putAccount(ctx, account, partition, a, at)
+			}
+			if pause(ctx, cursorPoll) != nil {
+				return nil, fmt.Errorf("meter: load %q: the flusher is behind: %w: %w", account, ErrUnavailable, ErrNotSent)
+			}
+		}
+	})
+	return err
+}
+
+func (e *Engine) putAccount(ctx context.Context, account string, partition uint16, a Account, at Cursor) error {
+	if a.Seq > 0 { // an account without an entry never had a grant: nothing is held, nothing was forgotten
+		if err := e.addHolds(ctx, account, partition, &a); err != nil {
+			return err
+		}
+		a.PrunedPseq = at.Pseq
+	}
+	o := e.loadOp(account, partition, a)
+	if err := e.batch.do(o); err != nil {
+		return err
+	}
+	return o.err // any fence shows itself when the waiting verb is sent again
+}
+
+func (e *Engine) loadOp(account string, partition uint16, a Account) *op {
+	return newOp(verbLoad, partition, NewID(e.now()), account).bytes16(AppendAccount(nil, a))
+}
+
+// addHolds moves what open reservations hold of the account from available to held.
+func (e *Engine) addHolds(ctx context.Context, account string, partition uint16, a *Account) error {
+	seen := map[ID]bool{}
+	return e.eachOpen(ctx, partition, func(r Reservation) error {
+		if r.Account != account || seen[r.ID.ID] {
+			return nil
+		}
+		seen[r.ID.ID] = true
+		a.Holds++
+		for _, d := range r.Draws {
+			for i := range a.Grants {
+				if g := &a.Grants[i]; g.ID == d.Grant {
+					g.Available -= d.Amount
+					g.Held += d.Amount
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// eachOpen calls fn with every open reservation of a partition, in chunks of a bounded scan. HSCAN may show one
+// twice.
+func (e *Engine) eachOpen(ctx context.Context, partition uint16, fn func(Reservation) error) error {
+	key, cursor := e.layout.Keys(partition).Open(), uint64(0)
+	for {
+		fields, next, err := e.client().HScan(ctx, key, cursor, "", 1000).Result()
+		if err != nil {
+			return fmt.Errorf("meter: scan open reservations: %w: %w: %w", ErrUnavailable, ErrNotSent, err)
+		}
+		for i := 0; i+1 < len(fields); i += 2 {
+			r, err := UnpackReservation([]byte(fields[i+1]))
+			if err != nil {
+				return fmt.Errorf("meter: open reservation %x: %w", fields[i], err)
+			}
+			copy(r.ID.ID[:], fields[i])
+			r.ID.Layout, r.ID.Partition = e.layout.Number, partition
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+// loadAll fills a partition that is being rebuilt. Accounts that are there from an attempt before stay as they are.
+func (e *Engine) loadAll(ctx context.Context, partition uint16) (int, error) {
+	dayAgo := e.now().UnixMilli() - keySlotMs
+	err := e.rebuild.KeyedOutcomes(ctx, partition, dayAgo, func(rs []Reservation) error {
+		ops := make([]*op, 0, len(rs))
+		for _, r := range rs {
+			o := newOp(verbLoadKey, partition, r.ID.ID, "")
+			key := r.Note.Key
+			r.Note = Note{}
+			ops = append(ops, o.bytes16(AppendReservation(nil, r)).keyPart(key))
+		}
+		return e.loadMany(ops)
+	})
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	err = e.rebuild.Accounts(ctx, partition, func(names []string) error {
+		ops := make([]*op, 0, len(names))
+		for _, name := range names {
+			a, at, err := e.book.Account(ctx, name)
+			if err != nil {
+				return err
+			}
+			a.PrunedPseq = at.Pseq
+			ops = append(ops, e.loadOp(name, partition, a))
+		}
+		n += len(names)
+		return e.loadMany(ops)
+	})
+	return n, err
+}
+
+// loadMany sends load operations and takes anything but success as a failure.
+func (e *Engine) loadMany(ops []*op) error {
+	for len(ops) > 0 {
+		part := ops[:min(len(ops), flightMax)]
+		ops = ops[len(part):]
+		if err := e.batch.do(part...); err != nil {
+			return err
+		}
+		for _, o := range part {
+			if o.err != nil {
+				return o.err
+			}
+			if o.code != CodeOK {
+				return fmt.Errorf("load %q: code %d: %s", o.account, o.code, o.body)
+			}
+		}
+	}
+	return nil
+}

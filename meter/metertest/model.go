@@ -1,0 +1,300 @@
+package metertest
+
+import (
+	"slices"
+	"time"
+
+	"creditgate/meter"
+)
+
+// Model is the reference: one partition under a clock that the test moves. Every verb answers like the scripts and
+// appends the entry they would append, one record a verb. It is not safe for concurrent use.
+type Model struct {
+	State
+	NowMs int64
+	Epoch uint64
+}
+
+// NewModel is an open, empty partition at nowMs.
+func NewModel(nowMs int64) *Model { return &Model{State: NewState(), NowMs: nowMs, Epoch: 1} }
+
+// Reserve sets q.Amount aside, or says why not. The order of its checks is part of the rules: what is known of the
+// id comes first, so that a repeat is answered alike whatever happened to the account meanwhile.
+func (m *Model) Reserve(q meter.Reserve) meter.Decision {
+	id := q.ID.ID
+	if r, ok := m.Open[id]; ok {
+		return m.answer(meter.CodeOK, r)
+	}
+	if r, ok := m.Done[id]; ok {
+		return m.answer(meter.CodeConflict, r)
+	}
+	if id.CreatedMs() < m.OutcomesFromMs {
+		return m.answer(meter.CodeStale, meter.Reservation{})
+	}
+	if d, taken := m.keyTaken(q.Note.Key); taken {
+		return d
+	}
+	a, ok := m.Accounts[q.Account]
+	limit := q.MaxInFlight
+	if limit == 0 {
+		limit = meter.InFlightMax
+	}
+	switch {
+	case q.Amount <= 0 || !q.Amount.Valid():
+		return m.answer(meter.CodeError, meter.Reservation{})
+	case !ok:
+		return m.answer(meter.CodeNotLoaded, meter.Reservation{})
+	case a.Suspended:
+		return m.answer(meter.CodeSuspended, meter.Reservation{})
+	case a.Holds >= limit:
+		return m.answer(meter.CodeInFlight, meter.Reservation{})
+	}
+	draws := meter.PlanDraws(a.Grants, q.Amount, m.NowMs)
+	if draws == nil {
+		d := m.answer(meter.CodeInsufficient, meter.Reservation{})
+		d.Account = a
+		return d
+	}
+	a.Grants = slices.Clone(a.Grants)
+	for _, d := range draws {
+		g := grantOf(a, d.Grant)
+		g.Available -= d.Amount
+		g.Held += d.Amount
+	}
+	a.Holds++
+	m.Accounts[q.Account] = a
+	r := meter.Reservation{
+		ID: q.ID, State: meter.Held, Account: q.Account, Amount: q.Amount, Available: a.Available(m.NowMs),
+		DeadlineMs: m.NowMs + q.Lease.Milliseconds(), Note: q.Note, Draws: draws,
+	}
+	m.Open[id] = r
+	m.setKey(q.Note.Key, r)
+	return m.answer(meter.CodeOK, r)
+}
+
+// keyTaken answers a reserve whose Idempotency-Key is held or was charged. Released or expired attempts leave the
+// key free, also for another request.
+func (m *Model) keyTaken(key *meter.IdempotencyKey) (meter.Decision, bool) {
+	if key == nil {
+		return meter.Decision{}, false
+	}
+	rec, ok := m.Keys[key.Hash]
+	if !ok || !rec.taken() {
+		return meter.Decision{}, false
+	}
+	r, ok := m.known(rec.Reservation)
+	if !ok {
+		r = meter.Reservation{State: rec.State}
+		r.ID.ID = rec.Reservation
+	}
+	switch {
+	case rec.Fingerprint != key.Fingerprint:
+		return m.answer(meter.CodeKeyMismatch, meter.Reservation{}), true
+	case rec.State == meter.Held:
+		return m.answer(meter.CodeKeyInProgress, r), true
+	}
+	return m.answer(meter.CodeKeyReplay, r), true
+}
+
+// Commit charges q.Amount of the reservation. After the lease it is charged again from what is then there, or left
+// uncollected.
+func (m *Model) Commit(q meter.Settle) meter.Decision {
+	r, known := m.known(q.ID.ID)
+	switch {
+	case q.Amount <= 0 || !q.Amount.Valid():
+		return m.answer(meter.CodeError, meter.Reservation{})
+	case !known && q.Reserved == 0:
+		return m.answer(meter.CodeUnknown, meter.Reservation{})
+	case !known && q.ID.ID.CreatedMs() < m.OutcomesFromMs:
+		return m.answer(meter.CodeAskLedger, meter.Reservation{})
+	case !known && q.Amount > q.Reserved:
+		return m.answer(meter.CodeConflict, meter.Reservation{})
+	case !known:
+		return m.late(meter.Reservation{ID: q.ID, Account: q.Account, Amount: q.Reserved, Note: q.Note}, q)
+	}
+	switch r.State {
+	case meter.Held:
+		if q.Amount <= r.Amount {
+			return m.settle(r, meter.KindCommit, meter.Committed, q.Amount, q.Units)
+		}
+	case meter.Expired:
+		if q.Amount <= r.Amount {
+			return m.late(r, q)
+		}
+	case meter.Committed, meter.Late:
+		if q.Amount == r.Charged {
+			return m.answer(meter.CodeOK, r)
+		}
+	case meter.Uncollected:
+		return m.answer(meter.CodeOK, r)
+	case meter.Released:
+	}
+	return m.answer(meter.CodeConflict, r)
+}
+
+// Release gives the whole reservation back. Of an id that was never seen it leaves a tombstone, so that a delayed
+// reserve cannot hold credit after its gateway gave up.
+func (m *Model) Release(q meter.Settle) meter.Decision {
+	r, known := m.known(q.ID.ID)
+	switch {
+	case !known && q.ID.ID.CreatedMs() < m.OutcomesFromMs:
+		return m.answer(meter.CodeAskLedger, meter.Reservation{})
+	case !known:
+		r = meter.Reservation{ID: q.ID, State: meter.Released, Account: q.Account, SettledMs: m.NowMs}
+		m.Done[q.ID.ID] = r
+		return m.answer(meter.CodeOK, r)
+	case r.State == meter.Held:
+		return m.settle(r, meter.KindRelease, meter.Released, 0, 0)
+	case r.State == meter.Released || r.State == meter.Expired:
+		return m.answer(meter.CodeOK, r)
+	}
+	return m.answer(meter.CodeConflict, r)
+}
+
+// Extend keeps a held reservation for at least lease from now.
+func (m *Model) Extend(id meter.ReservationID, lease time.Duration) meter.Decision {
+	r, known := m.known(id.ID)
+	switch {
+	case !known && id.ID.CreatedMs() < m.OutcomesFromMs:
+		return m.answer(meter.CodeAskLedger, meter.Reservation{})
+	case !known:
+		return m.answer(meter.CodeUnknown, meter.Reservation{})
+	case r.State != meter.Held:
+		return m.answer(meter.CodeConflict, r)
+	}
+	r.DeadlineMs = max(r.DeadlineMs, m.NowMs+lease.Milliseconds())
+	m.Open[id.ID] = r
+	return m.answer(meter.CodeOK, r)
+}
+
+// Expire is the sweeper's release of a reservation whose lease is over.
+func (m *Model) Expire(id meter.ReservationID) meter.Decision {
+	r, known := m.known(id.ID)
+	switch {
+	case !known && id.ID.CreatedMs() < m.OutcomesFromMs:
+		return m.answer(meter.CodeAskLedger, meter.Reservation{})
+	case !known:
+		return m.answer(meter.CodeUnknown, meter.Reservation{})
+	case r.State != meter.Held:
+		return m.answer(meter.CodeOK, r)
+	case m.NowMs < r.DeadlineMs:
+		return m.answer(meter.CodeNotDue, r)
+	}
+	return m.settle(r, meter.KindExpire, meter.Expired, 0, 0)
+}
+
+// settle ends a held reservation: charged stays spent, the rest goes back to the grants that it came from.
+func (m *Model) settle(r meter.Reservation, kind meter.Kind, to meter.State, charged meter.Credits, units uint32) meter.Decision {
+	a := m.Accounts[r.Account]
+	a.Grants = slices.Clone(a.Grants)
+	r.Draws = meter.PlanCharge(r.Draws, a.Grants, charged, m.NowMs)
+	e := meter.Entry{Kind: kind, Amount: r.Amount, ID: r.ID.ID, Units: units, Note: r.Note}
+	for _, d := range r.Draws {
+		e.Lines = append(e.Lines, giveBack(grantOf(a, d.Grant), d, m.NowMs))
+	}
+	a.Holds--
+	delete(m.Open, r.ID.ID)
+	return m.finish(a, r, to, charged, e)
+}
+
+// giveBack ends a draw: what returns pays the grant's debt first, lapses if the grant is over, else can be drawn
+// again.
+func giveBack(g *meter.Grant, d meter.Draw, nowMs int64) meter.Line {
+	line := meter.Line{Grant: g.ID, Spent: d.Charged, Returned: d.Amount - d.Charged}
+	g.Held -= d.Amount
+	pay := min(line.Returned, g.Debt)
+	g.Debt -= pay
+	line.Revoked, line.Debt = pay, -pay
+	if nowMs >= g.ExpiresMs {
+		line.Lapsed = line.Returned - pay
+		return line
+	}
+	g.Available += line.Returned - pay
+	return line
+}
+
+// late charges a reservation that holds nothing any more, all of it or nothing, unless its Idempotency-Key stands
+// for another attempt by now.
+func (m *Model) late(r meter.Reservation, q meter.Settle) meter.Decision {
+	a, ok := m.Accounts[r.Account]
+	if !ok {
+		return m.answer(meter.CodeNotLoaded, meter.Reservation{})
+	}
+	e := meter.Entry{Kind: meter.KindUncollected, Amount: q.Amount, ID: r.ID.ID, Units: q.Units, Note: r.Note}
+	draws := meter.PlanDraws(a.Grants, q.Amount, m.NowMs)
+	if draws == nil || m.keyOfAnother(r) {
+		return m.finish(a, r, meter.Uncollected, 0, e)
+	}
+	a.Grants = slices.Clone(a.Grants)
+	for i, d := range draws {
+		draws[i].Charged = d.Amount
+		grantOf(a, d.Grant).Available -= d.Amount
+		e.Lines = append(e.Lines, meter.Line{Grant: d.Grant, Spent: d.Amount})
+	}
+	e.Kind, r.Draws = meter.KindLate, draws
+	return m.finish(a, r, meter.Late, q.Amount, e)
+}
+
+func (m *Model) keyOfAnother(r meter.Reservation) bool {
+	if r.Note.Key == nil {
+		return false
+	}
+	rec, ok := m.Keys[r.Note.Key.Hash]
+	return ok && rec.taken() && rec.Reservation != r.ID.ID
+}
+
+// finish books e and keeps r as the outcome.
+func (m *Model) finish(a meter.Account, r meter.Reservation, to meter.State, charged meter.Credits, e meter.Entry) meter.Decision {
+	e.Account = r.Account
+	m.book(r.Account, a, e)
+	r.State, r.Charged, r.SettledMs = to, charged, m.NowMs
+	r.Available = m.Accounts[r.Account].Available(m.NowMs)
+	m.setKey(r.Note.Key, r)
+	if to != meter.Expired { // only a late commit still needs the note
+		r.Note = meter.Note{}
+	}
+	m.Done[r.ID.ID] = r
+	return m.answer(meter.CodeOK, r)
+}
+
+// setKey makes r the reservation of its key, or tells the key of r's outcome; a key that stands for another attempt
+// is left alone unless r was charged.
+func (m *Model) setKey(key *meter.IdempotencyKey, r meter.Reservation) {
+	if key == nil {
+		return
+	}
+	rec, ok := m.Keys[key.Hash]
+	mine := ok && rec.Reservation == r.ID.ID
+	if mine || r.State == meter.Held || r.State == meter.Late {
+		m.Keys[key.Hash] = KeyRecord{Reservation: r.ID.ID, Fingerprint: key.Fingerprint, State: r.State}
+	}
+}
+
+// book appends one record with e and stores the account, without the grants that hold nothing any more.
+func (m *Model) book(name string, a meter.Account, e meter.Entry) {
+	a.Seq++
+	e.Seq = a.Seq
+	m.Pseq++
+	m.Ledger = append(m.Ledger, meter.Record{
+		Position: meter.Position{Epoch: m.Epoch, Pseq: m.Pseq}, OccurredMs: m.NowMs, Entries: []meter.Entry{e},
+	})
+	a.Grants = slices.DeleteFunc(slices.Clone(a.Grants), func(g meter.Grant) bool { return g.Available == 0 && g.Held == 0 })
+	m.Accounts[name] = a
+}
+
+func (m *Model) known(id meter.ID) (meter.Reservation, bool) {
+	if r, ok := m.Open[id]; ok {
+		return r, true
+	}
+	r, ok := m.Done[id]
+	return r, ok
+}
+
+func (m *Model) answer(code meter.Code, r meter.Reservation) meter.Decision {
+	return meter.Decision{Code: code, Reservation: r, NowMs: m.NowMs}
+}
+
+// grantOf points into a.Grants; the grants of draws are always there, since what is held keeps them.
+func grantOf(a meter.Account, id meter.ID) *meter.Grant {
+	return &a.Grants[slices.IndexFunc(a.Grants, func(g meter.Grant) bool { return g.ID == id })]
+}

@@ -1,0 +1,227 @@
+package meter
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Opening: a partition is used only after it was compared with Postgres since Redis last started.
+//
+//	meta is there, this incarnation, open     join it
+//	heads equal, or Redis ahead               a new epoch; the flusher goes on
+//	Redis empty                               rebuilt from Postgres under a new epoch
+//	Postgres ahead, other record, torn        stays fenced, and /readyz names it
+const (
+	openRetryMin = 50 * time.Millisecond
+	openRetryMax = time.Second
+	openTimeout  = 5 * time.Minute // a rebuild loads every account of the partition
+	cursorPoll   = 5 * time.Millisecond
+)
+
+// errFenced says that a partition needs a person.
+var errFenced = errors.New("fenced")
+
+// openLoop opens the partition whenever it is not open, until ctx ends.
+func (e *Engine) openLoop(ctx context.Context, p *partition) {
+	wait := openRetryMin
+	for {
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			return
+		}
+		for p.state().State != "open" {
+			err := e.openPartition(ctx, p)
+			if err == nil {
+				wait = openRetryMin
+				break
+			}
+			p.fenced(err.Error())
+			e.log.Warn().Err(err).Uint16("partition", p.number).Msg("partition not open")
+			if pause(ctx, wait) != nil {
+				return
+			}
+			wait = min(2*wait, openRetryMax)
+		}
+	}
+}
+
+// partitionMeta is the part of a partition's meta that opening compares.
+type partitionMeta struct {
+	exists             bool
+	epoch, pseq        uint64
+	inc, state, replid string
+	torn               bool
+}
+
+func (e *Engine) openPartition(ctx context.Context, p *partition) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	client := e.client()
+	if err := CheckRedis(ctx, client); err != nil {
+		return err
+	}
+	if err := e.loadScripts(ctx, client); err != nil {
+		return err
+	}
+	if err := e.checkLayout(ctx, client); err != nil {
+		return err
+	}
+	m, err := e.readMeta(ctx, client, p.number)
+	switch {
+	case err != nil:
+		return err
+	case m.torn:
+		return fmt.Errorf("%w: a write failed half-way in Redis; compare with Postgres and rebuild", errFenced)
+	case m.exists && m.state == "open" && m.inc == m.replid && m.pseq >= p.minPseq.Load() && !p.reopen.Load():
+		p.open(m.epoch, m.pseq)
+		return nil
+	}
+	at, err := e.book.Cursor(ctx, p.number)
+	if err != nil {
+		return fmt.Errorf("cursor in Postgres: %w", err)
+	}
+	if !m.exists || m.state == "loading" {
+		return e.rebuildPartition(ctx, p, m, at)
+	}
+	return e.resumePartition(ctx, p, m, at)
+}
+
+// resumePartition opens a Redis that has everything Postgres has.
+func (e *Engine) resumePartition(ctx context.Context, p *partition, m partitionMeta, at Cursor) error {
+	if m.pseq < at.Pseq {
+		return fmt.Errorf("%w: Postgres has %d ledger records more than Redis", errFenced, at.Pseq-m.pseq)
+	}
+	if at.Pseq > 0 {
+		body, err := e.recordAt(ctx, p.number, at.Position)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(body, at.Body) {
+			return fmt.Errorf("%w: record %s in Redis is not the one in Postgres: their histories have forked",
+				errFenced, at.Position)
+		}
+	}
+	if lost := p.minPseq.Load(); m.pseq < lost {
+		e.metrics.lostRecords.Add(float64(lost - m.pseq))
+		e.log.Error().Uint16("partition", p.number).Uint64("records", lost-m.pseq).
+			Msg("Redis lost ledger records that were not flushed yet")
+	}
+	epoch, err := e.book.ClaimEpoch(ctx, p.number, m.epoch)
+	if err != nil {
+		return fmt.Errorf("claim an epoch: %w", err)
+	}
+	if err := e.openScript(ctx, p.number, "resume", epoch, m.epoch, at.Position); err != nil {
+		return err
+	}
+	p.reopen.Store(false)
+	p.open(epoch, m.pseq)
+	e.log.Info().Uint16("partition", p.number).Uint64("epoch", epoch).Uint64("unflushed", m.pseq-at.Pseq).
+		Msg("partition resumed")
+	return nil
+}
+
+// rebuildPartition fills an empty Redis from Postgres: every account, and the charged Idempotency-Keys of a day.
+func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partitionMeta, at Cursor) error {
+	if lost := p.minPseq.Load(); at.Pseq < lost {
+		e.metrics.lostRecords.Add(float64(lost - at.Pseq))
+	}
+	epoch, err := e.book.ClaimEpoch(ctx, p.number, m.epoch)
+	if err != nil {
+		return fmt.Errorf("claim an epoch: %w", err)
+	}
+	if err := e.openScript(ctx, p.number, "rebuild", epoch, m.epoch, at.Position); err != nil {
+		return err
+	}
+	p.epoch.Store(epoch)
+	p.minPseq.Store(at.Pseq)
+	accounts, err := e.loadAll(ctx, p.number)
+	if err != nil {
+		return fmt.Errorf("rebuild: %w", err)
+	}
+	if err := e.openScript(ctx, p.number, "loaded", epoch, epoch, at.Position); err != nil {
+		return err
+	}
+	p.open(epoch, at.Pseq)
+	e.log.Info().Uint16("partition", p.number).Uint64("epoch", epoch).Int("accounts", accounts).
+		Msg("partition rebuilt from Postgres")
+	return nil
+}
+
+func (e *Engine) openScript(
+	ctx context.Context, partition uint16, mode string, epoch, expected uint64, flushed Position,
+) error {
+	keys := e.layout.Keys(partition)
+	reply, err := e.client().EvalSha(ctx, e.scripts.Open.SHA, []string{keys.Meta(), keys.Ledger()},
+		mode, epoch, expected, flushed.Pseq, flushed.Epoch).Int64Slice()
+	if err != nil {
+		return fmt.Errorf("open script: %w", err)
+	}
+	if len(reply) != 2 || Code(reply[0]) != CodeOK {
+		return fmt.Errorf("open script (%s): Redis is not as it was when compared: %v", mode, reply)
+	}
+	return nil
+}
+
+func (e *Engine) readMeta(ctx context.Context, client redis.UniversalClient, partition uint16) (partitionMeta, error) {
+	key := e.layout.Keys(partition).Meta()
+	pipe := client.Pipeline()
+	fields := pipe.HMGet(ctx, key, "epoch", "pseq", "inc", "state", "torn")
+	// INFO through a script, so that in Cluster it is answered by the node that holds the partition.
+	replid := pipe.Eval(ctx, `#!lua flags=no-writes
+return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')`, []string{key})
+	if _, err := pipe.Exec(ctx); err != nil {
+		return partitionMeta{}, fmt.Errorf("read meta: %w", err)
+	}
+	v := fields.Val()
+	text := func(i int) string { s, _ := v[i].(string); return s }
+	number := func(i int) uint64 { n, _ := strconv.ParseUint(text(i), 10, 64); return n }
+	incarnation, err := replid.Text()
+	if err != nil {
+		return partitionMeta{}, fmt.Errorf("read the incarnation: %w", err)
+	}
+	return partitionMeta{
+		exists: v[0] != nil, epoch: number(0), pseq: number(1), inc: text(2), state: text(3), torn: v[4] != nil,
+		replid: incarnation,
+	}, nil
+}
+
+// recordAt is the body of one ledger record in Redis; nil if it is not there.
+func (e *Engine) recordAt(ctx context.Context, partition uint16, at Position) ([]byte, error) {
+	messages, err := e.client().XRange(ctx, e.layout.Keys(partition).Ledger(), at.String(), at.String()).Result()
+	if err != nil || len(messages) == 0 {
+		return nil, err
+	}
+	body, _ := messages[0].Values["e"].(string)
+	return []byte(body), nil
+}
+
+// headPseq is the pseq of the partition's newest record.
+func (e *Engine) headPseq(ctx context.Context, partition uint16) (uint64, error) {
+	n, err := e.client().HGet(ctx, e.layout.Keys(partition).Meta(), "pseq").Uint64()
+	if err != nil {
+		return 0, fmt.Errorf("meter: head of partition %d: %w: %w: %w", partition, ErrUnavailable, ErrNotSent, err)
+	}
+	return n, nil
+}
+
+// layoutKey holds the layout that this Redis was filled under; it belongs to no partition.
+const layoutKey = "creditgate:layout"
+
+func (e *Engine) checkLayout(ctx context.Context, client redis.UniversalClient) error {
+	want := fmt.Sprintf("%d/%d", e.layout.Number, e.layout.Partitions)
+	if err := client.SetNX(ctx, layoutKey, want, 0).Err(); err != nil {
+		return fmt.Errorf("layout: %w", err)
+	}
+	if have := client.Get(ctx, layoutKey).Val(); have != want {
+		return fmt.Errorf("%w: Redis was filled under layout %s, this gateway has %s (number/partitions); "+
+			"drain and rebuild to change it", errFenced, have, want)
+	}
+	return nil
+}

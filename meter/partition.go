@@ -1,0 +1,154 @@
+package meter
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// PartitionState is what /readyz says about a partition.
+type PartitionState struct {
+	Partition uint16 `json:"partition"`
+	State     string `json:"state"` // "open" or "fenced"
+	Reason    string `json:"reason,omitempty"`
+}
+
+// partition is this gateway's view of one partition: the fence that each call carries, and whether it is open.
+type partition struct {
+	number  uint16
+	epoch   atomic.Uint64
+	minPseq atomic.Uint64
+	flushed atomic.Uint64
+	reopen  atomic.Bool // the opener must claim a new epoch even if Redis looks open
+
+	mu     sync.Mutex
+	isOpen bool
+	opened chan struct{} // closed while open
+	wake   chan struct{} // asks the opener to look; holds one
+	reason string
+}
+
+func newPartition(number uint16) *partition {
+	p := &partition{number: number, opened: make(chan struct{}), wake: make(chan struct{}, 1), reason: "not opened yet"}
+	p.wake <- struct{}{}
+	return p
+}
+
+// waitOpen returns when the partition is open, or ErrUnavailable with the reason when ctx ends first.
+func (p *partition) waitOpen(ctx context.Context) error {
+	p.mu.Lock()
+	isOpen, opened := p.isOpen, p.opened
+	p.mu.Unlock()
+	if isOpen {
+		return nil
+	}
+	select {
+	case <-opened:
+		return nil
+	case <-ctx.Done():
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return fmt.Errorf("meter: partition %d is fenced (%s): %w: %w", p.number, p.reason, ErrUnavailable, ErrNotSent)
+	}
+}
+
+// shut closes the partition because a call at its present epoch was refused, and wakes the opener. A refusal of an
+// older call changes nothing: the partition was opened again since.
+func (p *partition) shut(head sectionHead, code Code) {
+	if head.epoch < p.epoch.Load() && code != CodeClosed {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.isOpen {
+		p.isOpen, p.opened = false, make(chan struct{})
+	}
+	p.reason = refusal(code)
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// refusal is the reason that people read in /readyz.
+func refusal(code Code) string {
+	switch code {
+	case CodeFenced:
+		return "Redis restarted or failed over"
+	case CodeEpoch:
+		return "another gateway opened it"
+	case CodeRegressed:
+		return "Redis is behind what this gateway saw"
+	case CodeClosed:
+		return "Redis has no meta for it"
+	case CodeTorn:
+		return "a write failed half-way; a person must look"
+	default:
+		return fmt.Sprintf("refused with code %d", code)
+	}
+}
+
+// open lets operations through under an epoch. minPseq starts at the head found.
+func (p *partition) open(epoch, pseq uint64) {
+	p.epoch.Store(epoch)
+	p.minPseq.Store(pseq)
+	p.flushed.Store(pseq) // unknown until the first reply: no backlog is better than refusing at once
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reason = ""
+	if !p.isOpen {
+		p.isOpen = true
+		close(p.opened)
+	}
+}
+
+func (p *partition) fenced(reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reason = reason
+}
+
+func (p *partition) state() PartitionState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.isOpen {
+		return PartitionState{Partition: p.number, State: "open"}
+	}
+	return PartitionState{Partition: p.number, State: "fenced", Reason: p.reason}
+}
+
+// saw raises minPseq: from now on a Redis that is behind this head is refused.
+func (p *partition) saw(head sectionHead) {
+	p.flushed.Store(head.flushed)
+	for {
+		old := p.minPseq.Load()
+		if head.pseq <= old || head.epoch != p.epoch.Load() || p.minPseq.CompareAndSwap(old, head.pseq) {
+			return
+		}
+	}
+}
+
+// backlog is how many ledger records of a partition wait for Postgres, as of the last reply.
+func (e *Engine) backlog(n uint16) uint64 {
+	if n >= e.layout.Partitions {
+		return 0
+	}
+	p := e.partitions[n]
+	flushed := p.flushed.Load()
+	return max(p.minPseq.Load(), flushed) - flushed
+}
+
+func (e *Engine) fenceOf(n uint16) fence {
+	p := e.partitions[n]
+	return fence{epoch: p.epoch.Load(), minPseq: p.minPseq.Load()}
+}
+
+// Ready reports every partition.
+func (e *Engine) Ready() []PartitionState {
+	out := make([]PartitionState, len(e.partitions))
+	for i, p := range e.partitions {
+		out[i] = p.state()
+	}
+	return out
+}

@@ -1,0 +1,164 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	_ "time/tzdata" // timezone means the same on a machine without zone files
+
+	"creditgate/meter"
+)
+
+//go:embed examples/*.yaml
+var examples embed.FS
+
+// Examples are the names of the embedded policies: dev and the three seed products.
+func Examples() []string {
+	entries, _ := examples.ReadDir("examples") // embedded: it is there
+	var out []string
+	for _, e := range entries {
+		out = append(out, strings.TrimSuffix(e.Name(), ".yaml"))
+	}
+	return out
+}
+
+// Example is the source of an embedded policy.
+func Example(name string) ([]byte, error) {
+	src, err := examples.ReadFile("examples/" + name + ".yaml")
+	if err != nil {
+		return nil, fmt.Errorf("policy: no example %q; there are %s", name, strings.Join(Examples(), ", "))
+	}
+	return src, nil
+}
+
+// Load reads a policy from a file. The error is Problems, or the one of reading the file.
+func Load(path string) (*Policy, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	return Parse(path, src)
+}
+
+// Parse reads a policy. file names it in messages. The error is Problems.
+func Parse(file string, src []byte) (*Policy, error) {
+	r := &report{file: file}
+	if len(src) > sourceBytesMax {
+		r.add(Problem{Detail: fmt.Sprintf("has %d bytes; %d are the most", len(src), sourceBytesMax)})
+		return nil, r.err()
+	}
+	root, ok := document(r, src)
+	if !ok {
+		return nil, r.err()
+	}
+	p := decodePolicy(root)
+	if err := r.err(); err != nil {
+		return nil, err
+	}
+	p.routes = newRoutes(p.Operations)
+	p.version = p.hash()
+	return p, nil
+}
+
+func decodePolicy(root item) *Policy {
+	keys, ok := root.fields("a mapping with name, buckets and operations",
+		"name", "timezone", "buckets", "operations", "unmatched")
+	if !ok {
+		return nil
+	}
+	p := &Policy{Location: time.UTC}
+	for _, need := range []string{"name", "buckets", "operations"} {
+		if _, ok := keys[need]; !ok {
+			root.failf("%s is missing; every policy has one", need)
+		}
+	}
+	if i, ok := keys["name"]; ok {
+		p.Name = decodeName(i)
+	}
+	if i, ok := keys["timezone"]; ok {
+		p.Location = decodeZone(i)
+	}
+	if i, ok := keys["buckets"]; ok {
+		p.Buckets = decodeBuckets(i)
+	}
+	if i, ok := keys["operations"]; ok {
+		p.Operations = decodeOperations(i)
+	}
+	if i, ok := keys["unmatched"]; ok {
+		p.Pass = decodeUnmatched(i)
+	}
+	return p
+}
+
+func decodeName(i item) string {
+	name, ok := i.word("a name such as my-studio")
+	if ok && !meter.ValidName(name) {
+		i.failf("%q is not a name; write 1 to 64 of A-Z a-z 0-9 . _ -", name)
+	}
+	return name
+}
+
+func decodeZone(i item) *time.Location {
+	zone, ok := i.word("a timezone such as Europe/Berlin")
+	if !ok {
+		return nil
+	}
+	loc, err := time.LoadLocation(zone)
+	if err != nil || zone == "" || zone == "Local" {
+		i.failf("%q is not a known timezone; write one of the IANA names, such as Europe/Berlin or UTC", zone)
+	}
+	return loc
+}
+
+func decodeBuckets(i item) []string {
+	list, ok := i.list("a list of names in drain order, such as [promo, monthly, purchased]")
+	switch {
+	case !ok:
+		return nil
+	case len(list) == 0:
+		i.failf("is empty; name at least one bucket, such as [purchased]")
+	case len(list) > bucketsMax:
+		i.failf("has %d buckets; %d are the most", len(list), bucketsMax)
+	}
+	var names []string
+	for _, b := range list {
+		name := decodeName(b)
+		if n := slices.Index(names, name); n >= 0 && name != "" {
+			b.failf("%s is already the bucket with rank %d; name each bucket once", name, n)
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+func decodeUnmatched(i item) bool {
+	word, ok := i.word("refuse or pass")
+	if ok && word != "refuse" && word != "pass" {
+		i.failf("%q is not known; write refuse or pass", word)
+	}
+	return word == "pass"
+}
+
+// hash is over what the rules say, in one order, each text with its length, so that no two policies run together.
+func (p *Policy) hash() string {
+	h := sha256.New()
+	put := func(texts ...string) {
+		for _, s := range texts {
+			h.Write(strconv.AppendInt(nil, int64(len(s)), 10))
+			h.Write([]byte{':'})
+			h.Write([]byte(s))
+		}
+	}
+	put(versionFormat, p.Name, p.Location.String(), strconv.FormatBool(p.Pass), strconv.Itoa(len(p.Buckets)))
+	put(p.Buckets...)
+	for _, o := range p.Operations {
+		put(o.Name, o.Method, o.Path, o.unitsText(), strconv.FormatUint(uint64(o.Max), 10), o.creditsText(), o.deliveredText())
+	}
+	return hex.EncodeToString(h.Sum(nil))[:12]
+}

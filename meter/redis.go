@@ -1,0 +1,109 @@
+package meter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// poolMax bounds the connections: one for each partition whose ledger is waited on, and some for flights and sweeps.
+// They are made when needed; a busy gateway with four partitions has about eight.
+const poolMax = PartitionsMax + 32
+
+// NewRedis connects to redis://host:port/db, rediss://…, or several addresses separated by commas (Cluster). The
+// client retries nothing by itself: a script that may have run is sent again only by the engine, which knows that
+// it is idempotent.
+func NewRedis(url string) (redis.UniversalClient, error) {
+	first, rest, _ := strings.Cut(url, ",")
+	base, err := redis.ParseURL(first)
+	if err != nil {
+		return nil, fmt.Errorf("meter: Redis URL %q: %w; write redis://host:port/0", first, err)
+	}
+	addrs := []string{base.Addr}
+	if rest != "" {
+		addrs = append(addrs, strings.Split(rest, ",")...)
+	}
+	return redis.NewUniversalClient(&redis.UniversalOptions{
+		Addrs: addrs, DB: base.DB, Username: base.Username, Password: base.Password, TLSConfig: base.TLSConfig,
+		Protocol:                 2,
+		MaxRetries:               -1,
+		ContextTimeoutEnabled:    true,
+		DialTimeout:              attemptTimeout,
+		DialerRetries:            1,
+		ReadTimeout:              attemptTimeout,
+		WriteTimeout:             attemptTimeout,
+		PoolSize:                 poolMax,
+		PipelinePoolSize:         -1,
+		ConnMaxIdleTime:          5 * time.Minute,
+		DisableIdentity:          true, // CLIENT SETINFO is 7.2+
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}), nil
+}
+
+func (e *Engine) client() redis.UniversalClient { return *e.redis.Load() }
+
+// reconnect drops all connections of a client that gave a mispaired reply. Another flight may have done it before.
+func (e *Engine) reconnect(bad redis.UniversalClient, why error) {
+	e.redisMu.Lock()
+	defer e.redisMu.Unlock()
+	if e.client() != bad {
+		return
+	}
+	e.log.Error().Err(why).Msg("closing all connections to Redis")
+	fresh, err := e.newClient()
+	if err != nil {
+		e.log.Error().Err(err).Msg("could not make a new client")
+		return
+	}
+	e.redis.Store(&fresh)
+	_ = bad.Close() // nothing more is read from it
+}
+
+// loadScripts puts the scripts into the cache of every master.
+func (e *Engine) loadScripts(ctx context.Context, client redis.UniversalClient) error {
+	load := func(ctx context.Context, c redis.Cmdable) error {
+		for _, s := range e.scripts.All() {
+			sha, err := c.ScriptLoad(ctx, s.Source).Result()
+			if err != nil {
+				return fmt.Errorf("meter: load script %s: %w", s.Name, err)
+			}
+			if sha != s.SHA {
+				return fmt.Errorf("meter: script %s is %s to Redis and %s here", s.Name, sha, s.SHA)
+			}
+		}
+		return nil
+	}
+	if cluster, ok := client.(*redis.ClusterClient); ok {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return load(ctx, c) })
+	}
+	return load(ctx, client)
+}
+
+// ErrRedisConfig says that Redis is set up so that it could lose credit.
+var ErrRedisConfig = errors.New("unsafe Redis settings")
+
+// CheckRedis refuses a Redis that evicts keys or does not persist them. INFO is used because CONFIG is often barred.
+func CheckRedis(ctx context.Context, client redis.UniversalClient) error {
+	info, err := client.Info(ctx, "memory", "persistence").Result()
+	if err != nil {
+		return fmt.Errorf("meter: %w: %w", ErrUnavailable, err)
+	}
+	fields := map[string]string{}
+	for line := range strings.Lines(info) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			fields[k] = v
+		}
+	}
+	if p := fields["maxmemory_policy"]; p != "noeviction" {
+		return fmt.Errorf("meter: %w: maxmemory-policy is %q; set it to noeviction", ErrRedisConfig, p)
+	}
+	if fields["aof_enabled"] != "1" {
+		return fmt.Errorf("meter: %w: the append-only file is off; set appendonly yes", ErrRedisConfig)
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+package meter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"creditgate/lua"
+)
+
+// Defaults of the replay store.
+const (
+	AnswerMax     = 1 << 20   // bytes of one answer
+	AnswersBudget = 256 << 20 // bytes of all, shared evenly by the partitions
+	answersKeep   = keySlotMs * time.Millisecond
+)
+
+// ReplayStore keeps the answers of requests with an Idempotency-Key for a day, in Redis but outside the credit
+// keys. It never exceeds its budget; an answer that does not fit is not kept, and its replay says so.
+type ReplayStore struct {
+	client redis.UniversalClient
+	script lua.Script
+	budget int64 // of one partition
+}
+
+// NewReplayStore connects to the Redis that keeps the answers.
+func NewReplayStore(redisURL string, layout Layout) (*ReplayStore, error) {
+	scripts, err := lua.Load()
+	if err != nil {
+		return nil, err
+	}
+	client, err := NewRedis(redisURL)
+	if err != nil {
+		return nil, err
+	}
+	return &ReplayStore{
+		client: client, script: scripts.StoreAnswer, budget: AnswersBudget / int64(layout.Partitions),
+	}, nil
+}
+
+func (s *ReplayStore) keys(id ReservationID) (used, answer string) {
+	tag := fmt.Sprintf("{cg%d:%02d}r:", id.Layout, id.Partition)
+	return tag + "used", tag + id.ID.String()
+}
+
+// Put keeps an answer. stored is false when it is larger than AnswerMax or the budget is used up.
+func (s *ReplayStore) Put(ctx context.Context, id ReservationID, answer []byte) (stored bool, err error) {
+	if len(answer) > AnswerMax {
+		return false, nil
+	}
+	used, key := s.keys(id)
+	args := []any{answer, s.budget, answersKeep.Milliseconds()}
+	n, err := s.client.EvalSha(ctx, s.script.SHA, []string{used, key}, args...).Int()
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		n, err = s.client.Eval(ctx, s.script.Source, []string{used, key}, args...).Int()
+	}
+	if err != nil {
+		return false, fmt.Errorf("meter: store the answer of %s: %w", id, err)
+	}
+	return n == 1, nil
+}
+
+// Get returns an answer; ok is false when it was not kept.
+func (s *ReplayStore) Get(ctx context.Context, id ReservationID) (answer []byte, ok bool, err error) {
+	_, key := s.keys(id)
+	answer, err = s.client.Get(ctx, key).Bytes()
+	if errors.Is(err, redis.Nil) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("meter: answer of %s: %w", id, err)
+	}
+	return answer, true, nil
+}
+
+// Close closes the connections.
+func (s *ReplayStore) Close() error { return s.client.Close() }
