@@ -20,8 +20,7 @@ import (
 // fileLedger stands in for Redis: a ledger per partition in a file, written by the test and read by flushers, also
 // in another process. It keeps what Redis keeps: records after trimming, the flush mark, the epoch it runs under.
 type fileLedger struct {
-	dir    string
-	atMost int // records per read, whatever is asked for
+	dir string
 
 	mu       sync.Mutex
 	epoch    uint64
@@ -30,7 +29,7 @@ type fileLedger struct {
 }
 
 func newFileLedger(dir string) *fileLedger {
-	return &fileLedger{dir: dir, atMost: 1 << 20, epoch: 1, written: make(chan struct{})}
+	return &fileLedger{dir: dir, epoch: 1, written: make(chan struct{})}
 }
 
 func (l *fileLedger) path(kind string, partition uint16) string {
@@ -98,7 +97,7 @@ func (l *fileLedger) Read(
 		}
 		var out []meter.Record
 		for _, r := range records {
-			if (r.Epoch > after.Epoch || r.Epoch == after.Epoch && r.Pseq > after.Pseq) && len(out) < min(limit, l.atMost) {
+			if (r.Epoch > after.Epoch || r.Epoch == after.Epoch && r.Pseq > after.Pseq) && len(out) < limit {
 				out = append(out, r)
 			}
 		}
