@@ -285,7 +285,7 @@ func refRace(err error, ref string) error {
 
 // invalid turns what a check of the schema refused into ErrInvalid.
 func invalid(err error) error {
-	if constraint, ok := violates(err, "23514"); ok {
+	if constraint, ok := violates(err, checkViolation); ok {
 		return fmt.Errorf("%w: %s: %w", ErrInvalid, constraint, err)
 	}
 	return err

@@ -37,8 +37,11 @@ var (
 const (
 	uniqueViolation     = "23505"
 	foreignKeyViolation = "23503"
-	undefinedTable      = "42P01"
-	duplicateObject     = "42710"
+	checkViolation      = "23514"
+
+	undefinedTable        = "42P01"
+	insufficientPrivilege = "42501"
+	duplicateObject       = "42710"
 )
 
 // storeError wraps err with what was being done, and with ErrUnavailable when Postgres could not be asked.
