@@ -50,17 +50,17 @@ func BenchmarkFlush(b *testing.B) {
 	}
 	head, err := w.ledger.Head(b.Context(), 0)
 	require.NoError(b, err)
-	f := persist.NewFlusher(store, preload(b, w.ledger), persist.FlushOptions{}, prometheus.NewRegistry(), zerolog.Nop())
+	done := make(chan struct{})
+	source := preload(b, w.ledger)
+	source.flushed = func(at meter.Position) {
+		if at.Pseq == head.Pseq {
+			close(done)
+		}
+	}
+	f := persist.NewFlusher(store, source, persist.FlushOptions{}, prometheus.NewRegistry(), zerolog.Nop())
 	b.ResetTimer()
 	go f.Run(b.Context())
-	for {
-		at, err := store.Cursor(b.Context(), 0)
-		require.NoError(b, err)
-		if at.Pseq >= head.Pseq {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	<-done
 	b.ReportMetric(float64(entries)/b.Elapsed().Seconds(), "entries/s")
 }
 
@@ -69,6 +69,12 @@ type preloaded struct {
 	*fileLedger
 
 	records []meter.Record
+	flushed func(at meter.Position)
+}
+
+func (p *preloaded) Flushed(_ context.Context, _ uint16, at, _ meter.Position) error {
+	p.flushed(at)
+	return nil
 }
 
 func preload(tb testing.TB, l *fileLedger) *preloaded {

@@ -56,8 +56,7 @@ func storeError(doing string, err error) error {
 }
 
 func unavailable(err error) bool {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code[:2] {
 		case "08", "53", "57", "58": // connection, resources, operator intervention, system error
 			return true

@@ -68,7 +68,7 @@ func Start(ctx context.Context, opt Options) (*Server, error) {
 	if opt.Dir, err = filepath.Abs(opt.Dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	if err := os.MkdirAll(opt.Dir, 0o755); err != nil {
+	if err := os.MkdirAll(opt.Dir, 0o750); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	id, home, err := placement(ctx, bin, opt.Dir, elsewhere(opt.Dir))
@@ -128,7 +128,7 @@ func (s *Server) Restart(ctx context.Context) error {
 
 func (s *Server) startOnce(ctx context.Context) error {
 	if s.opt.Port == 0 && s.port == 0 {
-		port, err := freePort()
+		port, err := freePort(ctx)
 		if err != nil {
 			return err
 		}
@@ -166,7 +166,7 @@ func (s *Server) launch() (*process, error) {
 	if s.opt.NoSync {
 		args = append(args, "-c", "fsync=off", "-c", "full_page_writes=off")
 	}
-	cmd := exec.Command(s.bin.path("postgres"), args...)
+	cmd := exec.Command(s.bin.path("postgres"), args...) //nolint:noctx // it outlives the context of its start
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.SysProcAttr = s.identity.sysProcAttr()
 	p := &process{done: make(chan struct{})}
@@ -315,13 +315,13 @@ func (s *Server) running() *process {
 
 // freePort picks a port below the range that systems use for outgoing connections (32768 on Linux, 49152 elsewhere),
 // so that nobody else takes it while the server is down between Kill and Restart.
-func freePort() (int, error) {
+func freePort(ctx context.Context) (int, error) {
 	const low, high, tries = 15000, 32000, 50
 	var err error
 	for range tries {
 		port := low + rand.IntN(high-low)
 		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			return port, l.Close()
 		}
 	}
