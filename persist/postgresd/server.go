@@ -30,6 +30,9 @@ const (
 // ErrExited says that the server ended while it was being started.
 var ErrExited = errors.New("PostgreSQL exited")
 
+// errAgain marks a failed start that is worth another attempt.
+var errAgain = errors.New("try again")
+
 // Options say where and how.
 type Options struct {
 	Dir    string // data and log; made if it does not exist
@@ -55,6 +58,7 @@ type Server struct {
 // process is one run of the server.
 type process struct {
 	pid  int
+	log  int64         // where its part of the log begins
 	done chan struct{} // closed when it has ended
 }
 
@@ -114,7 +118,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	defer cancel()
 	var err error
 	for range attemptsMax {
-		if err = s.startOnce(ctx); !errors.Is(err, ErrExited) {
+		if err = s.startOnce(ctx); !errors.Is(err, errAgain) {
 			return err
 		}
 		select {
@@ -141,15 +145,25 @@ func (s *Server) startOnce(ctx context.Context) error {
 	if err := s.await(ctx, p); err != nil {
 		_ = syscall.Kill(p.pid, syscall.SIGQUIT) // it is of no use to anybody
 		<-p.done
-		if s.opt.Port == 0 && strings.Contains(tail(s.log), "Address already in use") {
-			s.port = 0 // somebody took the free port first
-		}
-		return err
+		return s.diagnose(p, err)
 	}
 	s.mu.Lock()
 	s.proc = p
 	s.mu.Unlock()
 	return nil
+}
+
+// diagnose marks failures that another attempt may not meet.
+func (s *Server) diagnose(p *process, err error) error {
+	switch why := tail(s.log, p.log); {
+	case s.opt.Port == 0 && strings.Contains(why, "Address already in use"):
+		s.port = 0 // somebody took the free port first
+	case strings.Contains(why, "pre-existing shared memory block"):
+		// a killed server's children end a moment after it
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %w", errAgain, err)
 }
 
 // launch starts the process from a thread that stays until it ends: the parent-death signal is sent when the
@@ -170,6 +184,9 @@ func (s *Server) launch() (*process, error) {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.SysProcAttr = s.identity.sysProcAttr()
 	p := &process{done: make(chan struct{})}
+	if info, err := log.Stat(); err == nil {
+		p.log = info.Size()
+	}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -201,7 +218,7 @@ func (s *Server) await(ctx context.Context, p *process) error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%w while starting; the end of %s:\n%s", ErrExited, s.log, tail(s.log))
+			return fmt.Errorf("%w while starting; the end of %s:\n%s", ErrExited, s.log, tail(s.log, p.log))
 		case <-ctx.Done():
 			return fmt.Errorf("PostgreSQL in %s does not answer (%w): %w", s.data, ctx.Err(), err)
 		case <-time.After(pollInterval):
