@@ -42,6 +42,7 @@ const (
 	undefinedTable        = "42P01"
 	insufficientPrivilege = "42501"
 	duplicateObject       = "42710"
+	duplicateDatabase     = "42P04"
 )
 
 // storeError wraps err with what was being done, and with ErrUnavailable when Postgres could not be asked.

@@ -122,3 +122,14 @@ func TestDatabaseOfAnotherLayoutIsRefused(t *testing.T) {
 	_, err := persist.Open(t.Context(), url, meter.Layout{})
 	require.ErrorIs(t, err, persist.ErrLayout)
 }
+
+func TestDatabasesAndLoginsAreMadeOnce(t *testing.T) {
+	t.Parallel()
+	server, url := persisttest.Private(t)
+	for range 2 {
+		require.NoError(t, persist.EnsureDatabase(t.Context(), server.URL("postgres"), "creditgate"))
+		require.NoError(t, persist.EnsureLogin(t.Context(), server.URL("postgres"), "gateway", persist.WriterRole))
+	}
+	require.Equal(t, [][]any{{true, false}}, queryAs(t, persisttest.AsOwner(t, url),
+		`SELECT pg_has_role('gateway', 'creditgate_writer', 'USAGE'), rolsuper FROM pg_roles WHERE rolname = 'gateway'`))
+}
