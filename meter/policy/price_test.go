@@ -191,6 +191,17 @@ func TestBodyKinds(t *testing.T) {
 	f(`invalid request (): The body has Content-Type "text/plain"`+send+"application/json or multipart/form-data.",
 		body, "Content-Type: text/plain")
 	f(`invalid request (): The body has charset "utf-16"; send UTF-8.`, body, "Content-Type: application/json; charset=utf-16")
+	for _, odd := range []string{
+		"multipart/form-data; boundary=a; boundary*=utf-8''b", "multipart/form-data; boundary=a; boundary=b",
+		`multipart/form-data; boundary="a\b"`, `multipart/form-data; boundary="a b"`, "multipart/form-data; boundary=a,b",
+		"multipart/form-data; boundary=", "multipart/form-data; boundary=" + strings.Repeat("x", 71),
+		"multipart/form-data; boundary=a; x=y", `multipart/form-data; boundary="a`, "application/json; boundary=a",
+		"application/json; charset=utf-7; charset*=us-ascii''utf-8", "application/json;", "application/json; charset",
+	} {
+		require.Contains(t, price(o, Request{Header: header("Content-Type: " + odd), Body: []byte(body)}), "invalid request (", odd)
+	}
+	quoted := "--a,b\r\nContent-Disposition: form-data; name=\"photos\"; filename=\"x\"\r\n\r\n\r\n--a,b--"
+	f("1 × 1 = 1", quoted, `Content-Type: Multipart/Form-Data ;Charset="UTF-8"; BOUNDARY="a,b"`)
 	f(`ambiguous price (header.content-type): header.content-type is there twice; send it once.`,
 		body, "Content-Type: application/json", "Content-Type: multipart/form-data")
 	f("invalid request (body.photos): body.photos or parts.photos is missing; the price depends on it.", "")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"mime"
 	"strings"
 )
 
@@ -143,8 +142,6 @@ func (h *headers) describe(bit uint8, into *string, name string, value []byte) {
 	*into = string(bytes.TrimSpace(value))
 }
 
-const mediaJSON = "application/json"
-
 // readBody reads the body as its Content-Type says. What the operation is priced by in other kinds of body is
 // absent then; an operation that is priced by none of this kind refuses it.
 func (o *Operation) readBody(env map[string]any, h *headers, body []byte) *InputError {
@@ -183,47 +180,4 @@ func (o *Operation) readBody(env map[string]any, h *headers, body []byte) *Input
 		return form.readQuery(body)
 	}
 	return parts.read(body, boundary)
-}
-
-const (
-	mediaForm  = "application/x-www-form-urlencoded"
-	mediaParts = "multipart/form-data"
-)
-
-// media is which of the three readers a Content-Type asks for, and the boundary of the third. It refuses kinds that
-// the operation is not priced by.
-func (n *needs) media(contentType string) (kind, boundary string, err *InputError) {
-	var params map[string]string
-	var bad error
-	if kind = contentType; kind != mediaJSON {
-		kind, params, bad = mime.ParseMediaType(contentType)
-	}
-	if strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json") {
-		kind = mediaJSON
-	}
-	if c := params["charset"]; c != "" && !strings.EqualFold(c, "utf-8") && !strings.EqualFold(c, "us-ascii") {
-		return "", "", &InputError{ErrInvalid, "", fmt.Sprintf("The body has charset %s; send UTF-8.", show(c))}
-	}
-	priced := kind == mediaJSON && n.body.wanted() || kind == mediaForm && len(n.form) > 0 ||
-		kind == mediaParts && (len(n.form) > 0 || len(n.parts) > 0)
-	if bad != nil || !priced {
-		return "", "", &InputError{ErrInvalid, "", fmt.Sprintf(
-			"The body has Content-Type %s; this request is priced by its body, so send %s.", show(contentType), n.kinds())}
-	}
-	return kind, params["boundary"], nil
-}
-
-// kinds are the media types that the operation can be priced by.
-func (n *needs) kinds() string {
-	var out []string
-	if n.body.wanted() {
-		out = append(out, mediaJSON)
-	}
-	if len(n.form) > 0 {
-		out = append(out, mediaForm)
-	}
-	if len(n.form) > 0 || len(n.parts) > 0 {
-		out = append(out, mediaParts)
-	}
-	return strings.Join(out, " or ")
 }

@@ -1,0 +1,107 @@
+package gateway_test
+
+import (
+	"bytes"
+	"fmt"
+	"mime/multipart"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/valyala/fasthttp"
+
+	"creditgate/gateway"
+	"creditgate/meter"
+	"creditgate/meter/policy"
+)
+
+// What is priced is what the backend reads: each test sends something that two readers could take differently.
+
+const mixedPolicy = `
+name: studio
+buckets: [promo, monthly, purchased]
+operations:
+  apply:
+    match: POST /studio/apply
+    units: len(body.photos) ?? len(parts.photos)
+    max: 50
+    credits: 1
+  generate:
+    match: POST /v1/images/generations
+    units: body.n ?? 1
+    max: 10
+    credits: 1
+  form:
+    match: POST /form
+    units: int(form.n) ?? 1
+    max: 10
+    credits: '{"cheap": 1, "ultra": 5}[form.model ?? "ultra"]'
+  query:
+    match: GET /query
+    units: int(query.n) ?? 1
+    max: 10
+    credits: '{"cheap": 1, "ultra": 5}[query.model ?? "ultra"]'
+  model:
+    match: POST /model
+    credits: '{"cheap": 1, "alike": 1, "ultra": 5}[header["x-model"] ?? "ultra"]'
+  steps:
+    match: POST /steps
+    credits: min(body.steps, 100) * 0.1
+  plain:
+    match: POST /plain
+    credits: 2
+  revert:
+    match: POST /studio/revert
+    credits: 0
+unmatched: %s
+`
+
+// mixed is a policy that prices by every part of a request.
+func mixed(unmatched string) func(*gateway.Options) {
+	return func(o *gateway.Options) {
+		p, err := policy.Parse("mixed.yaml", fmt.Appendf(nil, mixedPolicy, unmatched))
+		if err != nil {
+			panic(err)
+		}
+		o.Policies["studio"] = p
+	}
+}
+
+// refused says that nothing reached the backend, or else what was charged for it.
+func (b *bundle) refused(t *testing.T, status int, what string, r *reply) {
+	t.Helper()
+	assert.Equal(t, status, r.StatusCode, "%s: charged %q, backend saw %q", what, r.Header.Get("X-Credits-Charged"), r.body)
+	assert.Zero(t, b.backend.calls.Swap(0), "%s: the backend was called", what)
+}
+
+func lines(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }
+
+// Go's mime lets boundary*= override boundary=; fasthttp (bench/studio itself), busboy and formidable do not.
+func TestBoundaryIsOneForEveryReader(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"))
+	key := b.account("acme", 100*meter.Credit)
+	b.backend.on(func(ctx *fasthttp.RequestCtx) { // as bench/studio/parse.go reads it
+		boundary := string(ctx.Request.Header.MultipartFormBoundary())
+		form, err := multipart.NewReader(bytes.NewReader(ctx.PostBody()), boundary).ReadForm(1 << 20)
+		if err != nil {
+			ctx.Error(err.Error(), 400)
+			return
+		}
+		fmt.Fprintf(ctx, "%d photos", len(form.File["photos"]))
+	})
+	photo := "Content-Disposition: form-data; name=\"photos\"; filename=\"x.png\"\n\nPNG\n"
+	body := lines("--b\n" + photo + strings.Repeat("--a\n"+photo, 40) + "--a--\n--b--\n")
+	b.refused(t, 400, "boundary*", b.post("/studio/apply", key, body,
+		"Content-Type", "multipart/form-data; boundary=a; boundary*=utf-8''b"))
+}
+
+// the same with charset*: express.json() decodes UTF-7 and finds n twice, the last being 10.
+func TestCharsetIsOneForEveryReader(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"))
+	key := b.account("acme", 100*meter.Credit)
+	b.refused(t, 400, "charset*", b.post("/v1/images/generations", key,
+		`{"n":1,"x":"+ACI-,+ACI-n+ACI-:10,+ACI-y+ACI-:+ACI-"}`,
+		"Content-Type", "application/json; charset=utf-7; charset*=us-ascii''utf-8"))
+}
