@@ -86,11 +86,20 @@ func (g *Gateway) match(x *exchange, method, path string) *problem {
 
 // price finds the most that the request can cost. A free request is not read.
 func (g *Gateway) price(x *exchange) *problem {
+	g.passHeaders(x)
 	if x.op == nil || x.op.Free() {
 		return nil
 	}
+	if p := x.assess(); p != nil {
+		return p
+	}
+	return x.readKey()
+}
+
+// assess finds the price in what the backend will get, not in what the client sent.
+func (x *exchange) assess() *problem {
 	view, err := x.op.Read(policy.Request{
-		Params: x.params, Query: []byte(x.query), Header: x.ctx.Request.Header.All(), Body: x.out.Body(),
+		Params: x.params, Query: []byte(x.query), Header: x.out.Header.All(), Body: x.out.Body(),
 	})
 	if err != nil {
 		return priceProblem(err)
@@ -98,10 +107,7 @@ func (g *Gateway) price(x *exchange) *problem {
 	if x.quote, err = x.op.Quote(view); err != nil {
 		return priceProblem(err)
 	}
-	if !x.priced() {
-		return nil
-	}
-	return x.readKey()
+	return nil
 }
 
 // priced reports whether the request costs anything; if not, Redis is never asked.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"iter"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -17,6 +18,16 @@ func hopByHop(name string) bool {
 		return true
 	}
 	return false
+}
+
+// connectionLists are the values of all Connection lines. PeekAll shows only "close" once that stands on any of them.
+func connectionLists(lines iter.Seq2[[]byte, []byte]) (lists [][]byte) {
+	for k, v := range lines {
+		if string(k) == "Connection" {
+			lists = append(lists, v)
+		}
+	}
+	return lists
 }
 
 // listed reports whether a Connection header's list names the field.
@@ -42,10 +53,11 @@ func (g *Gateway) consumed(name string) bool {
 	return name == g.auth.accountHeader || strings.HasPrefix(name, "X-Credits-") || strings.IndexByte(name, '_') >= 0
 }
 
-// requestHeaders fills x.out's head from the client's.
-func (g *Gateway) requestHeaders(x *exchange) {
+// passHeaders copies what the backend may see of the client's head. It is done before pricing, and the price is read
+// from the copy: a client can have any field removed here by naming it in Connection, a priced one too.
+func (g *Gateway) passHeaders(x *exchange) {
 	in, out := &x.ctx.Request.Header, &x.out.Header
-	connection := in.PeekAll("Connection")
+	connection := connectionLists(in.All())
 	for k, v := range in.All() {
 		name := string(k) // does not escape: no allocation
 		if hopByHop(name) || g.consumed(name) || (len(connection) > 0 && listed(connection, k)) {
@@ -53,6 +65,11 @@ func (g *Gateway) requestHeaders(x *exchange) {
 		}
 		out.AddBytesKV(k, v)
 	}
+}
+
+// requestHeaders adds to x.out's head what the gateway says itself.
+func (g *Gateway) requestHeaders(x *exchange) {
+	in, out := &x.ctx.Request.Header, &x.out.Header
 	out.SetMethod(x.method)
 	out.SetRequestURI(x.target())
 	out.Set("Via", viaName(in.Peek("Via"), in.Protocol()))
@@ -123,7 +140,7 @@ func (x *exchange) peerText() string {
 
 // responseHeaders copies the backend's head to the client's, without what belongs to a connection or to the gateway.
 func responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
-	connection := from.Header.PeekAll("Connection")
+	connection := connectionLists(from.Header.All())
 	for k, v := range from.Header.All() {
 		name := string(k)
 		if hopByHop(name) || ownResponseHeader(name) || (len(connection) > 0 && listed(connection, k)) {

@@ -69,7 +69,7 @@ func (g *Gateway) replay(x *exchange) *problem {
 func appendAnswer(b []byte, resp *fasthttp.Response, body []byte) []byte {
 	b = append(b, answerFormat)
 	b = binary.LittleEndian.AppendUint16(b, uint16(resp.StatusCode()))
-	connection := resp.Header.PeekAll("Connection")
+	connection := connectionLists(resp.Header.All())
 	for k, v := range resp.Header.All() {
 		name := string(k)
 		if hopByHop(name) || ownResponseHeader(name) || name == "Date" || listed(connection, k) {
