@@ -78,7 +78,7 @@ func (g *Gateway) match(x *exchange, method, path string) *problem {
 		x.op, x.params = op, params
 		return nil
 	}
-	if x.policy.Passes(method, path) {
+	if x.policy.Passes(path) {
 		return nil
 	}
 	return &problem{code: codeUnpriced, detail: method + " " + path + " is not an operation of " + x.policy.Name}

@@ -105,3 +105,33 @@ func TestCharsetIsOneForEveryReader(t *testing.T) {
 		`{"n":1,"x":"+ACI-,+ACI-n+ACI-:10,+ACI-y+ACI-:+ACI-"}`,
 		"Content-Type", "application/json; charset=utf-7; charset*=us-ascii''utf-8"))
 }
+
+// Qs (Express' default) reads [n]=10 as n=10, and nothing beyond the 1000th pair; node:querystring neither.
+func TestQueryIsOneForEveryReader(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"))
+	key := b.account("acme", 100*meter.Credit)
+	b.refused(t, 400, "[n]", b.do("GET", b.data+"/query?model=cheap&[n]=10", key, ""))
+	b.refused(t, 400, "1001st", b.do("GET", b.data+"/query?"+strings.Repeat("a&", 1000)+"model=cheap", key, ""))
+	b.refused(t, 400, "[n] in a form", b.post("/form", key, "model=cheap&[n]=10",
+		"Content-Type", "application/x-www-form-urlencoded"))
+}
+
+// A computed price of zero does not make a priced operation free.
+func TestComputedZeroIsNotFree(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"))
+	key := b.account("acme", 100*meter.Credit)
+	b.refused(t, 400, "steps 0", b.post("/steps", key, `{"steps":0}`)) // Node: steps || 30
+	key = b.account("poor", 0)
+	b.refused(t, 400, "steps 0 without any credit", b.post("/steps", key, `{"steps":0}`))
+}
+
+// What passes unpriced has no priced path, in whatever method: a backend may not distinguish them.
+func TestPassIsNotForAnotherMethod(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("pass"))
+	key := b.account("poor", 0)
+	b.refused(t, 404, "PUT", b.do("PUT", b.data+"/plain", key, "{}"))
+	b.refused(t, 404, "HEAD for GET", b.do("HEAD", b.data+"/query", key, ""))
+}
