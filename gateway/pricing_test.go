@@ -135,3 +135,23 @@ func TestPassIsNotForAnotherMethod(t *testing.T) {
 	b.refused(t, 404, "PUT", b.do("PUT", b.data+"/plain", key, "{}"))
 	b.refused(t, 404, "HEAD for GET", b.do("HEAD", b.data+"/query", key, ""))
 }
+
+// `\bname=` is how formidable finds the name of a part.
+func TestDispositionIsOneForEveryReader(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"))
+	key := b.account("acme", 100*meter.Credit)
+	b.refused(t, 400, "name in a parameter", b.post("/form", key, lines(`--b
+Content-Disposition: form-data; x="name=n"; name="zzz"
+
+10
+--b--
+`), "Content-Type", "multipart/form-data; boundary=b"))
+	b.refused(t, 400, "a field busboy takes for a file", b.post("/form", key, lines(`--b
+Content-Disposition: form-data; name="model"
+Content-Type: application/octet-stream
+
+cheap
+--b--
+`), "Content-Type", "multipart/form-data; boundary=b"))
+}
