@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/valyala/fasthttp"
 
+	"creditgate/gateway"
 	"creditgate/meter"
 )
 
@@ -37,4 +38,57 @@ func TestConnectionOnTwoLines(t *testing.T) {
 	b.raw(lines("POST /plain HTTP/1.1\nHost: x\nAuthorization: Bearer " + key +
 		"\nX-Hop: 1\nConnection: x-hop\nConnection: close\nContent-Length: 0\n\n"))
 	assert.NotContains(t, seen, "X-Hop")
+}
+
+// Headers by which frameworks replace method or path do not reach the backend.
+func TestOverridesDoNotPass(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"))
+	key := b.account("acme", 100*meter.Credit)
+	var seen string
+	b.backend.on(func(ctx *fasthttp.RequestCtx) { seen = ctx.Request.Header.String() })
+	names := []string{
+		"X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
+		"X-Forwarded-Prefix", "X-Forwarded-Uri", "X-Original-Uri", "X-Forwarded-Path",
+	}
+	for _, name := range names {
+		require.Equal(t, 200, b.post("/studio/revert", key, "", name, "/studio/apply").StatusCode)
+		assert.NotContains(t, seen, name+":")
+	}
+}
+
+// A trusted peer's own account line is not outvoted by one that came through it.
+func TestTwoAccountHeaders(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"), func(o *gateway.Options) { o.TrustedPeers = []string{"127.0.0.1"} })
+	b.account("victim", 100*meter.Credit)
+	b.account("mallory", 100*meter.Credit)
+	r := b.raw(lines("POST /plain HTTP/1.1\nHost: x\nX-Account-Id: victim\nX-Account-Id: mallory\nContent-Length: 0\n\n"))
+	assert.Equal(t, 401, r.StatusCode)
+}
+
+// A field name with a blank in it is not a field name; fasthttp leaves it as it came, and so unnormalised.
+func TestHeaderNameWithABlank(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"))
+	key := b.account("acme", 100*meter.Credit)
+	var seen string
+	b.backend.on(func(ctx *fasthttp.RequestCtx) { seen = ctx.Request.Header.String() })
+	r := b.raw(lines("POST /plain HTTP/1.1\nHost: x\nAuthorization: Bearer " + key +
+		"\nx-credits-charged x: 1\nContent-Length: 0\n\n"))
+	assert.Equal(t, 400, r.StatusCode)
+	assert.NotContains(t, seen, "x-credits-charged x")
+}
+
+// No Content-Type is invented.
+func TestNoContentTypeIsInvented(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"))
+	key := b.account("acme", 100*meter.Credit)
+	var seen string
+	b.backend.on(func(ctx *fasthttp.RequestCtx) { seen = string(ctx.Request.Header.RawHeaders()) })
+	b.raw(lines("POST /plain HTTP/1.1\nHost: x\nAuthorization: Bearer "+key+"\nContent-Length: 2\n\n") + "{}")
+	assert.NotContains(t, seen, "octet-stream")
+	b.raw(lines("GET /query?model=cheap HTTP/1.1\nHost: x\nAuthorization: Bearer "+key+"\nContent-Length: 2\n\n") + "{}")
+	assert.Contains(t, seen, "Content-Length: 2")
 }

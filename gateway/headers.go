@@ -46,11 +46,14 @@ func listed(connection [][]byte, name []byte) bool {
 // backends cannot tell X_Credits_Reservation from X-Credits-Reservation.
 func (g *Gateway) consumed(name string) bool {
 	switch name {
-	case "Host", "Authorization", "X-Api-Key", "X-Request-Id", "X-Forwarded-For", "X-Forwarded-Proto",
-		"X-Forwarded-Host", "Forwarded", "X-Real-Ip", "Via", "X-Actor":
+	case "Host", "Authorization", "X-Api-Key", "X-Request-Id", "Forwarded", "X-Real-Ip", "Via", "X-Actor":
+		return true
+	case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Original-Uri",
+		"X-Rewrite-Url", "X-Rewrite-Uri": // a framework would serve another route than the one that was priced
 		return true
 	}
-	return name == g.auth.accountHeader || strings.HasPrefix(name, "X-Credits-") || strings.IndexByte(name, '_') >= 0
+	return name == g.auth.accountHeader || strings.HasPrefix(name, "X-Credits-") ||
+		strings.HasPrefix(name, "X-Forwarded-") || strings.IndexByte(name, '_') >= 0
 }
 
 // passHeaders copies what the backend may see of the client's head. It is done before pricing, and the price is read
@@ -70,6 +73,7 @@ func (g *Gateway) passHeaders(x *exchange) {
 // requestHeaders adds to x.out's head what the gateway says itself.
 func (g *Gateway) requestHeaders(x *exchange) {
 	in, out := &x.ctx.Request.Header, &x.out.Header
+	out.SetNoDefaultContentType(true) // fasthttp would call an untyped body octet-stream
 	out.SetMethod(x.method)
 	out.SetRequestURI(x.target())
 	out.Set("Via", viaName(in.Peek("Via"), in.Protocol()))

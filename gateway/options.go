@@ -55,8 +55,8 @@ type Settings struct {
 	// MaxInFlight is the most open reservations of one account. Default: the meter's own limit.
 	MaxInFlight uint32 `yaml:"max_in_flight" env:"MAX_IN_FLIGHT"`
 
-	// TrustedPeers may name the account themselves in AccountHeader, and their X-Forwarded-* are passed on: IP
-	// addresses or CIDR prefixes. Default none.
+	// TrustedPeers may name the account themselves in AccountHeader, and their X-Forwarded-For, -Proto and -Host are
+	// passed on: IP addresses or CIDR prefixes. Default none.
 	TrustedPeers []string `yaml:"trusted_peers" env:"TRUSTED_PEERS"`
 	// AccountHeader is the header in which a trusted peer names the account. Default X-Account-Id.
 	AccountHeader string `yaml:"account_header" env:"ACCOUNT_HEADER"`
