@@ -38,7 +38,7 @@ func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
 		g.metrics.ambiguous.WithLabelValues(x.operation()).Inc()
 	}
 	p := upstreamProblem(err, sent)
-	g.log.Warn().Err(err).Bool("sent", sent).Str("request_id", x.requestID()).Str("code", string(p.code)).
+	g.log.Warn().Str("error", unquoted(err)).Bool("sent", sent).Str("request_id", x.requestID()).Str("code", string(p.code)).
 		Msg("backend gave no whole answer")
 	return p
 }

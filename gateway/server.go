@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,6 +108,7 @@ func (g *Gateway) server(h fasthttp.RequestHandler) *fasthttp.Server {
 		NoDefaultServerHeader:        true,
 		NoDefaultContentType:         true,
 		CloseOnShutdown:              true,
+		SecureErrorLogMessage:        true, // a head that cannot be read may hold an API key
 		Logger:                       serverLog{g.log},
 	}
 }
@@ -114,7 +117,22 @@ func (g *Gateway) server(h fasthttp.RequestHandler) *fasthttp.Server {
 type serverLog struct{ log zerolog.Logger }
 
 // Printf implements fasthttp.Logger.
-func (l serverLog) Printf(format string, a ...any) { l.log.Debug().Msgf(format, a...) }
+func (l serverLog) Printf(format string, a ...any) {
+	said := slices.Clone(a)
+	for i, v := range said {
+		if err, ok := v.(error); ok {
+			said[i] = unquoted(err)
+		}
+	}
+	l.log.Debug().Msgf(format, said...)
+}
+
+// unquoted is an error up to where it quotes what was received: fasthttp shows the header line that it cannot read,
+// whatever SecureErrorLogMessage says, and an API key may stand in it.
+func unquoted(err error) string {
+	text, _, _ := strings.Cut(err.Error(), `"`)
+	return text
+}
 
 // malformed answers what fasthttp could not read as a request.
 func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {

@@ -82,6 +82,7 @@ func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 		ReadBufferSize:            s.HeadersMax,
 		StreamResponseBody:        true, // the head decides whether the body is buffered or streamed
 		NoDefaultUserAgentHeader:  true,
+		SecureErrorLogMessage:     true, // errors are logged, and answers are nobody's business
 		DisablePathNormalizing:    true, // the backend gets the bytes that were checked and priced
 	}
 	state := m.breaker.WithLabelValues(addr)
