@@ -69,10 +69,13 @@ func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 		addr = net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 	}
 	up := &upstream{name: addr, host: u.Host, scheme: u.Scheme}
+	dialBackend := dialPlain
+	if up.scheme == "https" {
+		dialBackend = dialTLS(&tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12})
+	}
 	up.client = &fasthttp.HostClient{
 		Addr:        addr,
 		IsTLS:       u.Scheme == "https",
-		TLSConfig:   &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12},
 		DialTimeout: dialBackend,
 		MaxConns:    s.UpstreamConns,
 		// Every retry is decided in send: fasthttp would repeat a GET or PUT five times, each a job at the backend.
@@ -132,7 +135,7 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-func dialBackend(addr string, timeout time.Duration) (net.Conn, error) {
+func dialPlain(addr string, timeout time.Duration) (net.Conn, error) {
 	if timeout <= 0 || timeout > dialTimeout {
 		timeout = dialTimeout
 	}
@@ -143,6 +146,24 @@ func dialBackend(addr string, timeout time.Duration) (net.Conn, error) {
 	bc := &backendConn{Conn: c}
 	bc.addr = backendAddr{c.RemoteAddr(), bc}
 	return bc, nil
+}
+
+// dialTLS makes the handshake part of dialling: one that fails has sent bytes, but no request.
+func dialTLS(config *tls.Config) fasthttp.DialFuncWithTimeout {
+	return func(addr string, timeout time.Duration) (net.Conn, error) {
+		c, err := dialPlain(addr, timeout)
+		if err != nil {
+			return nil, err
+		}
+		secured := tls.Client(c, config)
+		err = errors.Join(secured.SetDeadline(time.Now().Add(dialTimeout)), secured.Handshake(), //nolint:noctx // see above
+			secured.SetDeadline(time.Time{}))
+		if err != nil {
+			_ = c.Close()
+			return nil, &dialError{err}
+		}
+		return secured, nil
+	}
 }
 
 // backendConn knows whether a byte of the current request was sent. fasthttp sets the write deadline at the start
