@@ -27,6 +27,7 @@ type exchange struct {
 	policy *policy.Policy
 	op     *policy.Operation // nil for an unmatched route that passes
 	params policy.Params
+	view   policy.View
 	quote  policy.Quote
 	key    *meter.IdempotencyKey
 

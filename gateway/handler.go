@@ -98,13 +98,14 @@ func (g *Gateway) price(x *exchange) *problem {
 
 // assess finds the price in what the backend will get, not in what the client sent.
 func (x *exchange) assess() *problem {
-	view, err := x.op.Read(policy.Request{
+	var err error
+	x.view, err = x.op.Read(policy.Request{
 		Params: x.params, Query: []byte(x.query), Header: x.out.Header.All(), Body: x.out.Body(),
 	})
 	if err != nil {
 		return priceProblem(err)
 	}
-	if x.quote, err = x.op.Quote(view); err != nil {
+	if x.quote, err = x.op.Quote(x.view); err != nil {
 		return priceProblem(err)
 	}
 	return nil

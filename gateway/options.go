@@ -45,7 +45,8 @@ type Settings struct {
 	ResponseBufferMax int `yaml:"response_buffer_max" env:"RESPONSE_BUFFER_MAX"`
 	// HeadersMax is the largest request head in bytes, and the largest response head of a backend. Default 32 KiB.
 	HeadersMax int `yaml:"headers_max" env:"HEADERS_MAX"`
-	// ReplayMax is the largest answer in bytes that is stored for an Idempotency-Key. Default 1 MiB.
+	// ReplayMax is the largest body in bytes of an answer that is stored for an Idempotency-Key. Default and maximum
+	// 1 MiB.
 	ReplayMax int `yaml:"replay_max" env:"REPLAY_MAX"`
 	// ClientTimeout is how long a client may take to send its request, and again to take the response, or one part
 	// of a streamed one. Default 60s.
@@ -118,7 +119,7 @@ func (s *Settings) setDefaults() {
 	orElse(&s.RequestBodyMax, 32<<20)
 	orElse(&s.ResponseBufferMax, 64<<20)
 	orElse(&s.HeadersMax, 32<<10)
-	orElse(&s.ReplayMax, 1<<20)
+	orElse(&s.ReplayMax, meter.AnswerBodyMax)
 	orElse(&s.ClientTimeout, time.Minute)
 	orElse(&s.ClientIdle, 75*time.Second)
 	orElse(&s.AccountHeader, "X-Account-Id")
@@ -158,6 +159,9 @@ func (s *Settings) validate() error {
 	}
 	if s.BreakerRatio < 0 || s.BreakerRatio > 1 {
 		bad("breaker_ratio: %v must lie between 0 and 1", s.BreakerRatio)
+	}
+	if s.ReplayMax > meter.AnswerBodyMax {
+		bad("replay_max: %d must be at most %d", s.ReplayMax, meter.AnswerBodyMax)
 	}
 	for name, d := range map[string]time.Duration{
 		"upstream_timeout": s.UpstreamTimeout, "settle_budget": s.SettleBudget, "lease_margin": s.LeaseMargin,

@@ -48,6 +48,9 @@ type Request struct {
 // View is the values of one request that its operation's expressions name, and no others.
 type View struct{ env map[string]any }
 
+// AppendPriced appends all that the price was read from, in a form that is the same for the same values only.
+func (v View) AppendPriced(b []byte) []byte { return fmt.Appendf(b, "%#v", v.env) } // in the order of names
+
 // Read takes from a request what the operation is priced by. It looks only at the places that the expressions
 // name: an operation with a fixed price reads nothing and cannot fail. The error is an *InputError.
 func (o *Operation) Read(r Request) (View, error) {
