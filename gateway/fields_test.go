@@ -92,3 +92,14 @@ func TestNoContentTypeIsInvented(t *testing.T) {
 	b.raw(lines("GET /query?model=cheap HTTP/1.1\nHost: x\nAuthorization: Bearer "+key+"\nContent-Length: 2\n\n") + "{}")
 	assert.Contains(t, seen, "Content-Length: 2")
 }
+
+// A key names one account's request; the backend knows no accounts, on free routes neither.
+func TestIdempotencyKeyEndsAtTheGateway(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"), func(o *gateway.Options) { o.UpstreamIdempotencyKey = true })
+	key := b.account("acme", 10*meter.Credit)
+	got := b.backend.echo()
+	r := b.post("/studio/revert", key, "", "Idempotency-Key", "k")
+	require.Equal(t, 200, r.StatusCode)
+	require.NotContains(t, got, "Idempotency-Key")
+}

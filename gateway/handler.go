@@ -58,7 +58,7 @@ func (g *Gateway) admit(x *exchange) *problem {
 		return p
 	}
 	if n := x.ctx.Request.Header.ContentLength(); n > g.set.RequestBodyMax {
-		return g.bodyTooLarge()
+		return bodyTooLarge(g.set.RequestBodyMax)
 	}
 	x.own = strings.HasPrefix(x.path, g.set.Prefix) && (len(x.path) == len(g.set.Prefix) || x.path[len(g.set.Prefix)] == '/')
 	if x.own {

@@ -78,14 +78,14 @@ func (g *Gateway) requestHeaders(x *exchange) {
 	out.SetRequestURI(x.target())
 	out.Set("Via", viaName(in.Peek("Via"), in.Protocol()))
 	g.forwarded(x)
+	// The client's key ends here: a backend that knew it could answer one account with another's work.
+	out.Del("Idempotency-Key")
 	if !x.priced() {
 		out.Set("X-Request-Id", x.requestID())
 		return
 	}
 	id := x.reserve.ID.String()
 	out.Set("X-Request-Id", id)
-	// The client's key ends here: a backend that knew it could answer one account with another's work.
-	out.Del("Idempotency-Key")
 	if g.set.UpstreamIdempotencyKey {
 		out.Set("Idempotency-Key", id)
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/binary"
 	"errors"
+	"time"
 
 	"github.com/valyala/fasthttp"
 )
@@ -23,7 +24,8 @@ func (g *Gateway) keepAnswer(x *exchange, resp *fasthttp.Response) {
 		g.metrics.answers.WithLabelValues("full").Inc()
 		return
 	}
-	ctx, cancel := g.within(g.set.SettleBudget)
+	x.settleBy = time.Now().Add(g.set.SettleBudget)
+	ctx, cancel := g.within(g.set.SettleBudget / 2) // the commit gets what is left, at least as much
 	defer cancel()
 	stored, err := g.answers.Put(ctx, x.reserve.ID, appendAnswer(nil, resp, body))
 	result := "stored"

@@ -77,11 +77,10 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 	}
 	g.base, g.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	g.routes = g.controlRoutes()
-	g.data = g.server(g.serve)
+	g.data = g.server(g.serve, g.set.RequestBodyMax)
 	g.data.ExpectHandler = g.expect
 	g.data.StreamRequestBody = true // a caller is known before its body is read
-	g.control = g.server(g.serveControl)
-	g.control.MaxRequestBodySize = controlBodyMax
+	g.control = g.server(g.serveControl, controlBodyMax)
 	return g, nil
 }
 
@@ -95,14 +94,14 @@ func canonicalName(s string) string {
 	return s
 }
 
-func (g *Gateway) server(h fasthttp.RequestHandler) *fasthttp.Server {
+func (g *Gateway) server(h fasthttp.RequestHandler, bodyMax int) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                      h,
-		ErrorHandler:                 g.malformed,
+		ErrorHandler:                 func(ctx *fasthttp.RequestCtx, err error) { g.malformed(ctx, err, bodyMax) },
 		ReadTimeout:                  g.set.ClientTimeout,
 		WriteTimeout:                 g.set.ClientTimeout,
 		IdleTimeout:                  g.set.ClientIdle,
-		MaxRequestBodySize:           g.set.RequestBodyMax,
+		MaxRequestBodySize:           bodyMax,
 		ReadBufferSize:               g.set.HeadersMax,
 		DisablePreParseMultipartForm: true, // forwarded as sent, and no temporary files
 		NoDefaultServerHeader:        true,
@@ -135,7 +134,7 @@ func unquoted(err error) string {
 }
 
 // malformed answers what fasthttp could not read as a request.
-func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
+func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error, bodyMax int) {
 	p := &problem{code: codeInvalid, detail: "the request is not well-formed HTTP/1.1"}
 	var small *fasthttp.ErrSmallBuffer
 	var timeout net.Error
@@ -146,7 +145,7 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
 			detail: fmt.Sprintf("the request's head is larger than %d bytes", g.set.HeadersMax),
 		}
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		p = g.bodyTooLarge()
+		p = bodyTooLarge(bodyMax)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		p.detail = "the request did not arrive within " + g.set.ClientTimeout.String()
 	}

@@ -219,3 +219,29 @@ func TestSlowReaderPays(t *testing.T) {
 	available, _ := b.wallet("acme")
 	assert.Equal(t, meter.Credits(8_000), available, "client took %d of %d bytes and was charged nothing", total, size)
 }
+
+// HTTP/1.0 knows no chunks.
+func TestStreamToHTTP10(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"))
+	key := b.account("acme", 100*meter.Credit)
+	b.backend.on(func(ctx *fasthttp.RequestCtx) {
+		ctx.SetContentType("text/event-stream")
+		ctx.SetBodyString("data: x\n\n")
+	})
+	r := b.raw(lines("POST /plain HTTP/1.0\nHost: x\nAuthorization: Bearer " + key + "\nContent-Length: 0\n\n"))
+	assert.Empty(t, r.TransferEncoding)
+}
+
+// What can neither be buffered nor sent in chunks is not charged.
+func TestLargeResponseToHTTP10(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"), func(o *gateway.Options) { o.ResponseBufferMax = 1024 })
+	key := b.account("acme", 10*meter.Credit)
+	b.backend.answer(200, strings.Repeat("x", 2000))
+	r := b.raw(lines("POST /plain HTTP/1.0\nHost: x\nAuthorization: Bearer " + key + "\nContent-Length: 0\n\n"))
+	require.Equal(t, 502, r.StatusCode)
+	require.Equal(t, "0", r.Header.Get("X-Credits-Charged"))
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{10_000, 0}, [2]meter.Credits{available, held})
+}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +46,9 @@ type route struct {
 
 // errNotTried tells the breaker that a request says nothing about the backend.
 var errNotTried = errors.New("not tried")
+
+// errNoTimeLeft says that the reservation took the time that was the backend's.
+var errNoTimeLeft = errors.New("no time left for the backend")
 
 // errAnswered5xx tells the breaker that the backend answered, with a failure.
 var errAnswered5xx = errors.New("answered 5xx")
@@ -242,7 +244,7 @@ func (us *upstreams) send(x *exchange, resp *fasthttp.Response) (sent bool, err 
 	for try := 1; ; try++ {
 		left := time.Until(x.deadline)
 		if left <= 0 {
-			return false, os.ErrDeadlineExceeded
+			return false, errNoTimeLeft
 		}
 		x.out.URI().SetScheme(x.route.scheme)
 		x.out.SetHost(x.route.host)
@@ -275,6 +277,11 @@ func upstreamProblem(err error, sent bool) *problem {
 		return &problem{
 			code: codeUpstreamUnavailable, retryAfter: 1,
 			detail: "all connections to the backend are in use; nothing was charged",
+		}
+	case errors.Is(err, errNoTimeLeft):
+		return &problem{
+			code: codeUpstreamTimeout, retryAfter: 1,
+			detail: "the time for the request was over before the backend was asked; nothing was charged",
 		}
 	case !sent:
 		return &problem{

@@ -4,8 +4,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"creditgate/gateway"
 	"creditgate/meter"
@@ -22,4 +24,23 @@ func TestTLSHandshakeFails(t *testing.T) {
 	assert.Equal(t, "upstream-unreachable", r.json(t)["code"], "%s", r.body)
 	assert.Empty(t, r.Header.Get("X-Should-Retry"))
 	assert.EqualValues(t, -1, b.metric("creditgate_upstream_ambiguous_total"), "nothing was sent")
+}
+
+// A reserve that takes the backend's time is not the backend's failure.
+func TestReserveTakesTheTime(t *testing.T) {
+	t.Parallel()
+	b := setup(t, mixed("refuse"), func(o *gateway.Options) {
+		o.UpstreamTimeout, o.BreakerRequests = 50*time.Millisecond, 1
+	})
+	key := b.account("acme", 10*meter.Credit)
+	b.reserve = func(meter.Reserve) error { <-time.After(100 * time.Millisecond); return nil }
+	for range 2 {
+		r := b.post("/plain", key, "")
+		require.Equal(t, 504, r.StatusCode, "%s", r.body)
+		require.Equal(t, "upstream-timeout", r.json(t)["code"])
+	}
+	require.Zero(t, b.backend.calls.Load())
+	require.Zero(t, b.breaker(), "closed")
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{10_000, 0}, [2]meter.Credits{available, held})
 }

@@ -134,6 +134,8 @@ func TestPriceTexts(t *testing.T) {
 	f(n, query("n=3&n=3"), "ambiguous price (query.n): query.n is there twice; send it once.")
 	f(n, query("N=3"), `ambiguous price (query.n): query.n is also sent as "N"; send it once, as "n".`)
 	f(n, query("n[]=3"), `ambiguous price (query.n): query.n is also sent as "n[]"; send it once, as "n".`)
+	require.Contains(t, price(operation(t, strings.Split(n, " | ")...), query(strings.Repeat("+", 2000)+"n=3")), "ambiguous price")
+	f(n, query(strings.Repeat("n", 2000)+"=3"), "1 × 1 = 1")
 	f(n, query("[n]=3"), `ambiguous price (query.n): query.n is also sent as "[n]"; send it once, as "n".`)
 	f(n, query(strings.Repeat("a&", 255)+"n=3"), "3 × 1 = 3")
 	f(n, query(strings.Repeat("a&", 256)+"n=3"),

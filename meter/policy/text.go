@@ -58,6 +58,12 @@ func variant(sent []byte, name string) bool {
 	if len(sent) < len(name)-2 { // the name may have brackets
 		return false
 	}
+	if len(sent) > textMax { // is not walked for each priced name: its end cannot matter unless its beginning is trimmed
+		if first, _ := utf8.DecodeRune(sent); first <= ' ' || first == 0x7f || first == '[' || first == utf8.RuneError {
+			return true
+		}
+		sent = sent[:textMax]
+	}
 	if i := bytes.IndexFunc(sent, func(r rune) bool { return r < ' ' || r == 0x7f || r == utf8.RuneError }); i > 0 {
 		sent = sent[:i]
 	}
