@@ -59,8 +59,9 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 	x.tellStatus(resp.StatusCode())
 	if !whole {
 		return g.giveBack(x, &problem{
-			code: codeUpstreamFailed, final: true, detail: "the backend's answer is larger than " +
-				strconv.Itoa(g.set.ResponseBufferMax) + " bytes, which cannot be counted, nor sent to an HTTP/1.0 client; nothing was charged",
+			code: codeUpstreamFailed, final: true,
+			detail: "the backend's answer is larger than " + strconv.Itoa(g.set.ResponseBufferMax) +
+				" bytes: it cannot be counted, nor sent to an HTTP/1.0 client; nothing was charged",
 		})
 	}
 	if !x.priced() {

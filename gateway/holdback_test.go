@@ -47,7 +47,8 @@ func TestHoldbackOfEvents(t *testing.T) {
 	} {
 		for n := 1; n < 12; n++ {
 			before, after := drip(t, newHoldback(holdMax, true, nil), c[0]+c[1], n)
-			require.Equal(t, c, [2]string{before, after}, "in pieces of %d", n)
+			require.Equal(t, c[0], before, "in pieces of %d", n)
+			require.Equal(t, c[1], after, "in pieces of %d", n)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
@@ -23,7 +22,7 @@ func TestFingerprintTellsRequestsApart(t *testing.T) {
 		k := []string{"Idempotency-Key", "k" + strconv.Itoa(idem)}
 		require.Equal(t, 200, b.post(path, key, body1, append(k, h1...)...).StatusCode, what)
 		r := b.post(path, key, body2, append(k, h2...)...)
-		assert.Equal(t, 422, r.StatusCode, "%s: replayed %q", what, r.Header.Get("Idempotent-Replayed"))
+		require.Equal(t, 422, r.StatusCode, "%s: replayed %q", what, r.Header.Get("Idempotent-Replayed"))
 	}
 	same("priced header", "/model", "", "", []string{"X-Model", "cheap"}, []string{"X-Model", "alike"})
 	ct := []string{"Content-Type", "multipart/form-data; boundary=b"}
@@ -40,7 +39,7 @@ func TestControlKeyWithAnotherLease(t *testing.T) {
 	b.account("acme", 100*meter.Credit)
 	k := []string{"Idempotency-Key", "r1"}
 	require.Equal(t, 201, b.control("POST", "/v1/reservations", `{"account":"acme","credits":1,"lease_seconds":30}`, k...).StatusCode)
-	assert.Equal(t, 409, b.control("POST", "/v1/reservations", `{"account":"acme","credits":1,"lease_seconds":3600}`, k...).StatusCode)
+	require.Equal(t, 409, b.control("POST", "/v1/reservations", `{"account":"acme","credits":1,"lease_seconds":3600}`, k...).StatusCode)
 }
 
 // An answer of the largest size is stored with its head, which is not counted in ReplayMax.
@@ -50,5 +49,5 @@ func TestAnswerOfTheLargestSizeIsReplayed(t *testing.T) {
 	key := b.account("acme", 100*meter.Credit)
 	b.backend.answer(200, strings.Repeat("x", 1<<20))
 	require.Equal(t, 200, b.post("/plain", key, "", "Idempotency-Key", "a").StatusCode)
-	assert.Equal(t, 200, b.post("/plain", key, "", "Idempotency-Key", "a").StatusCode)
+	require.Equal(t, 200, b.post("/plain", key, "", "Idempotency-Key", "a").StatusCode)
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/gateway"
@@ -26,7 +25,7 @@ func TestRevokedKeyAfterOneFailedLookup(t *testing.T) {
 	b.house.fail(errors.New("one slow query"))
 	b.post("/plain", "sk-somebody-else", "")
 	b.house.fail(nil)
-	assert.Equal(t, 401, b.post("/plain", key, "").StatusCode, "revoked two TTLs ago; Postgres answers")
+	require.Equal(t, 401, b.post("/plain", key, "").StatusCode, "revoked two TTLs ago; Postgres answers")
 }
 
 // No key in a log, at any level.
@@ -36,7 +35,7 @@ func TestNoKeyInLogs(t *testing.T) {
 	b := setup(t, mixed("refuse"), func(o *gateway.Options) { o.Log = zerolog.New(&log) })
 	b.raw(lines("POST /plain HTTP/1.1\nHost: x\nAuthorization: Bearer sk-very-secret\x01\nContent-Length: 0\n\n"))
 	b.stop()
-	assert.NotContains(t, log.String(), "sk-very-secret")
+	require.NotContains(t, log.String(), "sk-very-secret")
 }
 
 type syncBuffer struct {

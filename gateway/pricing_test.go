@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"github.com/valyala/fasthttp"
 
 	"creditgate/gateway"
@@ -70,13 +70,13 @@ func mixed(unmatched string) func(*gateway.Options) {
 // refused says that nothing reached the backend, or else what was charged for it.
 func (b *bundle) refused(t *testing.T, status int, what string, r *reply) {
 	t.Helper()
-	assert.Equal(t, status, r.StatusCode, "%s: charged %q, backend saw %q", what, r.Header.Get("X-Credits-Charged"), r.body)
-	assert.Zero(t, b.backend.calls.Swap(0), "%s: the backend was called", what)
+	require.Equal(t, status, r.StatusCode, "%s: charged %q, backend saw %q", what, r.Header.Get("X-Credits-Charged"), r.body)
+	require.Zero(t, b.backend.calls.Swap(0), "%s: the backend was called", what)
 }
 
 func lines(s string) string { return strings.ReplaceAll(s, "\n", "\r\n") }
 
-// Go's mime lets boundary*= override boundary=; fasthttp (bench/studio itself), busboy and formidable do not.
+// Go's mime lets boundary*= replace boundary=; fasthttp, busboy and formidable do not.
 func TestBoundaryIsOneForEveryReader(t *testing.T) {
 	t.Parallel()
 	b := setup(t, mixed("refuse"))

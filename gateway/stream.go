@@ -121,7 +121,7 @@ func (t *tap) finish(err error) {
 	if p != nil {
 		t.end, x.outcome = errWithheld, string(p.code)
 	}
-	if t.end != io.EOF {
+	if errors.Is(t.end, errWithheld) {
 		t.hold.drop()
 	}
 	if x.priced() {

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/valyala/fasthttp"
 
@@ -165,11 +164,7 @@ func TestStreamIsHeldBack(t *testing.T) {
 		asked, answer := make(chan struct{}), make(chan struct{})
 		b.commit = func(meter.Settle) error { close(asked); <-answer; return meter.ErrUnavailable }
 		b.journal.err = errors.New("disk full")
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.data+"/plain", nil)
-		require.NoError(t, err)
-		req.Header.Set("Authorization", "Bearer "+key)
-		resp, err := b.client.Do(req)
-		require.NoError(t, err)
+		resp := b.open("/plain", key)
 		<-asked
 		got := make(chan int)
 		go func() { n, _ := io.ReadFull(resp.Body, make([]byte, len(image))); got <- n }()
@@ -178,12 +173,11 @@ func TestStreamIsHeldBack(t *testing.T) {
 		case n = <-got:
 		case <-time.After(time.Second):
 		}
-		assert.Less(t, n, len(image), "%s: the client has all %d bytes while the commit is unanswered", kind, n)
+		require.Less(t, n, len(image), "%s: the client has all %d bytes while the commit is unanswered", kind, n)
 		close(answer)
 		if n == 0 {
 			<-got
 		}
-		_ = resp.Body.Close()
 	}
 }
 
@@ -217,7 +211,7 @@ func TestSlowReaderPays(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { _, held := b.wallet("acme"); return held == 0 }, 5*time.Second, 20*time.Millisecond)
 	available, _ := b.wallet("acme")
-	assert.Equal(t, meter.Credits(8_000), available, "client took %d of %d bytes and was charged nothing", total, size)
+	require.Equal(t, meter.Credits(8_000), available, "client took %d of %d bytes and was charged nothing", total, size)
 }
 
 // HTTP/1.0 knows no chunks.
@@ -230,7 +224,7 @@ func TestStreamToHTTP10(t *testing.T) {
 		ctx.SetBodyString("data: x\n\n")
 	})
 	r := b.raw(lines("POST /plain HTTP/1.0\nHost: x\nAuthorization: Bearer " + key + "\nContent-Length: 0\n\n"))
-	assert.Empty(t, r.TransferEncoding)
+	require.Empty(t, r.TransferEncoding)
 }
 
 // What can neither be buffered nor sent in chunks is not charged.

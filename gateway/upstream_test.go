@@ -6,14 +6,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/gateway"
 	"creditgate/meter"
 )
 
-// A failed handshake sent no request.
+// A failed handshake has sent no request.
 func TestTLSHandshakeFails(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewTLSServer(http.NotFoundHandler())
@@ -21,9 +20,9 @@ func TestTLSHandshakeFails(t *testing.T) {
 	b := setup(t, mixed("refuse"), func(o *gateway.Options) { o.Upstreams = []string{s.URL} }) // its CA is not known
 	key := b.account("acme", 10*meter.Credit)
 	r := b.post("/plain", key, "")
-	assert.Equal(t, "upstream-unreachable", r.json(t)["code"], "%s", r.body)
-	assert.Empty(t, r.Header.Get("X-Should-Retry"))
-	assert.EqualValues(t, -1, b.metric("creditgate_upstream_ambiguous_total"), "nothing was sent")
+	require.Equal(t, "upstream-unreachable", r.json(t)["code"], "%s", r.body)
+	require.Empty(t, r.Header.Get("X-Should-Retry"))
+	require.Negative(t, b.metric("creditgate_upstream_ambiguous_total"), "not counted: nothing was sent")
 }
 
 // A reserve that takes the backend's time is not the backend's failure.

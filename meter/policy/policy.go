@@ -72,7 +72,8 @@ func (p *Policy) Passes(path string) bool {
 	return p.Pass && !p.routes.resembles(path, p.Operations)
 }
 
-// Free reports whether the operation costs nothing: its price is the literal 0. A computed price never is. Nothing of a free request is read.
+// Free reports whether the operation costs nothing: its price is the literal 0, and nothing of its requests is read.
+// A computed price is never 0.
 func (o *Operation) Free() bool { return o.credits == nil && o.fixed == 0 }
 
 // NeedsBody reports whether the price depends on the request body, so that the caller must buffer it.
