@@ -96,7 +96,7 @@ func TestBoundaryIsOneForEveryReader(t *testing.T) {
 		"Content-Type", "multipart/form-data; boundary=a; boundary*=utf-8''b"))
 }
 
-// the same with charset*: express.json() decodes UTF-7 and finds n twice, the last being 10.
+// The same with charset*=: express.json() decodes UTF-7 and finds n twice, the last being 10.
 func TestCharsetIsOneForEveryReader(t *testing.T) {
 	t.Parallel()
 	b := setup(t, mixed("refuse"))
