@@ -1,0 +1,104 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"net/netip"
+	"strings"
+
+	"creditgate/meter"
+)
+
+// apiKeyMax bounds what is hashed for a caller who has not proved anything yet.
+const apiKeyMax = 256
+
+// authenticator turns a request into an Identity.
+type authenticator struct {
+	cache         *keyCache
+	source        Identities
+	trusted       []netip.Prefix
+	accountHeader string
+}
+
+// authenticate finds out who asks. A suspended account is refused here, free operations included.
+func (g *Gateway) authenticate(x *exchange) *problem {
+	who, err := g.auth.identify(g.base, x)
+	var refused *problem
+	switch {
+	case err == nil:
+	case errors.As(err, &refused):
+		return refused
+	case errors.Is(err, ErrUnknown):
+		return &problem{code: codeUnauthenticated, detail: "the API key or account is not known, or the key was revoked"}
+	default:
+		g.log.Warn().Err(err).Msg("cannot look up an API key")
+		return meteringUnavailable("the API key cannot be checked at the moment")
+	}
+	x.who = who
+	if who.Suspended {
+		return &problem{code: codeSuspended, detail: "account " + who.Account + " is suspended", final: true}
+	}
+	return nil
+}
+
+// Error lets a refusal travel as an error inside the authenticator.
+func (p *problem) Error() string { return p.detail }
+
+func (a *authenticator) identify(ctx context.Context, x *exchange) (Identity, error) {
+	h := &x.ctx.Request.Header
+	if name := h.Peek(a.accountHeader); len(name) > 0 && a.trusts(x.peer) {
+		account := string(name)
+		if !meter.ValidName(account) {
+			return Identity{}, &problem{code: codeUnauthenticated, detail: a.accountHeader + " does not name an account"}
+		}
+		return a.cache.get(ctx, cacheKey{hash: sha256.Sum256(name), account: account}, a.byAccount)
+	}
+	key, err := apiKey(string(h.Peek("Authorization")), string(h.Peek("X-Api-Key")))
+	if err != nil {
+		return Identity{}, err
+	}
+	return a.cache.get(ctx, cacheKey{hash: sha256.Sum256([]byte(key))}, a.byKey)
+}
+
+func (a *authenticator) byKey(ctx context.Context, k cacheKey) (Identity, error) {
+	return a.source.IdentityByKey(ctx, k.hash)
+}
+
+func (a *authenticator) byAccount(ctx context.Context, k cacheKey) (Identity, error) {
+	return a.source.IdentityByAccount(ctx, k.account)
+}
+
+func (a *authenticator) trusts(peer netip.Addr) bool {
+	for _, p := range a.trusted {
+		if p.Contains(peer) {
+			return true
+		}
+	}
+	return false
+}
+
+// apiKey takes the key from either header. Two different keys are refused, since only one of them can be meant.
+func apiKey(authorization, xAPIKey string) (string, error) {
+	var bearer string
+	if authorization != "" {
+		scheme, rest, _ := strings.Cut(authorization, " ")
+		if !strings.EqualFold(scheme, "Bearer") {
+			return "", &problem{code: codeUnauthenticated, detail: "the Authorization header must be: Bearer <API key>"}
+		}
+		bearer = strings.TrimSpace(rest)
+	}
+	switch {
+	case bearer == "" && xAPIKey == "":
+		return "", &problem{code: codeUnauthenticated,
+			detail: "send the API key as Authorization: Bearer <key> or as X-Api-Key"}
+	case bearer != "" && xAPIKey != "" && bearer != xAPIKey:
+		return "", &problem{code: codeUnauthenticated, detail: "Authorization and X-Api-Key carry different keys; send one"}
+	case bearer == "":
+		bearer = xAPIKey
+	}
+	if len(bearer) > apiKeyMax {
+		return "", &problem{code: codeUnauthenticated, detail: "the API key is too long"}
+	}
+	return bearer, nil
+}

@@ -1,0 +1,93 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+
+	"github.com/valyala/fasthttp"
+)
+
+// trustedLength is how much memory a peer gets for merely announcing a length; beyond it, bytes must arrive.
+const trustedLength = 256 << 10
+
+// readBody reads the client's body into the buffer that goes to the backend.
+func (g *Gateway) readBody(x *exchange) *problem {
+	stream := x.ctx.RequestBodyStream()
+	if stream == nil {
+		x.bodyRead = true
+		return nil
+	}
+	buf, whole, err := readAll(x.out.SwapBody(nil), stream, x.ctx.Request.Header.ContentLength(), g.set.RequestBodyMax)
+	x.out.SwapBody(buf)
+	var timeout net.Error
+	switch {
+	case err == nil && whole:
+		x.bodyRead = true
+		return nil
+	case err == nil:
+		return g.bodyTooLarge()
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return &problem{code: codeInvalid, detail: "the body did not arrive within " + g.set.ClientTimeout.String()}
+	}
+	return &problem{code: codeInvalid, detail: "the body broke off or is not framed correctly"}
+}
+
+func (g *Gateway) bodyTooLarge() *problem {
+	return &problem{code: codeTooLarge, detail: "the body is larger than " + strconv.Itoa(g.set.RequestBodyMax) + " bytes"}
+}
+
+// readAll reads r to its end into buf's memory. whole is false when there are more than most bytes.
+func readAll(buf []byte, r io.Reader, announced, most int) (_ []byte, whole bool, err error) {
+	buf = slices.Grow(buf[:0], max(512, min(announced+1, trustedLength)))
+	for {
+		if len(buf) == cap(buf) {
+			buf = slices.Grow(buf, max(len(buf), min(announced+1, 2*len(buf))-len(buf)))
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		switch {
+		case len(buf) > most:
+			return buf, false, nil
+		case err == io.EOF: //nolint:errorlint // an io.Reader returns io.EOF itself; a wrapped one is a failure
+			return buf, true, nil
+		case err != nil:
+			return buf, false, err
+		}
+	}
+}
+
+// drainMax is how much of an unwanted body is read so that the connection can be kept.
+const drainMax = 64 << 10
+
+// abandonBody gets rid of a body that nobody read: what is left of it must not be taken for the next request.
+func (x *exchange) abandonBody() {
+	stream := x.ctx.RequestBodyStream()
+	if stream == nil {
+		return
+	}
+	if n := x.ctx.Request.Header.ContentLength(); n >= 0 && n <= drainMax {
+		if _, err := io.Copy(io.Discard, stream); err == nil {
+			x.bodyRead = true
+			return
+		}
+	}
+	x.ctx.Response.SetConnectionClose()
+	x.lingerOnClose()
+}
+
+// streams reports whether the response is passed on as it comes: events, whose sense is that they are early.
+// Where units are counted in the response it must be read first.
+func (x *exchange) streams(resp *fasthttp.Response) bool {
+	if resp.BodyStream() == nil || (x.op != nil && x.op.NeedsResponse()) {
+		return false
+	}
+	return isEventStream(string(resp.Header.ContentType()))
+}
+
+func isEventStream(contentType string) bool {
+	const events = "text/event-stream"
+	return len(contentType) >= len(events) && contentType[:len(events)] == events
+}

@@ -1,0 +1,290 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"io"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/valyala/fasthttp"
+	"github.com/valyala/fasthttp/fasthttpadaptor"
+
+	"creditgate/meter"
+)
+
+// Bounds of the control plane.
+const (
+	controlBodyMax = 64 << 10
+	actorMax       = 120
+	reasonMax      = 120 // what a ledger entry keeps
+	storageTimeout = 5 * time.Second
+	segmentsMax    = 6
+)
+
+// controlRoute is one row of the control plane's table. A segment of the pattern in braces matches any name.
+type controlRoute struct {
+	method  string
+	pattern string
+	open    bool // without a token: probes and scrapers have none
+	serve   func(*call) (status int, body any, p *problem)
+}
+
+func (g *Gateway) controlRoutes() []controlRoute {
+	return []controlRoute{
+		{"PUT", "/v1/accounts/{account}", false, g.putAccount},
+		{"GET", "/v1/accounts/{account}", false, g.getAccount},
+		{"POST", "/v1/accounts/{account}/keys", false, g.postKey},
+		{"DELETE", "/v1/accounts/{account}/keys/{key}", false, g.deleteKey},
+		{"POST", "/v1/accounts/{account}/grants", false, g.postGrant},
+		{"PATCH", "/v1/accounts/{account}/grants/{grant}", false, g.patchGrant},
+		{"POST", "/v1/accounts/{account}/revocations", false, g.postRevocation},
+		{"GET", "/v1/accounts/{account}/balance", false, g.getBalance},
+		{"GET", "/v1/accounts/{account}/entries", false, g.getEntries},
+		{"POST", "/v1/reservations", false, g.postReservation},
+		{"GET", "/v1/reservations/{reservation}", false, g.getReservation},
+		{"POST", "/v1/reservations/{reservation}/commit", false, g.postCommit},
+		{"POST", "/v1/reservations/{reservation}/release", false, g.postRelease},
+		{"POST", "/v1/reservations/{reservation}/extend", false, g.postExtend},
+		{"GET", "/v1/policy", false, g.getPolicy},
+		{"GET", "/livez", true, g.getLive},
+		{"GET", "/readyz", true, g.getReady},
+		{"GET", "/metrics", true, g.getMetrics},
+	}
+}
+
+// call is one request on the control plane. Its strings are copies, as an exchange's are.
+type call struct {
+	ctx    *fasthttp.RequestCtx
+	id     string
+	path   string
+	query  string
+	actor  string
+	ref    string    // Idempotency-Key
+	names  [2]string // what the pattern's braces matched, in order
+	static string    // the pattern, the metric label
+}
+
+func (g *Gateway) serveControl(ctx *fasthttp.RequestCtx) {
+	c := &call{ctx: ctx, id: meter.NewID(time.Now()).String(), static: "none"}
+	c.path, c.query, _ = strings.Cut(string(ctx.Request.Header.RequestURI()), "?")
+	defer func() {
+		if r := recover(); r != nil {
+			g.log.Error().Interface("panic", r).Bytes("stack", debug.Stack()).Msg("bug: control handler panicked")
+			g.problems.write(&ctx.Response, &problem{code: codeInternal, detail: "the gateway failed"}, c.id)
+		}
+		g.metrics.admin.WithLabelValues(c.static, strconv.Itoa(ctx.Response.StatusCode())).Inc()
+	}()
+	ctx.Response.Header.Set("X-Request-Id", c.id)
+	status, body, p := g.routeControl(c)
+	if p == nil && body != nil {
+		p = writeJSON(&ctx.Response, status, body)
+	} else if p == nil && status != 0 {
+		ctx.Response.SetStatusCode(status)
+	}
+	if p != nil {
+		g.problems.write(&ctx.Response, p, c.id)
+	}
+}
+
+func (g *Gateway) routeControl(c *call) (int, any, *problem) {
+	method := string(c.ctx.Method())
+	var found *controlRoute
+	for i := range g.routes {
+		if r := &g.routes[i]; r.method == method && c.matches(r.pattern) {
+			found = r
+			break
+		}
+	}
+	if (found == nil || !found.open) && !g.admits(c) {
+		return 0, nil, &problem{code: codeUnauthenticated, detail: "send the admin token as Authorization: Bearer <token>"}
+	}
+	if found == nil {
+		return 0, nil, noRoute(method, c.path)
+	}
+	c.static = found.pattern
+	if p := c.readHead(); p != nil {
+		return 0, nil, p
+	}
+	return found.serve(c)
+}
+
+// matches compares the path to a pattern and keeps the names in it.
+func (c *call) matches(pattern string) bool {
+	path, names := c.path, 0
+	for range segmentsMax {
+		var want, have string
+		var more, there bool
+		want, pattern, more = strings.Cut(pattern, "/")
+		have, path, there = strings.Cut(path, "/")
+		switch {
+		case more != there:
+			return false
+		case strings.HasPrefix(want, "{"):
+			if !meter.ValidName(have) {
+				return false
+			}
+			c.names[names] = have
+			names++
+		case want != have:
+			return false
+		}
+		if !more {
+			return true
+		}
+	}
+	return false
+}
+
+// admits compares hashes, so that neither content nor length of the token shows in the time taken.
+func (g *Gateway) admits(c *call) bool {
+	scheme, token, _ := strings.Cut(string(c.ctx.Request.Header.Peek("Authorization")), " ")
+	got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(g.set.AdminToken))
+	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], want[:]) == 1
+}
+
+func (c *call) readHead() *problem {
+	c.actor = string(c.ctx.Request.Header.Peek("X-Actor"))
+	if c.actor == "" {
+		c.actor = "admin"
+	}
+	if len(c.actor) > actorMax || !plainText(c.actor) {
+		return &problem{code: codeInvalid, param: "X-Actor",
+			detail: "X-Actor must be at most " + strconv.Itoa(actorMax) + " printable ASCII characters"}
+	}
+	if raw := string(c.ctx.Request.Header.Peek("Idempotency-Key")); raw != "" {
+		key, ok := parseIdempotencyKey(raw)
+		if !ok || !meter.ValidName(key) {
+			return &problem{code: codeInvalid, param: "Idempotency-Key",
+				detail: "Idempotency-Key must match [A-Za-z0-9._-]{1,64} here, where it is the external_ref"}
+		}
+		c.ref = key
+	}
+	return nil
+}
+
+func plainText(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// decode reads a JSON body strictly: a field that nobody would read is an error with its name.
+func (c *call) decode(into any) *problem {
+	body := c.ctx.PostBody()
+	if len(bytes.TrimSpace(body)) == 0 {
+		body = []byte("{}")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		p := &problem{code: codeInvalid, detail: "the body is not what this route takes: " +
+			strings.TrimPrefix(err.Error(), "json: ")}
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			p.param = wrong.Field
+		}
+		return p
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return &problem{code: codeInvalid, detail: "the body has something after its JSON object"}
+	}
+	return nil
+}
+
+// reference settles on the one name under which a mutation is idempotent.
+func (c *call) reference(external string, required bool) (string, *problem) {
+	switch {
+	case external != "" && c.ref != "" && external != c.ref:
+		return "", &problem{code: codeInvalid, param: "external_ref",
+			detail: "external_ref and Idempotency-Key differ; send one"}
+	case external == "":
+		external = c.ref
+	}
+	if external == "" && !required {
+		return "", nil
+	}
+	if !meter.ValidName(external) {
+		return "", &problem{code: codeInvalid, param: "external_ref",
+			detail: "external_ref, or an Idempotency-Key, is required and must match [A-Za-z0-9._-]{1,64}"}
+	}
+	return external, nil
+}
+
+func checkReason(s string) *problem {
+	if len(s) > reasonMax {
+		return &problem{code: codeInvalid, param: "reason",
+			detail: "reason must be at most " + strconv.Itoa(reasonMax) + " bytes long"}
+	}
+	return nil
+}
+
+// storageProblem maps what an Admin or a Ledger answered.
+func (g *Gateway) storageProblem(err error) *problem {
+	switch {
+	case errors.Is(err, meter.ErrNoAccount):
+		return &problem{code: codeNotFound, detail: "there is no such account"}
+	case errors.Is(err, ErrUnknown):
+		return &problem{code: codeNotFound, detail: "there is nothing by that id"}
+	case errors.Is(err, ErrConflict):
+		return &problem{code: codeConflict, final: true,
+			detail: "the same reference was used with another content, or the change contradicts what is recorded"}
+	case errors.Is(err, ErrTooManyGrants):
+		return &problem{code: codeTooManyGrants, final: true, detail: "the account has " +
+			strconv.Itoa(meter.GrantsMax) + " live grants already; let some be used up or revoke them"}
+	}
+	g.log.Error().Err(err).Msg("storage failed")
+	return &problem{code: codeStorageUnavailable, retryAfter: retryMeteringSeconds,
+		detail: "the change was not recorded, or not certainly: repeat it with the same reference"}
+}
+
+// changed is the status of a mutation: 201 new, 200 repeated, 202 when Redis follows later.
+func changed(applied, repeated bool) int {
+	switch {
+	case !applied:
+		return fasthttp.StatusAccepted
+	case repeated:
+		return fasthttp.StatusOK
+	}
+	return fasthttp.StatusCreated
+}
+
+type metricsHandler = fasthttp.RequestHandler
+
+func newMetricsHandler(from prometheus.Gatherer) metricsHandler {
+	return fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(from, promhttp.HandlerOpts{}))
+}
+
+func (g *Gateway) getMetrics(c *call) (int, any, *problem) {
+	g.gatherer(c.ctx)
+	return 0, nil, nil
+}
+
+func (g *Gateway) getLive(*call) (int, any, *problem) {
+	return fasthttp.StatusOK, struct {
+		Status string `json:"status"`
+	}{"alive"}, nil
+}
+
+// getReady says whether traffic should come here. Postgres has no say: priced requests do without it.
+func (g *Gateway) getReady(*call) (int, any, *problem) {
+	if g.draining.Load() {
+		return 0, nil, meteringUnavailable("this gateway is shutting down")
+	}
+	if reasons := g.health.NotReady(); len(reasons) > 0 {
+		return 0, nil, meteringUnavailable(strings.Join(reasons, "; "))
+	}
+	return fasthttp.StatusOK, struct {
+		Status string `json:"status"`
+	}{"ready"}, nil
+}

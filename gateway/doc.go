@@ -1,0 +1,32 @@
+// Package gateway speaks HTTP: the data plane that carries priced requests to a backend, and the control plane by
+// which operators manage accounts, credit and reservations.
+//
+// It owns the life of a request and what a client may see of it. It refuses to know Redis and Postgres: what it
+// needs it declares in ports.go, and package cmd passes it in. A response reaches the client whole only after its
+// charge is acknowledged by the meter or safe in the journal.
+//
+//	handler.go     the life of a request, top-down on one page: read this first
+//	exchange.go    one request on its way; which spellings of a path are taken
+//	auth.go        who asks: API keys, trusted peers
+//	keycache.go    what is remembered of keys, and for how long
+//	body.go        reading bodies within bounds; which responses are streamed
+//	forward.go     to the backend and back, and what the answer is worth
+//	headers.go     which header fields pass in each direction
+//	settle.go      reserve, commit, release, and the journal when the meter is away
+//	stream.go      responses that are settled before their terminating chunk
+//	idempotency.go Idempotency-Key: its syntax, and the fingerprint of a request
+//	replay.go      stored answers
+//	upstream.go    backends: connections, breaker, what may be tried again
+//	problem.go     the one table from problem to HTTP status
+//	account.go     /credits: balance, history, reservations, quote
+//	views.go       the JSON shapes
+//	control*.go    the control plane, by noun
+//	metrics.go     creditgate_* figures
+//	options.go     settings with their defaults
+//	ports.go       what the gateway asks of the rest of the house
+//	server.go      listeners, connections, shutdown
+//
+// Two choices that the code alone does not explain. A response without a length is buffered like any other, so that
+// its charge can stand in a header; only event streams are passed on as they come. A response above the buffer is
+// streamed too, with its charge in a trailer, unless units are counted in it: then it cannot be read, and is refused.
+package gateway

@@ -1,0 +1,160 @@
+package gateway
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"creditgate/meter"
+	"creditgate/meter/policy"
+)
+
+// exchange is one HTTP request on its way through the gateway. Every string in it is a copy: fasthttp reuses the
+// memory of a request for the next one on the connection, and a retained alias would charge another account.
+type exchange struct {
+	ctx     *fasthttp.RequestCtx
+	client  *clientConn // nil in tests without our listener
+	arrived time.Time
+	peer    netip.Addr
+
+	method, path, query string
+	id                  meter.ID // of this HTTP request; the reservation's, once there is one
+
+	who    Identity
+	policy *policy.Policy
+	op     *policy.Operation // nil for an unmatched route that passes
+	params policy.Params
+	quote  policy.Quote
+	key    *meter.IdempotencyKey
+
+	out      *fasthttp.Request // to the backend; its body buffer receives the client's body
+	bodyRead bool              // nothing of the request is left on the connection
+	own      bool              // a route of the gateway itself
+
+	reserve   meter.Reserve      // what was asked; zero for a free request
+	held      meter.Reservation  // the answer
+	answered  *meter.Reservation // the Idempotency-Key's request was charged already, by this one
+	streaming bool               // the response outlives the handler; its end ends the exchange
+	deadline  time.Time          // monotonic; the backend must have answered
+	route     *route             // backend chosen, its breaker to be told
+	upstream  time.Duration      // spent waiting for the backend
+	outcome   string             // for metrics and the log
+}
+
+func (g *Gateway) begin(ctx *fasthttp.RequestCtx) *exchange {
+	x := &exchange{ctx: ctx, arrived: time.Now(), method: string(ctx.Method()), out: fasthttp.AcquireRequest()}
+	target := string(ctx.Request.Header.RequestURI())
+	x.path, x.query, _ = strings.Cut(target, "?")
+	if c, ok := ctx.Conn().(*clientConn); ok {
+		x.client, x.peer = c, c.peer
+		c.begin()
+	} else if a, ok := netip.AddrFromSlice(ctx.RemoteIP()); ok {
+		x.peer = a.Unmap()
+	}
+	return x
+}
+
+// requestID is this request's id in text; made on first use, unless the reservation gave one.
+func (x *exchange) requestID() string {
+	if x.id.IsZero() {
+		x.id = meter.NewID(x.arrived)
+	}
+	return x.id.String()
+}
+
+// operation is the metric label and the entry's operation.
+func (x *exchange) operation() string {
+	if x.op == nil {
+		return ""
+	}
+	return x.op.Name
+}
+
+// checkTarget refuses a request whose target can be spelt in another way, so that what is priced, what is
+// forwarded and what the backend reads are the same bytes.
+func (x *exchange) checkTarget() *problem {
+	if x.method == fasthttp.MethodConnect || x.method == fasthttp.MethodTrace {
+		return &problem{code: codeInvalid, detail: x.method + " is not served here"}
+	}
+	if !canonicalPath(x.path) {
+		return &problem{code: codeAmbiguousPrice, detail: "the path is not in its one plain spelling: send it without " +
+			"//, /./, /../, ; or needless percent-encoding, and starting with /"}
+	}
+	if !plainQuery(x.query) {
+		return &problem{code: codeAmbiguousPrice, detail: "the query contains ; or a byte that must be percent-encoded"}
+	}
+	return nil
+}
+
+// canonicalPath reports whether the path, as sent, has no other spelling: absolute, no empty or dot segment, no
+// ';' parameters, no backslash, and percent-encoding only of bytes that need it, with upper-case digits. An encoded
+// '/', '\', '.', ';', '%' or control byte is never accepted: a backend that decodes twice would see another path.
+func canonicalPath(p string) bool {
+	if p == "" || p[0] != '/' {
+		return false
+	}
+	segment := 0 // where the current segment starts
+	for i := 0; i < len(p); i++ {
+		switch c := p[i]; {
+		case c == '/':
+			if i > 0 && !plainSegment(p[segment:i]) {
+				return false
+			}
+			segment = i + 1
+		case c == '%':
+			if !neededEscape(p[i:]) {
+				return false
+			}
+			i += 2
+		case !pathByte(c):
+			return false
+		}
+	}
+	return segment == len(p) || plainSegment(p[segment:]) // one trailing slash is a spelling of its own
+}
+
+func plainSegment(s string) bool { return s != "" && s != "." && s != ".." }
+
+// pathByte reports whether RFC 3986 lets c stand in a path segment, ';' excepted.
+func pathByte(c byte) bool {
+	switch {
+	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		return true
+	}
+	return strings.IndexByte("-._~!$&'()*+,=:@", c) >= 0
+}
+
+// neededEscape reports whether s begins with a percent-encoding of a byte that may not stand by itself.
+func neededEscape(s string) bool {
+	if len(s) < 3 {
+		return false
+	}
+	hi, lo := upperHex(s[1]), upperHex(s[2])
+	if hi < 0 || lo < 0 {
+		return false
+	}
+	c := byte(hi<<4 | lo)
+	return c >= ' ' && c != 0x7f && !pathByte(c) && strings.IndexByte(`/\;%`, c) < 0
+}
+
+func upperHex(c byte) int {
+	switch {
+	case c >= '0' && c <= '9':
+		return int(c - '0')
+	case c >= 'A' && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// plainQuery refuses what parsers disagree on: ';' as a separator, and bytes that may not stand in a query.
+func plainQuery(q string) bool {
+	for i := range len(q) {
+		if c := q[i]; c <= ' ' || c >= 0x7f || c == ';' || c == '#' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,118 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"creditgate/meter"
+)
+
+// forward sends the request to the backend and waits for the head of the answer.
+func (g *Gateway) forward(x *exchange, resp *fasthttp.Response) *problem {
+	g.requestHeaders(x)
+	began := time.Now()
+	sent, err := g.upstreams.send(x, resp)
+	x.upstream += time.Since(began)
+	if err != nil {
+		return g.upstreamFailed(x, err, sent)
+	}
+	return nil
+}
+
+// upstreamFailed turns a broken exchange with the backend into a problem.
+func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
+	x.tell(err)
+	if sent {
+		g.metrics.ambiguous.WithLabelValues(x.operation()).Inc()
+	}
+	p := upstreamProblem(err, sent)
+	g.log.Warn().Err(err).Bool("sent", sent).Str("request_id", x.requestID()).Str("code", string(p.code)).
+		Msg("backend gave no whole answer")
+	return p
+}
+
+// deliver reads the whole answer, settles, and only then lets the client have it.
+func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
+	whole, err := g.readAnswer(x, resp)
+	if err == nil && !whole && (x.op == nil || !x.op.NeedsResponse()) {
+		g.stream(x, resp, x.ctx.Response.SwapBody(nil)) // larger than the buffer: hold back only its end
+		return nil
+	}
+	defer fasthttp.ReleaseResponse(resp)
+	defer resp.CloseBodyStream() //nolint:errcheck // a connection that cannot be kept is dropped
+	if err != nil {
+		return g.giveBack(x, g.upstreamFailed(x, err, true))
+	}
+	x.tellStatus(resp.StatusCode())
+	if !x.priced() {
+		x.outcome = outcomeFree
+		responseHeaders(&x.ctx.Response, resp)
+		x.ctx.Response.Header.Set("X-Request-Id", x.requestID())
+		return nil
+	}
+	units, readable := x.op.Delivered(x.quote, resp.StatusCode(), x.ctx.Response.Body())
+	if !readable || !whole || (x.op.NeedsResponse() && len(resp.Header.Peek("Content-Encoding")) > 0) {
+		return g.giveBack(x, &problem{code: codeUpstreamFailed, final: true,
+			detail: "what the backend delivered cannot be counted in its answer; nothing was charged"})
+	}
+	s := settled{amount: x.quote.Charge(units)}
+	if units == 0 || s.amount == 0 {
+		s = g.release(x)
+	} else {
+		g.keepAnswer(x, resp)
+		var p *problem
+		if s, p = g.commit(x, units, s.amount); p != nil {
+			return p
+		}
+	}
+	responseHeaders(&x.ctx.Response, resp)
+	x.creditHeaders(s)
+	return nil
+}
+
+// tellStatus tells the breaker: a 4xx is the client's doing and a healthy answer.
+func (x *exchange) tellStatus(status int) {
+	if status >= fasthttp.StatusInternalServerError {
+		x.tell(errAnswered5xx)
+		return
+	}
+	x.tell(nil)
+}
+
+// readAnswer reads the backend's body into the client's response. whole is false when it exceeds the buffer.
+func (g *Gateway) readAnswer(x *exchange, resp *fasthttp.Response) (whole bool, err error) {
+	stream := resp.BodyStream()
+	if stream == nil {
+		return true, nil
+	}
+	n := resp.Header.ContentLength()
+	if n > g.set.ResponseBufferMax {
+		return false, nil
+	}
+	began := time.Now()
+	buf, whole, err := readAll(x.ctx.Response.SwapBody(nil), stream, n, g.set.ResponseBufferMax)
+	x.ctx.Response.SwapBody(buf)
+	x.upstream += time.Since(began)
+	return whole, err
+}
+
+// creditHeaders says what the request cost.
+func (x *exchange) creditHeaders(s settled) {
+	h := &x.ctx.Response.Header
+	h.Set("X-Request-Id", x.requestID())
+	h.Set("X-Credits-Reservation", x.reserve.ID.String())
+	h.Set("X-Credits-Reserved", x.reserve.Amount.String())
+	h.Set("X-Credits-Charged", s.charged.String())
+	if s.known {
+		h.Set("X-Credits-Remaining", s.remaining.String())
+	}
+}
+
+// settled is the outcome of a reservation as the client sees it.
+type settled struct {
+	amount    meter.Credits // asked to be charged
+	charged   meter.Credits
+	remaining meter.Credits
+	known     bool // remaining is: the meter answered
+}

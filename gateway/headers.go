@@ -1,0 +1,140 @@
+package gateway
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+)
+
+// Header names are compared in fasthttp's canonical form, which both sides of the gateway normalise to.
+
+// hopByHop are the fields of one connection (RFC 9110 §7.6.1), and those that framing writes anew.
+func hopByHop(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+		"Proxy-Authenticate", "Proxy-Authorization", "Http2-Settings", "Content-Length", "Expect":
+		return true
+	}
+	return false
+}
+
+// listed reports whether a Connection header's list names the field.
+func listed(connection [][]byte, name []byte) bool {
+	for _, line := range connection {
+		for field := range bytes.SplitSeq(line, []byte(",")) {
+			if bytes.EqualFold(bytes.TrimSpace(field), name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// consumed are request fields that the gateway uses up or writes anew. Fields with an underscore go too: CGI-like
+// backends cannot tell X_Credits_Reservation from X-Credits-Reservation.
+func (g *Gateway) consumed(name string) bool {
+	switch name {
+	case "Host", "Authorization", "X-Api-Key", "X-Request-Id", "X-Forwarded-For", "X-Forwarded-Proto",
+		"X-Forwarded-Host", "Forwarded", "X-Real-Ip", "Via", "X-Actor":
+		return true
+	}
+	return name == g.auth.accountHeader || strings.HasPrefix(name, "X-Credits-") || strings.IndexByte(name, '_') >= 0
+}
+
+// requestHeaders fills x.out's head from the client's.
+func (g *Gateway) requestHeaders(x *exchange) {
+	in, out := &x.ctx.Request.Header, &x.out.Header
+	connection := in.PeekAll("Connection")
+	for k, v := range in.All() {
+		name := string(k) // does not escape: no allocation
+		if hopByHop(name) || g.consumed(name) || (len(connection) > 0 && listed(connection, k)) {
+			continue
+		}
+		out.AddBytesKV(k, v)
+	}
+	out.SetMethod(x.method)
+	out.SetRequestURI(x.target())
+	out.Set("Via", viaName(in.Peek("Via"), in.Protocol()))
+	g.forwarded(x)
+	if !x.priced() {
+		out.Set("X-Request-Id", x.requestID())
+		return
+	}
+	id := x.reserve.ID.String()
+	out.Set("X-Request-Id", id)
+	// The client's key ends here: a backend that knew it could answer one account with another's work.
+	out.Del("Idempotency-Key")
+	if g.set.UpstreamIdempotencyKey {
+		out.Set("Idempotency-Key", id)
+	}
+	if x.op.NeedsResponse() {
+		out.Set("Accept-Encoding", "identity") // what is counted must be readable
+	}
+}
+
+// forwarded says where the request came from. What an untrusted peer claims is dropped, not extended.
+func (g *Gateway) forwarded(x *exchange) {
+	in, out := &x.ctx.Request.Header, &x.out.Header
+	from, proto, host := x.peerText(), "http", string(in.Host())
+	if x.ctx.IsTLS() {
+		proto = "https"
+	}
+	if g.auth.trusts(x.peer) {
+		if before := in.Peek("X-Forwarded-For"); len(before) > 0 {
+			from = string(before) + ", " + from
+		}
+		if v := in.Peek("X-Forwarded-Proto"); len(v) > 0 {
+			proto = string(v)
+		}
+		if v := in.Peek("X-Forwarded-Host"); len(v) > 0 {
+			host = string(v)
+		}
+	}
+	out.Set("X-Forwarded-For", from)
+	out.Set("X-Forwarded-Proto", proto)
+	out.Set("X-Forwarded-Host", host)
+}
+
+func viaName(before, protocol []byte) string {
+	hop := "1.1 creditgate"
+	if bytes.HasSuffix(protocol, []byte("1.0")) {
+		hop = "1.0 creditgate"
+	}
+	if len(before) > 0 {
+		return string(before) + ", " + hop
+	}
+	return hop
+}
+
+func (x *exchange) target() string {
+	if x.query == "" {
+		return x.path
+	}
+	return x.path + "?" + x.query
+}
+
+func (x *exchange) peerText() string {
+	if x.client != nil {
+		return x.client.peerText
+	}
+	return x.peer.String()
+}
+
+// responseHeaders copies the backend's head to the client's, without what belongs to a connection or to the gateway.
+func responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
+	connection := from.Header.PeekAll("Connection")
+	for k, v := range from.Header.All() {
+		name := string(k)
+		if hopByHop(name) || ownResponseHeader(name) || (len(connection) > 0 && listed(connection, k)) {
+			continue
+		}
+		to.Header.AddBytesKV(k, v)
+	}
+	to.SetStatusCode(from.StatusCode())
+}
+
+// ownResponseHeader names the fields that only the gateway may say.
+func ownResponseHeader(name string) bool {
+	return name == "X-Request-Id" || name == "Idempotent-Replayed" || strings.HasPrefix(name, "X-Credits-")
+}

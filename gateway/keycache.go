@@ -1,0 +1,185 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// Bounds of the key cache.
+const (
+	cacheShards = 64
+	// knownMax and unknownMax bound the entries of all shards together. Unknown keys live apart, so that a caller
+	// who guesses keys cannot push out those in use.
+	knownMax   = 1 << 16
+	unknownMax = 1 << 13
+	// unknownTTL is short: a key made a moment ago must work.
+	unknownTTL = time.Second
+	// refreshQueue and refreshWorkers bound the look-ups made ahead of expiry.
+	refreshQueue   = 1024
+	refreshWorkers = 4
+	// lookupTimeout bounds one look-up.
+	lookupTimeout = 2 * time.Second
+	// outagePause is how long after a failed look-up cached entries serve without waiting for another. It is longer
+	// than lookupTimeout, so that with a hanging Postgres the background look-ups keep requests from blocking.
+	outagePause = 3 * time.Second
+)
+
+// cacheKey is the hash of an API key, or of an account name in a trusted header.
+type cacheKey struct {
+	hash    [32]byte
+	account string
+}
+
+type lookup func(context.Context, cacheKey) (Identity, error)
+
+// keyCache remembers who a key belongs to. An entry in use is looked up again in the background at half its
+// life, so that a priced request does not wait for Postgres; when Postgres is away, entries outlive their TTL.
+type keyCache struct {
+	ttl     time.Duration
+	shards  [cacheShards]cacheShard
+	queue   chan refresh
+	outage  atomic.Int64 // Unix nanoseconds until which no request waits for a look-up it can do without
+	metrics *metrics
+}
+
+type cacheShard struct {
+	mu      sync.RWMutex
+	known   map[cacheKey]*cached
+	unknown map[cacheKey]time.Time // until when
+	flight  singleflight.Group
+}
+
+type cached struct {
+	who     Identity
+	at      time.Time
+	pending atomic.Bool // a refresh is queued
+}
+
+type refresh struct {
+	key  cacheKey
+	find lookup
+}
+
+func newKeyCache(ttl time.Duration, m *metrics) *keyCache {
+	c := &keyCache{ttl: ttl, queue: make(chan refresh, refreshQueue), metrics: m}
+	for i := range c.shards {
+		c.shards[i].known = make(map[cacheKey]*cached)
+		c.shards[i].unknown = make(map[cacheKey]time.Time)
+	}
+	return c
+}
+
+// run looks up queued entries until ctx ends.
+func (c *keyCache) run(ctx context.Context) {
+	var workers sync.WaitGroup
+	for range refreshWorkers {
+		workers.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case r := <-c.queue:
+					_, _ = c.load(ctx, r.key, r.find) // a failure leaves the entry, and others report it
+				}
+			}
+		})
+	}
+	workers.Wait()
+}
+
+func (c *keyCache) shard(k cacheKey) *cacheShard { return &c.shards[k.hash[0]%cacheShards] }
+
+// get returns the identity behind a key. It blocks only for a key not in use during the last TTL.
+func (c *keyCache) get(ctx context.Context, k cacheKey, find lookup) (Identity, error) {
+	s, now := c.shard(k), time.Now()
+	s.mu.RLock()
+	e, until := s.known[k], s.unknown[k]
+	s.mu.RUnlock()
+	if e == nil && now.Before(until) {
+		return Identity{}, ErrUnknown
+	}
+	if e != nil {
+		age, away := now.Sub(e.at), now.UnixNano() < c.outage.Load()
+		if age > c.ttl/2 {
+			c.ahead(e, k, find)
+		}
+		if age < c.ttl || away {
+			return e.who, nil
+		}
+	}
+	who, err := c.load(ctx, k, find)
+	if err != nil && !errors.Is(err, ErrUnknown) && e != nil {
+		return e.who, nil // stale, since Postgres is away
+	}
+	return who, err
+}
+
+// ahead queues a look-up of an entry in use, once.
+func (c *keyCache) ahead(e *cached, k cacheKey, find lookup) {
+	if !e.pending.CompareAndSwap(false, true) {
+		return
+	}
+	select {
+	case c.queue <- refresh{k, find}:
+	default:
+		e.pending.Store(false) // the queue is full: a later request tries again, at the latest by blocking
+	}
+}
+
+// load asks for an identity and stores the answer; requests for the same key share one look-up.
+func (c *keyCache) load(ctx context.Context, k cacheKey, find lookup) (Identity, error) {
+	s := c.shard(k)
+	flight := k.account
+	if flight == "" {
+		flight = string(k.hash[:])
+	}
+	v, err, _ := s.flight.Do(flight, func() (any, error) {
+		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+		defer cancel()
+		asked := time.Now() // an entry is as old as the question, not as the answer
+		who, err := find(ctx, k)
+		c.store(s, k, who, asked, err)
+		return who, err
+	})
+	who, _ := v.(Identity)
+	return who, err
+}
+
+func (c *keyCache) store(s *cacheShard, k cacheKey, who Identity, asked time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		c.metrics.keyLookups.WithLabelValues("known").Inc()
+		delete(s.unknown, k)
+		makeRoom(s.known, k, knownMax/cacheShards)
+		s.known[k] = &cached{who: who, at: asked}
+	case errors.Is(err, ErrUnknown):
+		c.metrics.keyLookups.WithLabelValues("unknown").Inc()
+		delete(s.known, k)
+		makeRoom(s.unknown, k, unknownMax/cacheShards)
+		s.unknown[k] = asked.Add(unknownTTL)
+	default:
+		c.metrics.keyLookups.WithLabelValues("failed").Inc()
+		c.outage.Store(time.Now().Add(outagePause).UnixNano())
+		if e := s.known[k]; e != nil {
+			e.pending.Store(false)
+		}
+	}
+}
+
+// makeRoom drops an arbitrary entry when k would be one too many: a wrong guess costs one look-up.
+func makeRoom[V any](m map[cacheKey]V, k cacheKey, most int) {
+	if _, there := m[k]; there || len(m) < most {
+		return
+	}
+	for victim := range m {
+		delete(m, victim)
+		return
+	}
+}

@@ -1,0 +1,110 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sony/gobreaker/v2"
+
+	"creditgate/meter/policy"
+)
+
+// Outcomes of a request that was not refused, as requests_total names them. A refusal is named by its problem code.
+const (
+	outcomeCommitted = "committed" // charged in full
+	outcomePartial   = "partial"   // charged for a part
+	outcomeReleased  = "released"  // the backend's own failure was passed on, nothing charged
+	outcomeFree      = "free"
+	outcomeReplayed  = "replayed"
+	outcomeAccount   = "account" // the gateway's own /credits routes
+)
+
+// metrics are what the gateway tells Prometheus. There is no account label: accounts are unbounded.
+type metrics struct {
+	requests    *prometheus.CounterVec
+	duration    *prometheus.HistogramVec
+	overhead    prometheus.Histogram
+	inFlight    prometheus.Gauge
+	breaker     *prometheus.GaugeVec
+	ambiguous   *prometheus.CounterVec
+	journalled  *prometheus.CounterVec
+	undelivered prometheus.Counter
+	answers     *prometheus.CounterVec
+	keyLookups  *prometheus.CounterVec
+	settlements *prometheus.CounterVec
+	admin       *prometheus.CounterVec
+	durations   map[*policy.Operation]prometheus.Observer // resolved once, so that a request takes no lock for it
+}
+
+// durationBuckets reach to the slowest image job: the usual ones end at 10 s.
+func durationBuckets() []float64 {
+	return []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300}
+}
+
+func overheadBuckets() []float64 {
+	return []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 2.5}
+}
+
+func newMetrics(reg prometheus.Registerer, policies map[string]*policy.Policy) (*metrics, error) {
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Namespace: "creditgate", Name: name, Help: help}
+	}
+	m := &metrics{
+		requests: prometheus.NewCounterVec(counter("requests_total",
+			"Requests on the data plane; outcome is committed, partial, released, free, replayed, account or a problem code."),
+			[]string{"operation", "outcome"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "creditgate",
+			Name: "request_duration_seconds", Help: "From the request's head to its settled answer.",
+			Buckets: durationBuckets()}, []string{"operation"}),
+		overhead: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "creditgate",
+			Name: "overhead_seconds", Help: "What of the duration was not spent waiting for the backend.",
+			Buckets: overheadBuckets()}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "creditgate", Name: "requests_in_flight",
+			Help: "Requests on the data plane not yet answered."}),
+		breaker: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "creditgate", Name: "breaker_state",
+			Help: "Circuit breaker of a backend: 0 closed, 1 half-open, 2 open."}, []string{"upstream"}),
+		ambiguous: prometheus.NewCounterVec(counter("upstream_ambiguous_total",
+			"Requests released although the backend may have done the work: it was sent bytes and gave no whole answer."),
+			[]string{"operation"}),
+		journalled: prometheus.NewCounterVec(counter("journalled_total",
+			"Commits of unknown outcome handed to the journal; result is kept or failed."), []string{"result"}),
+		undelivered: prometheus.NewCounter(counter("undelivered_total",
+			"Charged responses that the client did not take whole.")),
+		answers: prometheus.NewCounterVec(counter("stored_answers_total",
+			"Answers to keyed requests; result is stored, full, failed, replayed or missing."), []string{"result"}),
+		keyLookups: prometheus.NewCounterVec(counter("key_lookups_total",
+			"Look-ups of API keys in Postgres; result is known, unknown or failed."), []string{"result"}),
+		settlements: prometheus.NewCounterVec(counter("settlements_total",
+			"Settlements asked for by the gateway, by the state they reached; unknown is left to journal or lease."),
+			[]string{"state"}),
+		admin: prometheus.NewCounterVec(counter("admin_requests_total", "Requests on the control plane."),
+			[]string{"route", "status"}),
+		durations: make(map[*policy.Operation]prometheus.Observer),
+	}
+	for _, c := range []prometheus.Collector{
+		m.requests, m.duration, m.overhead, m.inFlight, m.breaker, m.ambiguous, m.journalled, m.undelivered,
+		m.answers, m.keyLookups, m.settlements, m.admin,
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	m.durations[nil] = m.duration.WithLabelValues("")
+	for _, p := range policies {
+		for _, op := range p.Operations {
+			m.durations[op] = m.duration.WithLabelValues(op.Name)
+		}
+	}
+	return m, nil
+}
+
+// observe records a request that is answered.
+func (m *metrics) observe(x *exchange) {
+	took := time.Since(x.arrived)
+	m.requests.WithLabelValues(x.operation(), x.outcome).Inc()
+	m.durations[x.op].Observe(took.Seconds())
+	m.overhead.Observe(max(0, took-x.upstream).Seconds())
+}
+
+// breakerValue is the contract's number for a state: gobreaker's own order is closed, half-open, open.
+func breakerValue(s gobreaker.State) float64 { return float64(s) }

@@ -1,0 +1,220 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"creditgate/meter/policy"
+)
+
+// Settings are the knobs of the gateway. A zero value means the default named beside it.
+type Settings struct {
+	// Upstreams are the backends' base URLs, http or https, without a path. Requests are spread over them.
+	Upstreams []string `yaml:"upstream" env:"UPSTREAM"`
+	// Prefix is where the gateway's own data-plane routes live. Default /credits.
+	Prefix string `yaml:"prefix" env:"PREFIX"`
+	// AdminToken opens the control plane. Required, at least 16 characters.
+	AdminToken string `yaml:"admin_token" env:"ADMIN_TOKEN"`
+
+	// UpstreamTimeout is how long the backend may take for its whole response. Default 60s.
+	UpstreamTimeout time.Duration `yaml:"upstream_timeout" env:"UPSTREAM_TIMEOUT"`
+	// SettleBudget is how long a call to the meter may take, reserve and settlement each. Default 2s.
+	SettleBudget time.Duration `yaml:"settle_budget" env:"SETTLE_BUDGET"`
+	// LeaseMargin is what a lease outlasts upstream timeout and settle budget by. Default 5s.
+	LeaseMargin time.Duration `yaml:"lease_margin" env:"LEASE_MARGIN"`
+	// UpstreamIdle is how long an idle connection to the backend is kept; it must be shorter than the backend's own
+	// keep-alive (gunicorn 2 s, Node and uvicorn 5 s). Default 1s.
+	UpstreamIdle time.Duration `yaml:"upstream_idle" env:"UPSTREAM_IDLE"`
+	// UpstreamConns is the most connections to one backend. Default 4096.
+	UpstreamConns int `yaml:"upstream_conns" env:"UPSTREAM_CONNS"`
+	// UpstreamIdempotencyKey sends the reservation id to the backend as Idempotency-Key. Default false.
+	UpstreamIdempotencyKey bool `yaml:"upstream_idempotency_key" env:"UPSTREAM_IDEMPOTENCY_KEY"`
+
+	// RequestBodyMax is the largest request body in bytes. Default 32 MiB.
+	RequestBodyMax int `yaml:"request_body_max" env:"REQUEST_BODY_MAX"`
+	// ResponseBufferMax is the largest response in bytes that is held back until it is settled; a larger one is
+	// streamed, and its end held back. Default 64 MiB.
+	ResponseBufferMax int `yaml:"response_buffer_max" env:"RESPONSE_BUFFER_MAX"`
+	// HeadersMax is the largest request head in bytes, and the largest response head of a backend. Default 32 KiB.
+	HeadersMax int `yaml:"headers_max" env:"HEADERS_MAX"`
+	// ReplayMax is the largest answer in bytes that is stored for an Idempotency-Key. Default 1 MiB.
+	ReplayMax int `yaml:"replay_max" env:"REPLAY_MAX"`
+	// ClientTimeout is how long a client may take to send its request, and again to take the response, or one part
+	// of a streamed one. Default 60s.
+	ClientTimeout time.Duration `yaml:"client_timeout" env:"CLIENT_TIMEOUT"`
+	// ClientIdle is how long an idle client connection is kept. Default 75s.
+	ClientIdle time.Duration `yaml:"client_idle" env:"CLIENT_IDLE"`
+	// MaxInFlight is the most open reservations of one account. Default: the meter's own limit.
+	MaxInFlight uint32 `yaml:"max_in_flight" env:"MAX_IN_FLIGHT"`
+
+	// TrustedPeers may name the account themselves in AccountHeader, and their X-Forwarded-* are passed on: IP
+	// addresses or CIDR prefixes. Default none.
+	TrustedPeers []string `yaml:"trusted_peers" env:"TRUSTED_PEERS"`
+	// AccountHeader is the header in which a trusted peer names the account. Default X-Account-Id.
+	AccountHeader string `yaml:"account_header" env:"ACCOUNT_HEADER"`
+	// KeyTTL is how long a looked-up API key is believed, and so the longest that a revoked one still works.
+	// Default and maximum 10s.
+	KeyTTL time.Duration `yaml:"key_ttl" env:"KEY_TTL"`
+
+	// BreakerWindow, BreakerRequests and BreakerRatio: a backend is left alone when at least so many requests in
+	// this window ended, and this share of them failed. Defaults 10s, 20, 0.5.
+	BreakerWindow   time.Duration `yaml:"breaker_window" env:"BREAKER_WINDOW"`
+	BreakerRequests uint32        `yaml:"breaker_requests" env:"BREAKER_REQUESTS"`
+	BreakerRatio    float64       `yaml:"breaker_ratio" env:"BREAKER_RATIO"`
+	// BreakerPause is how long it is left alone before a request may try it again. Default 5s.
+	BreakerPause time.Duration `yaml:"breaker_pause" env:"BREAKER_PAUSE"`
+
+	// DrainDelay is how long /readyz fails on shutdown before the listeners close, for balancers to notice.
+	// Default 0.
+	DrainDelay time.Duration `yaml:"drain_delay" env:"DRAIN_DELAY"`
+}
+
+// Options is what a Gateway is made of.
+type Options struct {
+	Settings
+	Policies map[string]*policy.Policy // by product
+
+	Meter      Meter
+	Lookup     Lookup
+	Journal    Journal
+	Answers    Answers
+	Identities Identities
+	Ledger     Ledger
+	Admin      Admin
+	Health     Health
+
+	Registerer prometheus.Registerer
+	Gatherer   prometheus.Gatherer // what /metrics shows
+	Log        zerolog.Logger
+}
+
+// keyTTLMax is the contract: a revoked key stops within 10 seconds.
+const keyTTLMax = 10 * time.Second
+
+const adminTokenMin = 16
+
+func orElse[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+func (s *Settings) setDefaults() {
+	orElse(&s.Prefix, "/credits")
+	orElse(&s.UpstreamTimeout, time.Minute)
+	orElse(&s.SettleBudget, 2*time.Second)
+	orElse(&s.LeaseMargin, 5*time.Second)
+	orElse(&s.UpstreamIdle, time.Second)
+	orElse(&s.UpstreamConns, 4096)
+	orElse(&s.RequestBodyMax, 32<<20)
+	orElse(&s.ResponseBufferMax, 64<<20)
+	orElse(&s.HeadersMax, 32<<10)
+	orElse(&s.ReplayMax, 1<<20)
+	orElse(&s.ClientTimeout, time.Minute)
+	orElse(&s.ClientIdle, 75*time.Second)
+	orElse(&s.AccountHeader, "X-Account-Id")
+	orElse(&s.KeyTTL, keyTTLMax)
+	orElse(&s.BreakerWindow, 10*time.Second)
+	orElse(&s.BreakerRequests, 20)
+	orElse(&s.BreakerRatio, 0.5)
+	orElse(&s.BreakerPause, 5*time.Second)
+}
+
+// lease is how long a reservation outlives its request at worst: the backend's time, the settlement's, a margin.
+func (s *Settings) lease() time.Duration { return s.UpstreamTimeout + s.SettleBudget + s.LeaseMargin }
+
+func (s *Settings) validate() error {
+	var errs []error
+	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	if len(s.Upstreams) == 0 {
+		bad("upstream: not set; give the backend's URL, such as http://127.0.0.1:9000")
+	}
+	for _, u := range s.Upstreams {
+		if _, err := parseUpstream(u); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if !strings.HasPrefix(s.Prefix, "/") || strings.HasSuffix(s.Prefix, "/") || !canonicalPath(s.Prefix) {
+		bad("prefix: %q must begin with / and not end with it, such as /credits", s.Prefix)
+	}
+	if len(s.AdminToken) < adminTokenMin {
+		bad("admin_token: must have at least %d characters; make one with: openssl rand -hex 32", adminTokenMin)
+	}
+	if s.KeyTTL > keyTTLMax || s.KeyTTL < time.Second {
+		bad("key_ttl: %s must lie between 1s and %s, so that a revoked key stops in time", s.KeyTTL, keyTTLMax)
+	}
+	if s.BreakerRatio < 0 || s.BreakerRatio > 1 {
+		bad("breaker_ratio: %v must lie between 0 and 1", s.BreakerRatio)
+	}
+	for name, d := range map[string]time.Duration{
+		"upstream_timeout": s.UpstreamTimeout, "settle_budget": s.SettleBudget, "lease_margin": s.LeaseMargin,
+		"upstream_idle": s.UpstreamIdle, "client_timeout": s.ClientTimeout, "client_idle": s.ClientIdle,
+		"breaker_window": s.BreakerWindow, "breaker_pause": s.BreakerPause,
+	} {
+		if d < 0 {
+			bad("%s: %s must be positive", name, d)
+		}
+	}
+	for name, n := range map[string]int{
+		"upstream_conns": s.UpstreamConns, "request_body_max": s.RequestBodyMax, "headers_max": s.HeadersMax,
+		"response_buffer_max": s.ResponseBufferMax, "replay_max": s.ReplayMax,
+	} {
+		if n < 0 {
+			bad("%s: %d must be positive", name, n)
+		}
+	}
+	if _, err := parsePeers(s.TrustedPeers); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func parseUpstream(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("upstream: %w", err)
+	}
+	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || strings.Trim(u.Path, "/") != "" ||
+		u.RawQuery != "" || u.User != nil {
+		return nil, fmt.Errorf("upstream: %q must be http:// or https:// and a host, without a path", s)
+	}
+	return u, nil
+}
+
+func parsePeers(list []string) ([]netip.Prefix, error) {
+	peers := make([]netip.Prefix, 0, len(list))
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if addr, aerr := netip.ParseAddr(s); aerr == nil {
+			p, err = addr.Prefix(addr.BitLen())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("trusted_peers: %q is neither an IP address nor a CIDR prefix", s)
+		}
+		peers = append(peers, p.Masked())
+	}
+	return peers, nil
+}
+
+func (o *Options) validate() error {
+	errs := []error{o.Settings.validate()}
+	for name, missing := range map[string]bool{
+		"Policies": len(o.Policies) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
+		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
+		"Ledger": o.Ledger == nil, "Admin": o.Admin == nil, "Health": o.Health == nil,
+		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
+	} {
+		if missing {
+			errs = append(errs, fmt.Errorf("gateway: Options.%s is not set", name))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,224 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"creditgate/meter"
+)
+
+// This file is what the gateway asks of the rest of the house. Package cmd introduces *meter.Engine, the journal,
+// the replay store and package persist through these interfaces; none of them knows HTTP.
+
+// Meter decides reservations. *meter.Engine is one.
+type Meter interface {
+	NewReservationID(account string) meter.ReservationID
+	Reserve(ctx context.Context, r meter.Reserve) (meter.Decision, error)
+	Commit(ctx context.Context, s meter.Settle) (meter.Decision, error)
+	Release(ctx context.Context, s meter.Settle) (meter.Decision, error)
+}
+
+// Lookup reads what the meter holds, and extends a lease. *meter.Engine is one.
+type Lookup interface {
+	Balance(ctx context.Context, account string) (meter.Decision, error)
+	Reservation(ctx context.Context, id meter.ReservationID) (meter.Decision, error)
+	Extend(ctx context.Context, id meter.ReservationID, lease time.Duration) (meter.Decision, error)
+}
+
+// Journal keeps a commit whose outcome is unknown until the meter has acknowledged it. Append returns once the
+// commit is on disk; an error means that it is not, and the response it pays for must not be delivered. attempted is
+// when the meter was first asked.
+type Journal interface {
+	Append(s meter.Settle, attempted time.Time) error
+}
+
+// Answers stores the answers to requests with an Idempotency-Key by the reservation that paid for them.
+// stored is false when the budget is used up; Get's ok is false when nothing is there.
+type Answers interface {
+	Put(ctx context.Context, id meter.ReservationID, answer []byte) (stored bool, err error)
+	Get(ctx context.Context, id meter.ReservationID) (answer []byte, ok bool, err error)
+}
+
+// Identities answers who a caller is. Both return ErrUnknown for a key or an account that does not exist; a
+// revoked key does not exist.
+type Identities interface {
+	IdentityByKey(ctx context.Context, hash [32]byte) (Identity, error)
+	IdentityByAccount(ctx context.Context, account string) (Identity, error)
+}
+
+// Identity is an authenticated caller.
+type Identity struct {
+	Account   string
+	Product   string // the name of the policy that prices the account's requests
+	KeyID     string // the API key's id, empty for a trusted account header
+	Suspended bool
+}
+
+// Ledger reads what Postgres keeps of an account.
+type Ledger interface {
+	// Entries returns an account's entries, newest first, at most limit, strictly older than before;
+	// before 0 starts at the newest. meter.ErrNoAccount if the account does not exist.
+	Entries(ctx context.Context, account string, before uint64, limit int) ([]LedgerEntry, error)
+	// Buckets names the bucket of each grant that it knows.
+	Buckets(ctx context.Context, account string, grants []meter.ID) (map[meter.ID]string, error)
+}
+
+// LedgerEntry is one entry of an account's history.
+type LedgerEntry struct {
+	EntryID     string
+	Seq         uint64 // dense per account; the cursor of the next page
+	Kind        string
+	Operation   string
+	Units       uint32
+	Reservation string // the reservation id of a settlement, else empty
+	RequestID   string // the uuid in it
+	OccurredAt  time.Time
+	Lines       []LedgerLine
+}
+
+// LedgerLine is what an entry did to one grant, signed as the customer sees it.
+type LedgerLine struct {
+	Bucket  string
+	Grant   meter.ID
+	Credits meter.Credits
+}
+
+// Errors that an Admin answers with, besides meter.ErrNoAccount.
+var (
+	// ErrUnknown says that the key, account or grant does not exist.
+	ErrUnknown = errors.New("unknown")
+	// ErrConflict says that the reference was used before with another content, or that the change contradicts
+	// what is recorded.
+	ErrConflict = errors.New("conflict")
+	// ErrTooManyGrants says that the account has meter.GrantsMax live grants.
+	ErrTooManyGrants = errors.New("too many grants")
+)
+
+// Admin changes accounts, keys and grants. Each change is durable in Postgres before it is answered, then applied
+// to Redis in the same call; Applied is false when Redis could not be reached, and the change follows by itself.
+// A Ref (external_ref or Idempotency-Key) seen before with the same content returns the first answer with
+// Repeated set; with another content it is ErrConflict.
+type Admin interface {
+	Accounts
+	Keys
+	Grants
+}
+
+// Accounts creates, reads and suspends accounts.
+type Accounts interface {
+	PutAccount(ctx context.Context, c AccountChange) (AccountState, error)
+	Account(ctx context.Context, account string) (AccountState, error) // meter.ErrNoAccount
+}
+
+// AccountChange creates an account or changes what is not nil.
+type AccountChange struct {
+	Account   string
+	Product   *string // on creation nil means the deployment's only product
+	Suspended *bool
+	Actor     string
+}
+
+// AccountState is an account as Postgres has it.
+type AccountState struct {
+	Account   string
+	Product   string
+	Suspended bool
+	CreatedAt time.Time
+	Created   bool // by this call
+	Applied   bool
+}
+
+// Keys creates and revokes API keys. The secret is made by the gateway and never leaves it but for the answer.
+type Keys interface {
+	CreateKey(ctx context.Context, k NewKey) (KeyCreated, error)
+	// RevokeKey is idempotent; ErrUnknown if the account never had the key.
+	RevokeKey(ctx context.Context, account, keyID, actor string) error
+}
+
+// NewKey is an API key to be stored: its hash, never the key.
+type NewKey struct {
+	Account string
+	KeyID   string
+	Hash    [32]byte // SHA-256 of the key
+	Ref     string   // may be empty: every call then makes a new key
+	Actor   string
+}
+
+// KeyCreated names the key; when Repeated, it is the one of the first call and not NewKey's.
+type KeyCreated struct {
+	KeyID    string
+	Repeated bool
+}
+
+// Grants adds and takes back credit.
+type Grants interface {
+	// Grant adds a lot of credit; ErrTooManyGrants before anything is written.
+	Grant(ctx context.Context, g NewGrant) (GrantState, error)
+	// MoveExpiry sets the expiry of a grant.
+	MoveExpiry(ctx context.Context, m ExpiryChange) (GrantState, error)
+	// Revoke takes back credit of one grant, or of all grants of a purchase.
+	Revoke(ctx context.Context, r NewRevocation) (RevocationState, error)
+}
+
+// NewGrant is a lot of credit to be added.
+type NewGrant struct {
+	Account     string
+	Bucket      string
+	Rank        uint8 // of the bucket in the policy's drain order
+	Credits     meter.Credits
+	EffectiveAt time.Time // zero: now
+	ExpiresAt   time.Time // zero: never
+	Ref         string
+	Reason      string
+	Actor       string
+}
+
+// GrantState is a grant as Postgres has it.
+type GrantState struct {
+	GrantID     meter.ID
+	Bucket      string
+	Credits     meter.Credits
+	EffectiveAt time.Time
+	ExpiresAt   time.Time // zero: never
+	Ref         string
+	Applied     bool
+	Repeated    bool
+}
+
+// ExpiryChange moves the expiry of a grant.
+type ExpiryChange struct {
+	Account   string
+	GrantID   meter.ID
+	ExpiresAt time.Time // zero: never
+	Ref       string
+	Reason    string
+	Actor     string
+}
+
+// NewRevocation takes back credit. Exactly one of GrantID and PurchaseRef is set; Credits 0 means all of it.
+type NewRevocation struct {
+	Account     string
+	GrantID     meter.ID
+	PurchaseRef string
+	Credits     meter.Credits
+	Ref         string
+	Reason      string
+	Actor       string
+}
+
+// RevocationState is a revocation as Postgres has it.
+type RevocationState struct {
+	RevocationID meter.ID
+	GrantID      meter.ID
+	Credits      meter.Credits
+	Ref          string
+	Applied      bool
+	Repeated     bool
+}
+
+// Health says whether the gateway may take traffic: a reason for each partition that is not open, none when all
+// are. It must answer from memory, and may not depend on Postgres.
+type Health interface {
+	NotReady() []string
+}

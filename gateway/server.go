@@ -1,0 +1,246 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/valyala/fasthttp"
+
+	"creditgate/meter"
+	"creditgate/meter/policy"
+)
+
+// Gateway is the data plane and the control plane of one process.
+type Gateway struct {
+	set      Settings
+	policies map[string]*policy.Policy
+	meter    Meter
+	lookup   Lookup
+	journal  Journal
+	answers  Answers
+	ledger   Ledger
+	admin    Admin
+	health   Health
+
+	auth      *authenticator
+	upstreams *upstreams
+	metrics   *metrics
+	problems  problemWriter
+	log       zerolog.Logger
+
+	base     context.Context // of calls that must outlive their request; ends when a shutdown runs out of time
+	giveUp   context.CancelFunc
+	draining atomic.Bool
+	data     *fasthttp.Server
+	control  *fasthttp.Server
+	routes   []controlRoute
+	gatherer metricsHandler
+}
+
+// New checks the options and makes a Gateway; it listens only when Run. Of ctx only the values are kept.
+func New(ctx context.Context, o Options) (*Gateway, error) {
+	o.setDefaults()
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(o.Registerer, o.Policies)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: register metrics: %w", err)
+	}
+	us, err := newUpstreams(&o.Settings, m)
+	if err != nil {
+		return nil, err
+	}
+	peers, err := parsePeers(o.TrustedPeers)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		set: o.Settings, policies: o.Policies, meter: o.Meter, lookup: o.Lookup, journal: o.Journal,
+		answers: o.Answers, ledger: o.Ledger, admin: o.Admin, health: o.Health,
+		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
+		auth: &authenticator{
+			cache: newKeyCache(o.KeyTTL, m), source: o.Identities, trusted: peers,
+			accountHeader: canonicalName(o.AccountHeader),
+		},
+	}
+	g.base, g.giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	g.routes = g.controlRoutes()
+	g.data = g.server(g.serve)
+	g.data.ExpectHandler = g.expect
+	g.data.StreamRequestBody = true // a caller is known before its body is read
+	g.control = g.server(g.serveControl)
+	g.control.MaxRequestBodySize = controlBodyMax
+	return g, nil
+}
+
+// canonicalName spells a header name as fasthttp does.
+func canonicalName(s string) string {
+	var h fasthttp.RequestHeader
+	h.Set(s, "x")
+	for k := range h.All() {
+		return string(k)
+	}
+	return s
+}
+
+func (g *Gateway) server(h fasthttp.RequestHandler) *fasthttp.Server {
+	return &fasthttp.Server{
+		Handler:                      h,
+		ErrorHandler:                 g.malformed,
+		ReadTimeout:                  g.set.ClientTimeout,
+		WriteTimeout:                 g.set.ClientTimeout,
+		IdleTimeout:                  g.set.ClientIdle,
+		MaxRequestBodySize:           g.set.RequestBodyMax,
+		ReadBufferSize:               g.set.HeadersMax,
+		DisablePreParseMultipartForm: true, // forwarded as sent, and no temporary files
+		NoDefaultServerHeader:        true,
+		NoDefaultContentType:         true,
+		CloseOnShutdown:              true,
+		Logger:                       serverLog{g.log},
+	}
+}
+
+// serverLog is where fasthttp reports connections that broke.
+type serverLog struct{ log zerolog.Logger }
+
+// Printf implements fasthttp.Logger.
+func (l serverLog) Printf(format string, a ...any) { l.log.Debug().Msgf(format, a...) }
+
+// malformed answers what fasthttp could not read as a request.
+func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
+	p := &problem{code: codeInvalid, detail: "the request is not well-formed HTTP/1.1"}
+	var small *fasthttp.ErrSmallBuffer
+	var timeout net.Error
+	switch {
+	case errors.As(err, &small):
+		p = &problem{code: codeHeadersTooLarge,
+			detail: fmt.Sprintf("the request's head is larger than %d bytes", g.set.HeadersMax)}
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		p = g.bodyTooLarge()
+	case errors.As(err, &timeout) && timeout.Timeout():
+		p.detail = "the request did not arrive within " + g.set.ClientTimeout.String()
+	}
+	g.problems.write(&ctx.Response, p, meter.NewID(time.Now()).String())
+	if c, ok := ctx.Conn().(*clientConn); ok {
+		c.linger = true
+	}
+}
+
+// Run serves both listeners until Shutdown. It returns when both have ended.
+func (g *Gateway) Run(ctx context.Context, data, control net.Listener) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var work sync.WaitGroup
+	work.Go(func() { g.auth.cache.run(ctx) })
+	ended := make(chan error, 2)
+	go func() { ended <- g.data.Serve(&clientListener{data, g.metrics.undelivered}) }()
+	go func() { ended <- g.control.Serve(control) }()
+	err := errors.Join(<-ended, <-ended)
+	stop()
+	work.Wait()
+	return err
+}
+
+// shutdownGrace is how long responses whose settlement went to the journal may still take to be written.
+const shutdownGrace = time.Second
+
+// Shutdown ends the gateway so that nothing in flight is lost: /readyz fails first, then the listeners close and
+// what is in flight is settled and delivered, until ctx ends. Then commits still unanswered go to the journal.
+func (g *Gateway) Shutdown(ctx context.Context) error {
+	g.draining.Store(true)
+	if g.set.DrainDelay > 0 {
+		notice := time.NewTimer(g.set.DrainDelay)
+		defer notice.Stop()
+		select {
+		case <-notice.C:
+		case <-ctx.Done():
+		}
+	}
+	err := g.data.ShutdownWithContext(ctx)
+	g.giveUp()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	if err != nil {
+		err = fmt.Errorf("gateway: requests still in flight at the end of the shutdown: %w", g.data.ShutdownWithContext(last))
+	}
+	return errors.Join(err, g.control.ShutdownWithContext(last))
+}
+
+// clientListener hands out connections that linger, and that notice a charged response they could not write.
+type clientListener struct {
+	net.Listener
+	undelivered interface{ Inc() }
+}
+
+// Accept implements net.Listener.
+func (l *clientListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	cc := &clientConn{Conn: c, undelivered: l.undelivered, peerText: "unknown"}
+	if a, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
+		cc.peer = a.Addr().Unmap()
+		cc.peerText = cc.peer.String()
+	}
+	return cc, nil
+}
+
+// clientConn is a client's connection. One goroutine uses it at a time.
+type clientConn struct {
+	net.Conn
+	undelivered interface{ Inc() }
+	peer        netip.Addr
+	peerText    string
+	charged     bool // the response being written was charged
+	linger      bool // the client may still be sending
+}
+
+func (c *clientConn) begin() { c.charged = false }
+
+func (c *clientConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil && c.charged {
+		c.charged = false
+		c.undelivered.Inc()
+	}
+	return n, err
+}
+
+// Bounds of a lingering close.
+const (
+	lingerTime = 2 * time.Second
+	lingerMax  = 256 << 20
+)
+
+// Close lets a client that is still sending read its refusal: closing with unread bytes would reset the connection,
+// and take the answer with it.
+func (c *clientConn) Close() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.linger && half.CloseWrite() == nil {
+		_ = c.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, c.Conn, lingerMax)
+	}
+	return c.Conn.Close()
+}
+
+func (x *exchange) lingerOnClose() {
+	if x.client != nil {
+		x.client.linger = true
+	}
+}
+
+// chargeIsFinal is called between a charge and its delivery.
+func (x *exchange) chargeIsFinal(charged bool) {
+	if x.client != nil {
+		x.client.charged = charged
+	}
+}

@@ -1,0 +1,170 @@
+package gateway
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"creditgate/meter"
+)
+
+// retrySoonSeconds is how long a client waits for reservations of its own to be settled.
+const retrySoonSeconds = 1
+
+// reserveCredits holds the request's price. Nothing is asked of Redis for a free one.
+func (g *Gateway) reserveCredits(x *exchange) *problem {
+	if !x.priced() {
+		return nil
+	}
+	id := g.meter.NewReservationID(x.who.Account)
+	x.id = id.ID
+	x.reserve = meter.Reserve{
+		ID: id, Account: x.who.Account, Amount: x.quote.Credits, Lease: g.set.lease(), MaxInFlight: g.set.MaxInFlight,
+		Note: meter.Note{Operation: x.op.Name, PolicyVersion: x.policy.Version(), KeyID: x.who.KeyID, Key: x.key},
+	}
+	ctx, cancel := g.within(g.set.SettleBudget)
+	defer cancel()
+	d, err := g.meter.Reserve(ctx, x.reserve)
+	if err != nil {
+		return g.reserveFailed(err)
+	}
+	if d.Code == meter.CodeOK && d.Reservation.State == meter.Held {
+		x.held = d.Reservation
+		return nil
+	}
+	return g.reserveDenied(x, d)
+}
+
+func (g *Gateway) reserveFailed(err error) *problem {
+	if errors.Is(err, meter.ErrNoAccount) {
+		return &problem{code: codeUnauthenticated, detail: "the account no longer exists"}
+	}
+	g.log.Warn().Err(err).Msg("cannot reserve")
+	return meteringUnavailable("credits cannot be reserved at the moment; the backend was not asked, nothing is charged")
+}
+
+// reserveDenied says why the meter refused.
+func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
+	switch d.Code {
+	case meter.CodeInsufficient:
+		return x.insufficient(d)
+	case meter.CodeSuspended:
+		return &problem{code: codeSuspended, detail: "account " + x.who.Account + " is suspended", final: true}
+	case meter.CodeInFlight:
+		return &problem{code: codeTooManyInFlight, retryAfter: retrySoonSeconds,
+			detail: "the account has too many unfinished requests; wait for some to end"}
+	case meter.CodeKeyInProgress:
+		return &problem{code: codeInProgress, retryAfter: retrySoonSeconds,
+			detail: "a request with this Idempotency-Key is not finished; ask again for its answer"}
+	case meter.CodeKeyMismatch:
+		return &problem{code: codeMismatch, param: "Idempotency-Key", final: true,
+			detail: "this Idempotency-Key was used for a request with another route, query, price or content"}
+	case meter.CodeKeyReplay:
+		x.answered = &d.Reservation
+		return nil
+	}
+	g.log.Error().Uint8("code", uint8(d.Code)).Str("state", d.Reservation.State.String()).
+		Str("request_id", x.requestID()).Msg("unexpected answer to a reserve")
+	return meteringUnavailable("credits cannot be reserved at the moment; the backend was not asked, nothing is charged")
+}
+
+// insufficient is the 402 of a priced request.
+func (x *exchange) insufficient(d meter.Decision) *problem {
+	p := insufficient(x.quote.Credits, d, x.policy.Buckets)
+	if x.quote.UnitCredits > 0 {
+		p.shortfall.AffordableUnits = uint32(min(int64(p.shortfall.Available/x.quote.UnitCredits), int64(x.quote.Units)))
+	}
+	if x.quote.Units > 1 {
+		p.detail += ", enough for " + strconv.Itoa(int(p.shortfall.AffordableUnits)) + " of " +
+			strconv.Itoa(int(x.quote.Units)) + " units"
+	}
+	return p
+}
+
+// insufficient says what is missing. Retrying helps only while the account's own unfinished requests hold it.
+func insufficient(required meter.Credits, d meter.Decision, buckets []string) *problem {
+	available, held := d.Account.Available(d.NowMs), d.Account.Held()
+	p := &problem{
+		code: codeInsufficient, detail: required.String() + " credits are needed, " + available.String() + " available",
+		shortfall: &shortfall{
+			Required: required, Available: available, Held: held, Buckets: bucketViews(d.Account, buckets, d.NowMs),
+		},
+	}
+	if held > 0 && available+held >= required {
+		p.retryAfter = retrySoonSeconds
+		p.detail += ", " + held.String() + " held by unfinished requests"
+		return p
+	}
+	p.final = true
+	return p
+}
+
+func (x *exchange) settle(units uint32, amount meter.Credits) meter.Settle {
+	return meter.Settle{
+		ID: x.reserve.ID, Account: x.reserve.Account, Amount: amount, Units: units,
+		Reserved: x.reserve.Amount, Note: x.reserve.Note,
+	}
+}
+
+// commit charges for what was delivered. When the meter cannot say whether it did, the journal takes the commit
+// over; when the journal cannot either, the response must not be delivered, and the lease gives the credit back.
+func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settled, *problem) {
+	x.outcome = outcomeCommitted
+	if units < x.quote.Units {
+		x.outcome = outcomePartial
+	}
+	x.held.State = meter.Committed // asked once, whatever the answer
+	s, attempted := x.settle(units, amount), time.Now()
+	ctx, cancel := g.within(g.set.SettleBudget)
+	defer cancel()
+	d, err := g.meter.Commit(ctx, s)
+	if r := d.Reservation; err == nil && (d.Code == meter.CodeOK || d.Code == meter.CodeConflict) {
+		if d.Code == meter.CodeConflict { // somebody else settled it, by the control plane: what is booked stands
+			g.log.Error().Str("request_id", x.requestID()).Str("state", r.State.String()).
+				Stringer("charged", r.Charged).Stringer("wanted", amount).Msg("reservation was settled otherwise")
+		}
+		g.metrics.settlements.WithLabelValues(r.State.String()).Inc()
+		x.chargeIsFinal(r.Charged > 0)
+		return settled{amount: amount, charged: r.Charged, remaining: r.Available, known: true}, nil
+	}
+	g.metrics.settlements.WithLabelValues("unknown").Inc()
+	if jerr := g.journal.Append(s, attempted); jerr != nil {
+		g.metrics.journalled.WithLabelValues("failed").Inc()
+		g.log.Error().Err(jerr).AnErr("commit", err).Str("request_id", x.requestID()).
+			Msg("commit neither acknowledged nor journalled: response withheld")
+		x.creditHeaders(settled{})
+		return settled{}, meteringUnavailable("the charge could not be recorded, so the result was withheld")
+	}
+	g.metrics.journalled.WithLabelValues("kept").Inc()
+	g.log.Warn().Err(err).Uint8("code", uint8(d.Code)).Str("request_id", x.requestID()).Msg("commit left to the journal")
+	x.chargeIsFinal(true)
+	return settled{amount: amount, charged: amount}, nil
+}
+
+// release gives everything back. If it cannot be said now, the lease does it.
+func (g *Gateway) release(x *exchange) settled {
+	if x.held.State != meter.Held {
+		return settled{}
+	}
+	x.held.State = meter.Released // asked once, whatever the answer
+	x.outcome = outcomeReleased
+	ctx, cancel := g.within(g.set.SettleBudget)
+	defer cancel()
+	d, err := g.meter.Release(ctx, x.settle(0, 0))
+	if err != nil || d.Code != meter.CodeOK {
+		g.metrics.settlements.WithLabelValues("unknown").Inc()
+		g.log.Warn().Err(err).Uint8("code", uint8(d.Code)).Str("request_id", x.requestID()).
+			Msg("release left to the lease")
+		return settled{}
+	}
+	g.metrics.settlements.WithLabelValues(d.Reservation.State.String()).Inc()
+	return settled{remaining: d.Reservation.Available, known: true}
+}
+
+// giveBack releases what the request holds and passes its problem on.
+func (g *Gateway) giveBack(x *exchange, p *problem) *problem {
+	if x.held.State == meter.Held {
+		x.creditHeaders(g.release(x))
+	}
+	return p
+}
