@@ -84,7 +84,7 @@ func (a *Admin) MoveExpiry(ctx context.Context, m ExpiryChange) (GrantState, err
 		return GrantState{}, err
 	}
 	result := a.apply(ctx, expiryChange, r.id)
-	if result == nothingToApply {
+	if result == nothingToApply && !r.repeated { // a repeated one may also have been superseded
 		return GrantState{}, fmt.Errorf("%w: %s", ErrGrantGone, m.GrantID)
 	}
 	state, err := a.GrantState(ctx, m.Account, m.GrantID)

@@ -255,6 +255,12 @@ func (s *Store) insertMove(ctx context.Context, m ExpiryChange) (r recorded, err
 		if r, found, err = earlier(ctx, tx, "expiry_move", m.Ref, print); found || err != nil {
 			return err
 		}
+		// The newest wish counts. An older one that Redis has already is booked as applied all the same.
+		_, err = tx.Exec(ctx, `UPDATE creditgate.expiry_move SET status = 'void', applied_at = now()
+			WHERE grant_id = $1 AND status = 'pending'`, [16]byte(m.GrantID))
+		if err != nil {
+			return err
+		}
 		r.id = meter.NewID(time.Now())
 		_, err = tx.Exec(ctx, `INSERT INTO creditgate.expiry_move
 				(id, account, grant_id, expires_at, external_ref, fingerprint, reason, actor, created_at)

@@ -126,15 +126,15 @@ type GrantState struct {
 	Repeated    bool
 }
 
-// GrantState returns a grant as it was granted, but for its expiry, which is the one last asked for. ErrNoGrant if
+// GrantState returns a grant as it was granted, but for its expiry, which is where it was last moved to. ErrNoGrant if
 // the account has none with this id.
 func (s *Store) GrantState(ctx context.Context, account string, id meter.ID) (g GrantState, err error) {
 	var expires *time.Time
 	err = s.pool.QueryRow(ctx, `SELECT g.id, g.bucket, g.credits, g.effective_at, g.external_ref, g.status = 'applied',
-			CASE WHEN m.id IS NULL THEN g.expires_at ELSE m.expires_at END
+			CASE WHEN m.id IS NULL THEN t.expires_at ELSE m.expires_at END
 		FROM creditgate.grant_lot g
-		LEFT JOIN LATERAL (SELECT id, expires_at FROM creditgate.expiry_move
-			WHERE grant_id = g.id AND status <> 'void' ORDER BY created_at DESC, id DESC LIMIT 1) m ON true
+		JOIN creditgate.grant_state t ON t.grant_id = g.id
+		LEFT JOIN creditgate.expiry_move m ON m.grant_id = g.id AND m.status = 'pending'
 		WHERE g.id = $1 AND g.account = $2`, [16]byte(id), account).
 		Scan((*[16]byte)(&g.GrantID), &g.Bucket, (*int64)(&g.Credits), &g.EffectiveAt, &g.Ref, &g.Applied, &expires)
 	if errors.Is(err, pgx.ErrNoRows) {

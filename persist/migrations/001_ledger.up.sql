@@ -68,7 +68,7 @@ CREATE TABLE creditgate.api_key (
 CREATE INDEX api_key_account ON creditgate.api_key (account);
 
 -- Changes that start here and are then applied to Redis. They are pending until their ledger entry is flushed; a void
--- expiry move found its grant used up. A reference is used once for ever; the fingerprint tells a repeat from another
+-- expiry move found its grant used up, or was superseded. A reference is used once for ever; the fingerprint tells a repeat from another
 -- request.
 CREATE TABLE creditgate.grant_lot (
   id           uuid PRIMARY KEY,
@@ -130,6 +130,8 @@ CREATE TABLE creditgate.expiry_move (
   CHECK ((status = 'pending') = (applied_at IS NULL))
 );
 CREATE INDEX expiry_move_pending ON creditgate.expiry_move (created_at) WHERE status = 'pending';
+-- A newer wish voids the one before, so that they cannot reach Redis in the wrong order.
+CREATE UNIQUE INDEX expiry_move_newest ON creditgate.expiry_move (grant_id) WHERE status = 'pending';
 
 -- The ledger: what Redis decided, byte for byte, with a hash chain per partition …
 CREATE TABLE creditgate.ledger_record (

@@ -48,7 +48,7 @@ SELECT
   e.recorded_at
 FROM creditgate.ledger_entry e
 JOIN creditgate.account a ON a.id = e.account
-LEFT JOIN creditgate.ledger_line l USING (layout, partition, pseq, idx)
+LEFT JOIN creditgate.ledger_line l ON (l.layout, l.partition, l.pseq, l.idx) = (e.layout, e.partition, e.pseq, e.idx)
 LEFT JOIN creditgate.grant_lot g ON g.id = l.grant_id
 LEFT JOIN creditgate.ledger_entry x
   ON e.kind IN ('late', 'uncollected') AND x.subject = e.subject AND x.kind = 'expire'

@@ -1,0 +1,7 @@
+package persist_test
+
+import "os"
+
+const crashEnv = "PERSIST_TEST_CRASH"
+
+func crash() { os.Exit(1) }
