@@ -20,20 +20,26 @@ func (g *Gateway) readBody(x *exchange) *problem {
 		x.bodyRead = true
 		return nil
 	}
-	buf, whole, err := readAll(x.out.SwapBody(nil), stream, x.ctx.Request.Header.ContentLength(), g.set.RequestBodyMax)
+	announced := x.ctx.Request.Header.ContentLength()
+	buf, whole, err := readAll(x.out.SwapBody(nil), stream, announced, g.set.RequestBodyMax)
+	size := len(buf)
 	x.out.SwapBody(buf)
 	var timeout net.Error
 	switch {
-	case err == nil && whole:
+	case err == nil && whole && size >= announced && (announced >= 0 || !x.hungUp()):
 		x.bodyRead = true
 		return nil
-	case err == nil:
+	case err == nil && !whole:
 		return g.bodyTooLarge()
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &problem{code: codeInvalid, detail: "the body did not arrive within " + g.set.ClientTimeout.String()}
 	}
 	return &problem{code: codeInvalid, detail: "the body broke off or is not framed correctly"}
 }
+
+// hungUp reports whether the client has closed its side. fasthttp takes a body that is cut there for a whole one; a
+// whole chunked one is read to its end without the closing being seen.
+func (x *exchange) hungUp() bool { return x.client != nil && x.client.eof }
 
 func (g *Gateway) bodyTooLarge() *problem {
 	return &problem{code: codeTooLarge, detail: "the body is larger than " + strconv.Itoa(g.set.RequestBodyMax) + " bytes"}

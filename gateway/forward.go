@@ -82,8 +82,7 @@ func (x *exchange) tellStatus(status int) {
 
 // readAnswer reads the backend's body into the client's response. whole is false when it exceeds the buffer.
 func (g *Gateway) readAnswer(x *exchange, resp *fasthttp.Response) (whole bool, err error) {
-	stream := resp.BodyStream()
-	if stream == nil {
+	if resp.BodyStream() == nil {
 		return true, nil
 	}
 	n := resp.Header.ContentLength()
@@ -91,7 +90,7 @@ func (g *Gateway) readAnswer(x *exchange, resp *fasthttp.Response) (whole bool, 
 		return false, nil
 	}
 	began := time.Now()
-	buf, whole, err := readAll(x.ctx.Response.SwapBody(nil), stream, n, g.set.ResponseBufferMax)
+	buf, whole, err := readAll(x.ctx.Response.SwapBody(nil), answerBody{resp}, n, g.set.ResponseBufferMax)
 	x.ctx.Response.SwapBody(buf)
 	x.upstream += time.Since(began)
 	return whole, err

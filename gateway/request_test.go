@@ -1,7 +1,11 @@
 package gateway_test
 
 import (
+	"bufio"
+	"io"
+	"net"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -186,6 +190,34 @@ func TestPathSpellings(t *testing.T) {
 	resp := b.raw("POST /upscale/a%20b%C3%A9?q=a%20b&x=%2F HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer sk-acme\r\nContent-Length: 0\r\n\r\n")
 	require.Equal(t, 200, resp.StatusCode)
 	require.Equal(t, "/upscale/a%20b%C3%A9?q=a%20b&x=%2F", got)
+}
+
+// TestCutBody: a client that breaks off has not sent a request, however its body was framed.
+func TestCutBody(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.account("acme", 10*meter.Credit)
+	head := "POST /plain HTTP/1.1\r\nHost: gw\r\nX-Api-Key: sk-acme\r\n"
+	for name, rest := range map[string]string{
+		"chunked, between chunks": "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+		"chunked, in a chunk":     "Transfer-Encoding: chunked\r\n\r\n5\r\nabc",
+		"chunked, no end":         "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
+		"length":                  "Content-Length: 20000\r\n\r\n" + strings.Repeat("x", 10_000),
+		"chunked, nonsense":       "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+	} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(b.data, "http://"))
+		require.NoError(t, err)
+		_, err = io.WriteString(c, head+rest)
+		require.NoError(t, err)
+		require.NoError(t, c.(*net.TCPConn).CloseWrite())
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err, name)
+		require.Equal(t, 400, resp.StatusCode, name)
+		require.NoError(t, c.Close())
+	}
+	require.Zero(t, b.backend.calls.Load())
+	resp := b.raw(head + "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+	require.Equal(t, 200, resp.StatusCode)
 }
 
 func TestSuspendedIsRefusedForFreeOperationsToo(t *testing.T) {

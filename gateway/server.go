@@ -203,9 +203,18 @@ type clientConn struct {
 	peerText    string
 	charged     bool // the response being written was charged
 	linger      bool // the client may still be sending
+	eof         bool // the client has closed its side
 }
 
 func (c *clientConn) begin() { c.charged = false }
+
+func (c *clientConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if errors.Is(err, io.EOF) {
+		c.eof = true
+	}
+	return n, err
+}
 
 func (c *clientConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)

@@ -54,7 +54,7 @@ func (t *tap) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	began := time.Now()
-	n, err := t.resp.BodyStream().Read(p)
+	n, err := answerBody{t.resp}.Read(p)
 	t.x.upstream += time.Since(began)
 	if err == nil || (n > 0 && errors.Is(err, io.EOF)) {
 		return n, nil // a body that has ended says so again
@@ -102,7 +102,7 @@ func (t *tap) finish(err error) {
 // is awaited and settled as it ends.
 func (t *tap) Close() error {
 	if t.end == nil {
-		_, err := io.Copy(io.Discard, t.resp.BodyStream())
+		_, err := io.Copy(io.Discard, answerBody{t.resp})
 		if err == nil {
 			err = io.EOF
 		}

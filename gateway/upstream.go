@@ -148,6 +148,7 @@ type backendConn struct {
 	net.Conn
 	used bool // a request was sent on it before
 	sent bool
+	eof  bool // the backend has closed its side
 }
 
 // SetWriteDeadline begins a request. A connection that the backend has closed meanwhile is refused here, before a
@@ -164,6 +165,28 @@ func (c *backendConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	if n > 0 {
 		c.used, c.sent = true, true
+	}
+	return n, err
+}
+
+func (c *backendConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if errors.Is(err, io.EOF) {
+		c.eof = true
+	}
+	return n, err
+}
+
+// answerBody reads a backend's body. fasthttp takes a chunked body that is cut between two chunks for a whole one;
+// but a whole one is read to its end without ever asking the connection for more, so that its closing is not seen.
+type answerBody struct{ resp *fasthttp.Response }
+
+func (a answerBody) Read(b []byte) (int, error) {
+	n, err := a.resp.BodyStream().Read(b)
+	if errors.Is(err, io.EOF) && a.resp.Header.ContentLength() == -1 {
+		if addr, ok := a.resp.RemoteAddr().(backendAddr); ok && addr.conn.eof {
+			return n, io.ErrUnexpectedEOF
+		}
 	}
 	return n, err
 }

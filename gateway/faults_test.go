@@ -1,0 +1,489 @@
+package gateway_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/valyala/fasthttp"
+
+	"creditgate/gateway"
+	"creditgate/meter"
+)
+
+const twoPhotos = `{"photos":[1,2]}`
+const twoDone = `{"results":[{"status":"ok"},{"status":"ok"}]}`
+
+// short makes the backend's time short, so that a fault is over soon.
+func short(o *gateway.Options) { o.UpstreamTimeout = time.Second }
+
+// TestBackendFaults is the fault table over the backend's side: whatever it does, nothing is charged, nothing stays
+// held, and the client gets a problem with the right code.
+func TestBackendFaults(t *testing.T) {
+	t.Parallel()
+	b := setup(t, short)
+	key := b.account("acme", 10*meter.Credit)
+	for name, c := range map[string]struct {
+		handle  fasthttp.RequestHandler
+		status  int
+		code    string
+		noRetry bool
+	}{
+		"reset before the head": {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "") }, 502, "upstream-failed", true},
+		"half a head":           {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "HTTP/1.1 200 OK\r\nConte") }, 502, "upstream-failed", true},
+		"not HTTP":              {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "SSH-2.0-x\r\n\r\n") }, 502, "upstream-failed", true},
+		"half a body": {func(ctx *fasthttp.RequestCtx) {
+			hangUp(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"+twoDone)
+		}, 502, "upstream-failed", true},
+		"half the chunks": {func(ctx *fasthttp.RequestCtx) {
+			hangUp(ctx, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"res\r\n")
+		}, 502, "upstream-failed", true},
+		"encoded although told not to": {func(ctx *fasthttp.RequestCtx) {
+			ctx.Response.Header.Set("Content-Encoding", "gzip")
+			ctx.SetBodyString(twoDone)
+		}, 502, "upstream-failed", true},
+		"too slow":             {func(ctx *fasthttp.RequestCtx) { hang(ctx, "") }, 504, "upstream-timeout", true},
+		"too slow in the body": {func(ctx *fasthttp.RequestCtx) { hang(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab") }, 504, "upstream-timeout", true},
+	} {
+		b.backend.on(c.handle)
+		before := b.backend.calls.Load()
+		r := b.post("/studio/apply", key, twoPhotos)
+		require.Equal(t, c.status, r.StatusCode, "%s: %s", name, r.body)
+		require.Equal(t, c.code, r.json(t)["code"], name)
+		require.Equal(t, c.noRetry, r.Header.Get("X-Should-Retry") == "false", name)
+		require.Equal(t, "0", r.Header.Get("X-Credits-Charged"), name)
+		require.Equal(t, "10", r.Header.Get("X-Credits-Remaining"), name)
+		require.Equal(t, before+1, b.backend.calls.Load(), "%s: forwarded once", name)
+		available, held := b.wallet("acme")
+		require.Equal(t, [2]meter.Credits{10_000, 0}, [2]meter.Credits{available, held}, name)
+		// The same where nothing is counted in the response: a cut one is not a delivered one.
+		if c.code == "upstream-failed" && name != "encoded although told not to" {
+			require.Equal(t, c.status, b.post("/plain", key, "").StatusCode, name)
+		}
+	}
+}
+
+// hangUp writes raw bytes and cuts the connection.
+func hangUp(ctx *fasthttp.RequestCtx, raw string) {
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(c net.Conn) {
+		_, _ = io.WriteString(c, raw)
+		_ = c.Close()
+	})
+}
+
+// hang writes raw bytes and then nothing until the gateway gives up.
+func hang(ctx *fasthttp.RequestCtx, raw string) {
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(c net.Conn) {
+		_, _ = io.WriteString(c, raw)
+		_, _ = io.Copy(io.Discard, c)
+	})
+}
+
+func TestRefusedDialGoesToAnotherBackend(t *testing.T) {
+	t.Parallel()
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, gone.Close())
+	dead := "http://" + gone.Addr().String()
+	b := setup(t, func(o *gateway.Options) { o.Upstreams = append(o.Upstreams, dead) })
+	key := b.account("acme", 10*meter.Credit)
+	for range 4 {
+		require.Equal(t, 200, b.post("/plain", key, "").StatusCode)
+	}
+	require.EqualValues(t, 4, b.backend.calls.Load())
+
+	alone := setup(t, func(o *gateway.Options) { o.Upstreams = []string{dead} })
+	key = alone.account("acme", 10*meter.Credit)
+	r := alone.post("/plain", key, "")
+	require.Equal(t, 502, r.StatusCode)
+	require.Equal(t, "upstream-unreachable", r.json(t)["code"])
+	require.Empty(t, r.Header.Get("X-Should-Retry"), "nothing was sent, so a retry is safe")
+	available, held := alone.wallet("acme")
+	require.Equal(t, [2]meter.Credits{10_000, 0}, [2]meter.Credits{available, held})
+}
+
+func TestStaleConnectionIsNoticedBeforeAByteIsSent(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(o *gateway.Options) { o.UpstreamIdle = time.Minute })
+	key := b.account("acme", 10*meter.Credit)
+	closed := make(chan struct{}, 8)
+	b.backend.on(func(ctx *fasthttp.RequestCtx) { // answers as if it kept the connection, then closes it
+		ctx.HijackSetNoResponse(true)
+		ctx.Hijack(func(c net.Conn) {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			_ = c.Close()
+			closed <- struct{}{}
+		})
+	})
+	for range 4 {
+		r := b.post("/plain", key, "")
+		require.Equal(t, 200, r.StatusCode, "%s", r.body)
+		<-closed
+	}
+}
+
+func TestBreaker(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(o *gateway.Options) {
+		o.BreakerRequests, o.BreakerRatio, o.BreakerPause = 4, 0.5, time.Second
+	})
+	key := b.account("acme", 10*meter.Credit)
+	b.backend.answer(422, "no")
+	for range 10 {
+		require.Equal(t, 422, b.post("/plain", key, "").StatusCode, "a 4xx is the client's doing")
+	}
+	b.backend.answer(503, "no")
+	require.Eventually(t, func() bool { return b.post("/plain", key, "").StatusCode == 503 && b.breaker() == 2 }, 10*time.Second, time.Millisecond)
+	calls := b.backend.calls.Load()
+	reserved := 0
+	b.faults.reserve = func(meter.Reserve) error { reserved++; return nil }
+	r := b.post("/plain", key, "")
+	require.Equal(t, 503, r.StatusCode)
+	require.Equal(t, "upstream-unavailable", r.json(t)["code"])
+	require.Equal(t, "1", r.Header.Get("Retry-After"))
+	require.Equal(t, calls, b.backend.calls.Load())
+	require.Zero(t, reserved, "the breaker is asked before anything is reserved")
+
+	b.backend.answer(200, "yes")
+	require.Eventually(t, func() bool { return b.post("/plain", key, "").StatusCode == 200 }, 5*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { b.post("/plain", key, ""); return b.breaker() == 0 }, 5*time.Second, time.Millisecond)
+}
+
+func (b *bundle) breaker() float64 {
+	families, err := b.reg.Gather()
+	require.NoError(b.t, err)
+	for _, f := range families {
+		if f.GetName() == "creditgate_breaker_state" {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	return -1
+}
+
+// TestMeterAway is the fault table over the meter's side.
+func TestMeterAway(t *testing.T) {
+	t.Parallel()
+	away := errors.Join(meter.ErrUnavailable, errors.New("connection refused"))
+	t.Run("at reserve", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		key := b.account("acme", 10*meter.Credit)
+		b.faults.reserve = func(meter.Reserve) error { return away }
+		r := b.post("/plain", key, "")
+		require.Equal(t, 503, r.StatusCode)
+		require.Equal(t, "metering-unavailable", r.json(t)["code"])
+		require.NotEmpty(t, r.Header.Get("Retry-After"))
+		require.Zero(t, b.backend.calls.Load(), "never free service")
+	})
+	t.Run("at commit", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		key := b.account("acme", 10*meter.Credit)
+		b.faults.commit = func(meter.Settle) error { return away }
+		b.backend.answer(200, twoDone)
+		r := b.post("/studio/apply", key, twoPhotos)
+		require.Equal(t, 200, r.StatusCode)
+		require.Equal(t, twoDone, string(r.body))
+		require.Equal(t, "2", r.Header.Get("X-Credits-Charged"))
+		require.Empty(t, r.Header.Get("X-Credits-Remaining"), "not known")
+		kept := b.journal.entries()
+		require.Len(t, kept, 1)
+		require.Equal(t, r.Header.Get("X-Credits-Reservation"), kept[0].ID.String())
+		require.Equal(t, [2]meter.Credits{2000, 2000}, [2]meter.Credits{kept[0].Amount, kept[0].Reserved})
+		require.Equal(t, "apply", kept[0].Note.Operation)
+		for range 3 { // replayed more than once, charged once
+			d, err := b.engine.Commit(t.Context(), kept[0])
+			require.NoError(t, err)
+			require.Equal(t, meter.CodeOK, d.Code)
+		}
+		available, held := b.wallet("acme")
+		require.Equal(t, [2]meter.Credits{8000, 0}, [2]meter.Credits{available, held})
+	})
+	t.Run("at commit, journal full", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		key := b.account("acme", 10*meter.Credit)
+		b.faults.commit = func(meter.Settle) error { return away }
+		b.journal.err = errors.New("journal is full")
+		b.backend.on(func(ctx *fasthttp.RequestCtx) {
+			ctx.Response.Header.Set("Etag", "secret")
+			ctx.SetBodyString(twoDone)
+		})
+		r := b.post("/studio/apply", key, twoPhotos)
+		require.Equal(t, 503, r.StatusCode)
+		require.Equal(t, "metering-unavailable", r.json(t)["code"])
+		require.NotContains(t, string(r.body), "results")
+		require.Empty(t, r.Header.Get("Etag"))
+	})
+}
+
+// TestRedisPausedAndKilledAtCommit is the real thing: the process stops between reserve and commit.
+func TestRedisPausedAndKilledAtCommit(t *testing.T) {
+	t.Parallel()
+	for name, stop := range map[string]func(*bundle) (start func()){
+		"paused": func(b *bundle) func() {
+			require.NoError(b.t, b.redis.Pause())
+			return func() { require.NoError(b.t, b.redis.Resume()) }
+		},
+		"killed": func(b *bundle) func() {
+			require.NoError(b.t, b.redis.Kill())
+			return func() { require.NoError(b.t, b.redis.Restart(b.t.Context())) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, func(o *gateway.Options) { o.UpstreamTimeout = 10 * time.Second })
+			key := b.account("acme", 10*meter.Credit)
+			var start func()
+			b.backend.on(func(ctx *fasthttp.RequestCtx) {
+				start = stop(b)
+				ctx.SetBodyString(twoDone)
+			})
+			r := b.post("/studio/apply", key, twoPhotos)
+			require.Equal(t, 200, r.StatusCode, "%s", r.body)
+			require.Equal(t, twoDone, string(r.body))
+			kept := b.journal.entries()
+			require.Len(t, kept, 1)
+			start()
+			require.Eventually(t, func() bool {
+				d, err := b.engine.Commit(t.Context(), kept[0])
+				return err == nil && d.Code == meter.CodeOK
+			}, 20*time.Second, 50*time.Millisecond)
+			available, held := b.wallet("acme")
+			require.Equal(t, [2]meter.Credits{8000, 0}, [2]meter.Credits{available, held}, "settled, once")
+		})
+	}
+}
+
+// TestClientGone: at every point the client's going away changes nothing.
+func TestClientGone(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.account("acme", 10*meter.Credit)
+	gone := make(chan struct{})
+	for name, c := range map[string]struct {
+		handle  fasthttp.RequestHandler
+		charged meter.Credits
+	}{
+		"before the head": {func(ctx *fasthttp.RequestCtx) {
+			<-gone
+			ctx.SetBodyString(`{"data":[1]}`)
+		}, 1000},
+		"and the backend fails": {func(ctx *fasthttp.RequestCtx) {
+			<-gone
+			ctx.SetStatusCode(500)
+		}, 0},
+	} {
+		available, _ := b.wallet("acme")
+		b.backend.on(c.handle)
+		calls := b.backend.calls.Load()
+		conn, err := net.Dial("tcp", strings.TrimPrefix(b.data, "http://"))
+		require.NoError(t, err)
+		_, err = io.WriteString(conn, "POST /v1/images/generations HTTP/1.1\r\nHost: gw\r\nX-Api-Key: sk-acme\r\n"+
+			"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return b.backend.calls.Load() > calls }, 5*time.Second, time.Millisecond)
+		require.NoError(t, conn.Close())
+		gone <- struct{}{}
+		require.Eventually(t, func() bool {
+			now, held := b.wallet("acme")
+			return held == 0 && now == available-c.charged
+		}, 5*time.Second, 5*time.Millisecond, name)
+	}
+}
+
+func TestStreamSettlesBeforeItsEnd(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	key := b.account("acme", 10*meter.Credit)
+	next := make(chan string)
+	b.backend.on(events(next))
+	resp := b.open("/plain", key)
+	require.Equal(t, 200, resp.StatusCode)
+	require.Equal(t, "2", resp.Header.Get("X-Credits-Reserved"))
+	require.Equal(t, "no", resp.Header.Get("X-Accel-Buffering"))
+	body := bufio.NewReader(resp.Body)
+	next <- "data: one\n\n"
+	line, err := body.ReadString('\n')
+	require.NoError(t, err, "an event arrives before the next is sent")
+	require.Equal(t, "data: one\n", line)
+	_, held := b.wallet("acme")
+	require.Equal(t, 2*meter.Credit, held)
+	close(next)
+	rest, err := io.ReadAll(body)
+	require.NoError(t, err)
+	require.Equal(t, "\n", string(rest))
+	require.Equal(t, "2", resp.Trailer.Get("X-Credits-Charged"))
+	require.Equal(t, "8", resp.Trailer.Get("X-Credits-Remaining"))
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{8000, 0}, [2]meter.Credits{available, held})
+}
+
+func TestStreamFaults(t *testing.T) {
+	t.Parallel()
+	t.Run("backend breaks off", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		key := b.account("acme", 10*meter.Credit)
+		b.backend.on(func(ctx *fasthttp.RequestCtx) {
+			hangUp(ctx, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n5\r\ndata:\r\n")
+		})
+		resp := b.open("/plain", key)
+		_, err := io.ReadAll(resp.Body)
+		require.Error(t, err, "the client must not take it for whole")
+		require.Eventually(t, func() bool {
+			available, held := b.wallet("acme")
+			return available == 10_000 && held == 0
+		}, 5*time.Second, 5*time.Millisecond)
+	})
+	t.Run("client gone", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		key := b.account("acme", 10*meter.Credit)
+		next := make(chan string)
+		b.backend.on(events(next))
+		resp := b.open("/plain", key)
+		next <- "data: one\n\n"
+		require.NoError(t, resp.Body.Close())
+		for range 20 {
+			next <- strings.Repeat("data: more\n\n", 1000)
+		}
+		close(next)
+		require.Eventually(t, func() bool {
+			available, held := b.wallet("acme")
+			return available == 8000 && held == 0
+		}, 5*time.Second, 5*time.Millisecond, "the work was done, so it is charged")
+	})
+	t.Run("not settled", func(t *testing.T) {
+		t.Parallel()
+		b := setup(t)
+		key := b.account("acme", 10*meter.Credit)
+		b.faults.commit = func(meter.Settle) error { return meter.ErrUnavailable }
+		b.journal.err = errors.New("disk full")
+		next := make(chan string)
+		b.backend.on(events(next))
+		resp := b.open("/plain", key)
+		next <- "data: one\n\n"
+		close(next)
+		_, err := io.ReadAll(resp.Body)
+		require.Error(t, err)
+	})
+}
+
+// events answers with a server-sent event for each string, until the channel is closed.
+func events(next <-chan string) fasthttp.RequestHandler {
+	return func(ctx *fasthttp.RequestCtx) {
+		ctx.SetContentType("text/event-stream")
+		ctx.Response.ImmediateHeaderFlush = true
+		ctx.SetBodyStreamWriter(func(w *bufio.Writer) {
+			for s := range next {
+				_, _ = w.WriteString(s)
+				_ = w.Flush()
+			}
+		})
+	}
+}
+
+func (b *bundle) open(path, key string) *http.Response {
+	b.t.Helper()
+	req, err := http.NewRequestWithContext(b.t.Context(), http.MethodPost, b.data+path, http.NoBody)
+	require.NoError(b.t, err)
+	req.Header.Set("Authorization", "Bearer "+key)
+	resp, err := b.client.Do(req)
+	require.NoError(b.t, err)
+	b.t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp
+}
+
+func TestResponseAboveTheBuffer(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(o *gateway.Options) { o.ResponseBufferMax = 1 << 20 })
+	key := b.account("acme", 10*meter.Credit)
+	big := strings.Repeat("0123456789abcdef", 1<<17) // 2 MiB
+	for _, chunked := range []bool{false, true} {
+		b.backend.on(func(ctx *fasthttp.RequestCtx) {
+			if chunked {
+				ctx.SetBodyStream(strings.NewReader(big), -1)
+				return
+			}
+			ctx.SetBodyString(big)
+		})
+		r := b.post("/plain", key, "")
+		require.Equal(t, 200, r.StatusCode)
+		require.NoError(t, r.err)
+		require.Equal(t, big, string(r.body))
+		require.Equal(t, "2", r.Trailer.Get("X-Credits-Charged"))
+		// Where units are counted in it, it cannot be read, and nothing is charged.
+		r = b.post("/studio/apply", key, twoPhotos)
+		require.Equal(t, 502, r.StatusCode)
+		require.Equal(t, "0", r.Header.Get("X-Credits-Charged"))
+	}
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{6000, 0}, [2]meter.Credits{available, held})
+}
+
+func TestShutdownSettlesWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	key := b.account("acme", 10*meter.Credit)
+	proceed := make(chan struct{})
+	b.backend.on(func(ctx *fasthttp.RequestCtx) {
+		<-proceed
+		ctx.SetBodyString("done")
+	})
+	answer := make(chan *reply, 1)
+	go func() {
+		r, err := b.try(http.MethodPost, b.data+"/plain", key, "")
+		if err != nil {
+			r = nil
+		}
+		answer <- r
+	}()
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 5*time.Second, time.Millisecond)
+	down := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
+		defer cancel()
+		down <- b.gateway.Shutdown(ctx)
+	}()
+	require.Eventually(t, func() bool {
+		return b.control("GET", "/readyz", "").StatusCode == 503
+	}, 5*time.Second, time.Millisecond)
+	close(proceed)
+	r := <-answer
+	require.NotNil(t, r)
+	require.Equal(t, 200, r.StatusCode)
+	require.Equal(t, "2", r.Header.Get("X-Credits-Charged"))
+	require.NoError(t, <-down)
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{8000, 0}, [2]meter.Credits{available, held})
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	key := b.account("acme", 10*meter.Credit)
+	b.backend.answer(200, twoDone)
+	require.Equal(t, 200, b.post("/studio/apply", key, twoPhotos).StatusCode)
+	require.Equal(t, 402, b.post("/studio/apply", key, `{"photos":[1,2,3,4,5,6,7,8,9]}`).StatusCode)
+	r := b.do(http.MethodGet, b.admin+"/metrics", "", "")
+	require.Equal(t, 200, r.StatusCode)
+	for _, want := range []string{
+		`creditgate_requests_total{operation="apply",outcome="committed"} 1`,
+		`creditgate_requests_total{operation="apply",outcome="insufficient-credits"} 1`,
+		`creditgate_request_duration_seconds_count{operation="apply"} 2`,
+		`creditgate_overhead_seconds_count 2`, `creditgate_breaker_state{`, `creditgate_requests_in_flight 0`,
+	} {
+		require.Contains(t, string(r.body), want)
+	}
+	require.NotContains(t, string(r.body), "acme", "accounts are no labels")
+}
