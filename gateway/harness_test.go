@@ -213,8 +213,7 @@ func (b *bundle) grant(account, bucket string, rank uint8, credits meter.Credits
 		ID: meter.NewID(time.Now()), Bucket: bucket, Rank: rank, Available: credits, ExpiresMs: meter.Never,
 		CreatedMs: time.Now().UnixMilli(),
 	}
-	b.book.AddLot(g)
-	d, err := b.engine.Grant(b.t.Context(), meter.GrantChange{Account: account, Grant: g})
+	d, err := b.house.apply(b.t.Context(), account, g)
 	require.NoError(b.t, err)
 	require.Equal(b.t, meter.CodeOK, d.Code)
 	return g.ID
@@ -369,6 +368,13 @@ func (h *house) add(account string) {
 	h.keys[sha256.Sum256([]byte("sk-"+account))] = gateway.Identity{Account: account, Product: "studio", KeyID: "k-" + account}
 }
 
+// apply writes a grant down and applies it, as package persist does.
+func (h *house) apply(ctx context.Context, account string, g meter.Grant) (meter.Decision, error) {
+	h.book.AddLot(g)
+	at, _ := h.book.Cursor(ctx, h.book.Layout.PartitionOf(account))
+	return h.engine.Grant(ctx, meter.GrantChange{Account: account, Grant: g, CheckedPseq: at.Pseq})
+}
+
 func (h *house) fail(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -496,8 +502,7 @@ func (h *house) Grant(ctx context.Context, n gateway.NewGrant) (gateway.GrantSta
 		ID: meter.NewID(time.Now()), Bucket: n.Bucket, Rank: n.Rank, Available: n.Credits, ExpiresMs: meter.Never,
 		CreatedMs: time.Now().UnixMilli(),
 	}
-	h.book.AddLot(g)
-	_, err := h.engine.Grant(ctx, meter.GrantChange{Account: n.Account, Grant: g})
+	_, err := h.apply(ctx, n.Account, g)
 	s := gateway.GrantState{
 		GrantID: g.ID, Bucket: n.Bucket, Credits: n.Credits, EffectiveAt: time.Now(), ExpiresAt: n.ExpiresAt,
 		Ref: n.Ref, Applied: err == nil,
