@@ -107,6 +107,13 @@ func orElse[T comparable](v *T, def T) {
 	}
 }
 
+// DefaultSettings are the defaults, for whoever shows them. What has none is left empty.
+func DefaultSettings() Settings {
+	var s Settings
+	s.setDefaults()
+	return s
+}
+
 func (s *Settings) setDefaults() {
 	orElse(&s.Prefix, "/credits")
 	orElse(&s.UpstreamTimeout, time.Minute)
