@@ -63,7 +63,7 @@ func (i *Inspector) Partition(ctx context.Context, partition uint16) (PartitionV
 	v.Exists, v.Epoch, v.Pseq, v.State, v.Torn = m.exists, m.epoch, m.pseq, m.state, m.torn
 	v.SameIncarnation = m.exists && m.inc == m.replid
 	pipe := i.client.Pipeline()
-	flushed := pipe.HGet(ctx, keys.Meta(), "flushed_pseq")
+	flushed := pipe.HGet(ctx, keys.Meta(), "flushed")
 	records, open := pipe.XLen(ctx, keys.Ledger()), pipe.HLen(ctx, keys.Open())
 	lapses, slots := pipe.ZCard(ctx, keys.Lapses()), pipe.HLen(ctx, keys.Slots())
 	first := pipe.XRangeN(ctx, keys.Ledger(), "-", "+", 1)
@@ -157,7 +157,12 @@ func (i *Inspector) Reservation(ctx context.Context, id ReservationID) (r Reserv
 		if r, err = UnpackReservation(b); err != nil {
 			return r, false, fmt.Errorf("meter: reservation %s: %w", id, err)
 		}
+		downMs, err := i.client.HGet(ctx, keys.Meta(), "down_ms").Int64()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return r, false, i.failed("reservation", err)
+		}
 		r.ID = id
+		r.DeadlineMs += downMs // packed leases do not count the time that Redis was away
 		return r, true, nil
 	}
 	return r, false, nil

@@ -79,7 +79,7 @@ func (a *app) dev(ctx context.Context, o devOptions) (err error) {
 			return err
 		}
 	}
-	d := &dev{app: a, options: o, dir: dir, log: devLog(a.err)}
+	d := &dev{app: a, options: o, dir: dir, log: consoleLog(a.err)}
 	if err := d.prepare(ctx); err != nil {
 		return err
 	}
@@ -99,11 +99,6 @@ func (a *app) dev(ctx context.Context, o devOptions) (err error) {
 	d.printWelcome(time.Since(began))
 	d.supervise(ctx)
 	return nil
-}
-
-// devLog writes for people, to standard error: what starts, dies and fails.
-func devLog(to interface{ Write([]byte) (int, error) }) zerolog.Logger {
-	return zerolog.New(zerolog.ConsoleWriter{Out: to, TimeFormat: time.TimeOnly}).With().Timestamp().Logger()
 }
 
 // prepare decides what needs no process: policy, samples, ports.

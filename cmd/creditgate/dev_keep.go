@@ -25,7 +25,7 @@ func (d *dev) supervise(ctx context.Context) {
 // keep starts a part again whenever it dies.
 func (d *dev) keep(ctx context.Context, p part) {
 	for {
-		born := time.Now()
+		born, pid := time.Now(), p.pid()
 		select {
 		case <-ctx.Done():
 			return
@@ -35,10 +35,10 @@ func (d *dev) keep(ctx context.Context, p part) {
 			return
 		}
 		if d.options.noRestart {
-			d.log.Warn().Str("log", p.logFile()).Msgf("%s died (pid %d); it stays dead because of --no-restart", p.label(), p.pid())
+			d.log.Warn().Str("log", p.logFile()).Msgf("%s died (pid %d); it stays dead because of --no-restart", p.label(), pid)
 			return
 		}
-		d.log.Warn().Str("log", p.logFile()).Msgf("%s died (pid %d)", p.label(), p.pid())
+		d.log.Warn().Str("log", p.logFile()).Msgf("%s died (pid %d)", p.label(), pid)
 		if time.Since(born) < livedMin && !sleep(ctx, againPause) {
 			return
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -15,10 +16,21 @@ func (c *config) logger(to io.Writer) (zerolog.Logger, error) {
 	if err != nil {
 		return zerolog.Nop(), err
 	}
+	log := zerolog.New(to).With().Timestamp().Logger()
 	if c.LogFormat == "console" {
-		to = zerolog.ConsoleWriter{Out: to, TimeFormat: time.TimeOnly}
+		log = consoleLog(to)
 	}
-	log := zerolog.New(to).Level(level).With().Timestamp().Logger()
+	log = log.Level(level)
 	meter.LogRedis(log)
 	return log, nil
+}
+
+// consoleLog writes for people, in colour only where somebody sees it.
+func consoleLog(to io.Writer) zerolog.Logger {
+	out := zerolog.ConsoleWriter{Out: to, TimeFormat: time.TimeOnly, NoColor: true}
+	if f, ok := to.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
+		info, err := f.Stat()
+		out.NoColor = err != nil || info.Mode()&os.ModeCharDevice == 0
+	}
+	return zerolog.New(out).With().Timestamp().Logger()
 }
