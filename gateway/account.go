@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/url"
 	"strconv"
 	"strings"
@@ -113,14 +114,18 @@ func (g *Gateway) history(account, query string) (historyView, *problem) {
 	limit, before := historyDefault, uint64(0)
 	if s := q.Get("limit"); s != "" {
 		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > historyMax {
-			return historyView{}, &problem{code: codeInvalid, param: "limit",
-				detail: "limit must be a number from 1 to " + strconv.Itoa(historyMax)}
+			return historyView{}, &problem{
+				code: codeInvalid, param: "limit",
+				detail: "limit must be a number from 1 to " + strconv.Itoa(historyMax),
+			}
 		}
 	}
 	if s := q.Get("cursor"); s != "" {
 		if before, err = strconv.ParseUint(s, 10, 63); err != nil || before == 0 {
-			return historyView{}, &problem{code: codeInvalid, param: "cursor",
-				detail: "cursor must be the next_cursor of an earlier page"}
+			return historyView{}, &problem{
+				code: codeInvalid, param: "cursor",
+				detail: "cursor must be the next_cursor of an earlier page",
+			}
 		}
 	}
 	ctx, cancel := g.within(storageTimeout)
@@ -198,9 +203,7 @@ func (g *Gateway) addBuckets(ctx context.Context, account string, missing []mete
 	if err != nil {
 		g.log.Warn().Err(err).Msg("cannot name the buckets of a reservation")
 	}
-	for id, name := range found {
-		names[id] = name
-	}
+	maps.Copy(names, found)
 }
 
 // quote prices a request as if it were made, and holds nothing.

@@ -29,9 +29,14 @@ func TestBalanceAndHistory(t *testing.T) {
 
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	b.house.entries = []gateway.LedgerEntry{
-		{EntryID: "1-00-2-0", Seq: 2, Kind: "commit", Operation: "apply", Units: 2, Reservation: "1-00-x", RequestID: "x",
-			OccurredAt: at, Lines: []gateway.LedgerLine{{Bucket: "promo", Grant: id, Credits: -2000}}},
-		{EntryID: "1-00-1-0", Seq: 1, Kind: "grant", OccurredAt: at, Lines: []gateway.LedgerLine{{Bucket: "promo", Grant: id, Credits: 2000}}},
+		{
+			EntryID: "1-00-2-0", Seq: 2, Kind: "commit", Operation: "apply", Units: 2, Reservation: "1-00-x", RequestID: "x",
+			OccurredAt: at, Lines: []gateway.LedgerLine{{Bucket: "promo", Grant: id, Credits: -2000}},
+		},
+		{
+			EntryID: "1-00-1-0", Seq: 1, Kind: "grant", OccurredAt: at,
+			Lines: []gateway.LedgerLine{{Bucket: "promo", Grant: id, Credits: 2000}},
+		},
 	}
 	r = b.do(http.MethodGet, b.data+"/credits/history?limit=1", key, "")
 	require.Equal(t, 200, r.StatusCode)
@@ -120,7 +125,7 @@ func TestKeysAreCachedAndOutlivePostgres(t *testing.T) {
 
 	b.house.fail(nil)
 	require.Equal(t, 204, b.control("DELETE", "/v1/accounts/acme/keys/k-acme", "").StatusCode)
-	require.Eventually(t, func() bool { return b.post("/studio/revert", key, "").StatusCode == 401 },
+	require.Eventually(t, func() bool { return b.post("/studio/revert", key, "").StatusCode == http.StatusUnauthorized },
 		5*time.Second, 20*time.Millisecond, "a revoked key stops")
 }
 
@@ -188,25 +193,27 @@ func TestControlPlaneRefusesBadInput(t *testing.T) {
 		status             int
 		param              string
 	}{
-		"unknown field":       {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x","colour":1}`, 400, ""},
-		"no reference":        {"POST", grants, `{"bucket":"monthly","credits":1}`, 400, "external_ref"},
-		"bad reference":       {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"a b"}`, 400, "external_ref"},
-		"unknown bucket":      {"POST", grants, `{"bucket":"gold","credits":1,"external_ref":"x"}`, 400, "bucket"},
-		"zero":                {"POST", grants, `{"bucket":"monthly","credits":0,"external_ref":"x"}`, 400, "credits"},
-		"negative":            {"POST", grants, `{"bucket":"monthly","credits":-1,"external_ref":"x"}`, 400, "credits"},
-		"four decimals":       {"POST", grants, `{"bucket":"monthly","credits":0.0001,"external_ref":"x"}`, 400, ""},
-		"string":              {"POST", grants, `{"bucket":"monthly","credits":"1","external_ref":"x"}`, 400, ""},
-		"exponent":            {"POST", grants, `{"bucket":"monthly","credits":1e3,"external_ref":"x"}`, 400, ""},
-		"no JSON":             {"POST", grants, `hello`, 400, ""},
-		"two objects":         {"POST", grants, `{}{}`, 400, ""},
-		"expiry before start": {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x","effective_at":"2027-01-01T00:00:00Z","expires_at":"2026-01-01T00:00:00Z"}`, 400, "expires_at"},
-		"bad time":            {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x","expires_at":"tomorrow"}`, 400, ""},
-		"bad account id":      {"PUT", "/v1/accounts/a%20b", `{}`, 404, ""},
-		"long account id":     {"PUT", "/v1/accounts/" + strings.Repeat("a", 65), `{}`, 404, ""},
-		"unknown product":     {"PUT", "/v1/accounts/new", `{"product":"x"}`, 400, "product"},
-		"expiry missing":      {"PATCH", grants + "/" + meter.NewID(time.Now()).String(), `{}`, 400, "expires_at"},
-		"no such grant":       {"PATCH", grants + "/" + meter.NewID(time.Now()).String(), `{"expires_at":null}`, 404, ""},
-		"two targets":         {"POST", revocations, `{"grant_id":"a","purchase_ref":"b","external_ref":"x","reason":"y"}`, 400, "grant_id"},
+		"unknown field":  {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x","colour":1}`, 400, ""},
+		"no reference":   {"POST", grants, `{"bucket":"monthly","credits":1}`, 400, "external_ref"},
+		"bad reference":  {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"a b"}`, 400, "external_ref"},
+		"unknown bucket": {"POST", grants, `{"bucket":"gold","credits":1,"external_ref":"x"}`, 400, "bucket"},
+		"zero":           {"POST", grants, `{"bucket":"monthly","credits":0,"external_ref":"x"}`, 400, "credits"},
+		"negative":       {"POST", grants, `{"bucket":"monthly","credits":-1,"external_ref":"x"}`, 400, "credits"},
+		"four decimals":  {"POST", grants, `{"bucket":"monthly","credits":0.0001,"external_ref":"x"}`, 400, ""},
+		"string":         {"POST", grants, `{"bucket":"monthly","credits":"1","external_ref":"x"}`, 400, ""},
+		"exponent":       {"POST", grants, `{"bucket":"monthly","credits":1e3,"external_ref":"x"}`, 400, ""},
+		"no JSON":        {"POST", grants, `hello`, 400, ""},
+		"two objects":    {"POST", grants, `{}{}`, 400, ""},
+		"expiry before start": {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x",
+			"effective_at":"2027-01-01T00:00:00Z","expires_at":"2026-01-01T00:00:00Z"}`, 400, "expires_at"},
+		"bad time":        {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x","expires_at":"tomorrow"}`, 400, ""},
+		"bad account id":  {"PUT", "/v1/accounts/a%20b", `{}`, 404, ""},
+		"long account id": {"PUT", "/v1/accounts/" + strings.Repeat("a", 65), `{}`, 404, ""},
+		"unknown product": {"PUT", "/v1/accounts/new", `{"product":"x"}`, 400, "product"},
+		"expiry missing":  {"PATCH", grants + "/" + meter.NewID(time.Now()).String(), `{}`, 400, "expires_at"},
+		"no such grant":   {"PATCH", grants + "/" + meter.NewID(time.Now()).String(), `{"expires_at":null}`, 404, ""},
+		"two targets": {"POST", revocations, `{"grant_id":"a","purchase_ref":"b","external_ref":"x",
+			"reason":"y"}`, 400, "grant_id"},
 		"no reason":           {"POST", revocations, `{"purchase_ref":"b","external_ref":"x"}`, 400, "reason"},
 		"no such key":         {"DELETE", "/v1/accounts/acme/keys/none", ``, 404, ""},
 		"lease too short":     {"POST", "/v1/reservations", `{"account":"acme","credits":1,"lease_seconds":0}`, 400, "lease_seconds"},
@@ -289,7 +296,9 @@ func TestOptionsAreChecked(t *testing.T) {
 		TrustedPeers: []string{"nonsense"}, BreakerRatio: 2,
 	}})
 	require.Error(t, err)
-	for _, want := range []string{"127.0.0.1:9000", "http://x/path", "admin_token", "key_ttl", "prefix", "nonsense", "breaker_ratio", "Options.Meter"} {
+	for _, want := range []string{
+		"127.0.0.1:9000", "http://x/path", "admin_token", "key_ttl", "prefix", "nonsense", "breaker_ratio", "Options.Meter",
+	} {
 		require.ErrorContains(t, err, want)
 	}
 }

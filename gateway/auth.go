@@ -24,22 +24,26 @@ type authenticator struct {
 // authenticate finds out who asks. A suspended account is refused here, free operations included.
 func (g *Gateway) authenticate(x *exchange) *problem {
 	who, err := g.auth.identify(g.base, x)
-	var refused *problem
-	switch {
-	case err == nil:
-	case errors.As(err, &refused):
-		return refused
-	case errors.Is(err, ErrUnknown):
-		return &problem{code: codeUnauthenticated, detail: "the API key or account is not known, or the key was revoked"}
-	default:
-		g.log.Warn().Err(err).Msg("cannot look up an API key")
-		return meteringUnavailable("the API key cannot be checked at the moment")
+	if err != nil {
+		return g.stranger(err)
 	}
 	x.who = who
 	if who.Suspended {
 		return &problem{code: codeSuspended, detail: "account " + who.Account + " is suspended", final: true}
 	}
 	return nil
+}
+
+// stranger says why nobody is behind a request.
+func (g *Gateway) stranger(err error) *problem {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p
+	}
+	if errors.Is(err, ErrUnknown) {
+		return &problem{code: codeUnauthenticated, detail: "the API key or account is not known, or the key was revoked"}
+	}
+	g.log.Warn().Err(err).Msg("cannot look up an API key")
+	return meteringUnavailable("the API key cannot be checked at the moment")
 }
 
 // Error lets a refusal travel as an error inside the authenticator.
@@ -90,8 +94,10 @@ func apiKey(authorization, xAPIKey string) (string, error) {
 	}
 	switch {
 	case bearer == "" && xAPIKey == "":
-		return "", &problem{code: codeUnauthenticated,
-			detail: "send the API key as Authorization: Bearer <key> or as X-Api-Key"}
+		return "", &problem{
+			code:   codeUnauthenticated,
+			detail: "send the API key as Authorization: Bearer <key> or as X-Api-Key",
+		}
 	case bearer != "" && xAPIKey != "" && bearer != xAPIKey:
 		return "", &problem{code: codeUnauthenticated, detail: "Authorization and X-Api-Key carry different keys; send one"}
 	case bearer == "":

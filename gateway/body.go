@@ -50,14 +50,18 @@ func readAll(buf []byte, r io.Reader, announced, most int) (_ []byte, whole bool
 	buf = slices.Grow(buf[:0], max(512, min(announced+1, trustedLength)))
 	for {
 		if len(buf) == cap(buf) {
-			buf = slices.Grow(buf, max(len(buf), min(announced+1, 2*len(buf))-len(buf)))
+			more := len(buf) // doubled, but not far beyond what was announced
+			if announced >= len(buf) {
+				more = min(more, announced+1-len(buf))
+			}
+			buf = slices.Grow(buf, more)
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		switch {
 		case len(buf) > most:
 			return buf, false, nil
-		case err == io.EOF: //nolint:errorlint // an io.Reader returns io.EOF itself; a wrapped one is a failure
+		case err == io.EOF:
 			return buf, true, nil
 		case err != nil:
 			return buf, false, err

@@ -156,14 +156,18 @@ func (c *call) readHead() *problem {
 		c.actor = "admin"
 	}
 	if len(c.actor) > actorMax || !plainText(c.actor) {
-		return &problem{code: codeInvalid, param: "X-Actor",
-			detail: "X-Actor must be at most " + strconv.Itoa(actorMax) + " printable ASCII characters"}
+		return &problem{
+			code: codeInvalid, param: "X-Actor",
+			detail: "X-Actor must be at most " + strconv.Itoa(actorMax) + " printable ASCII characters",
+		}
 	}
 	if raw := string(c.ctx.Request.Header.Peek("Idempotency-Key")); raw != "" {
 		key, ok := parseIdempotencyKey(raw)
 		if !ok || !meter.ValidName(key) {
-			return &problem{code: codeInvalid, param: "Idempotency-Key",
-				detail: "Idempotency-Key must match [A-Za-z0-9._-]{1,64} here, where it is the external_ref"}
+			return &problem{
+				code: codeInvalid, param: "Idempotency-Key",
+				detail: "Idempotency-Key must match [A-Za-z0-9._-]{1,64} here, where it is the external_ref",
+			}
 		}
 		c.ref = key
 	}
@@ -190,8 +194,7 @@ func (c *call) decode(into any) *problem {
 	if err := d.Decode(into); err != nil {
 		p := &problem{code: codeInvalid, detail: "the body is not what this route takes: " +
 			strings.TrimPrefix(err.Error(), "json: ")}
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			p.param = wrong.Field
 		}
 		return p
@@ -206,8 +209,10 @@ func (c *call) decode(into any) *problem {
 func (c *call) reference(external string, required bool) (string, *problem) {
 	switch {
 	case external != "" && c.ref != "" && external != c.ref:
-		return "", &problem{code: codeInvalid, param: "external_ref",
-			detail: "external_ref and Idempotency-Key differ; send one"}
+		return "", &problem{
+			code: codeInvalid, param: "external_ref",
+			detail: "external_ref and Idempotency-Key differ; send one",
+		}
 	case external == "":
 		external = c.ref
 	}
@@ -215,16 +220,20 @@ func (c *call) reference(external string, required bool) (string, *problem) {
 		return "", nil
 	}
 	if !meter.ValidName(external) {
-		return "", &problem{code: codeInvalid, param: "external_ref",
-			detail: "external_ref, or an Idempotency-Key, is required and must match [A-Za-z0-9._-]{1,64}"}
+		return "", &problem{
+			code: codeInvalid, param: "external_ref",
+			detail: "external_ref, or an Idempotency-Key, is required and must match [A-Za-z0-9._-]{1,64}",
+		}
 	}
 	return external, nil
 }
 
 func checkReason(s string) *problem {
 	if len(s) > reasonMax {
-		return &problem{code: codeInvalid, param: "reason",
-			detail: "reason must be at most " + strconv.Itoa(reasonMax) + " bytes long"}
+		return &problem{
+			code: codeInvalid, param: "reason",
+			detail: "reason must be at most " + strconv.Itoa(reasonMax) + " bytes long",
+		}
 	}
 	return nil
 }
@@ -237,15 +246,19 @@ func (g *Gateway) storageProblem(err error) *problem {
 	case errors.Is(err, ErrUnknown):
 		return &problem{code: codeNotFound, detail: "there is nothing by that id"}
 	case errors.Is(err, ErrConflict):
-		return &problem{code: codeConflict, final: true,
-			detail: "the same reference was used with another content, or the change contradicts what is recorded"}
+		return &problem{
+			code: codeConflict, final: true,
+			detail: "the same reference was used with another content, or the change contradicts what is recorded",
+		}
 	case errors.Is(err, ErrTooManyGrants):
 		return &problem{code: codeTooManyGrants, final: true, detail: "the account has " +
 			strconv.Itoa(meter.GrantsMax) + " live grants already; let some be used up or revoke them"}
 	}
 	g.log.Error().Err(err).Msg("storage failed")
-	return &problem{code: codeStorageUnavailable, retryAfter: retryMeteringSeconds,
-		detail: "the change was not recorded, or not certainly: repeat it with the same reference"}
+	return &problem{
+		code: codeStorageUnavailable, retryAfter: retryMeteringSeconds,
+		detail: "the change was not recorded, or not certainly: repeat it with the same reference",
+	}
 }
 
 // changed is the status of a mutation: 201 new, 200 repeated, 202 when Redis follows later.

@@ -37,8 +37,10 @@ func (g *Gateway) putAccount(c *call) (int, any, *problem) {
 		return 0, nil, p
 	}
 	if b.Product != nil && g.policies[*b.Product] == nil {
-		return 0, nil, &problem{code: codeInvalid, param: "product",
-			detail: "no policy is loaded for product " + strconv.Quote(*b.Product)}
+		return 0, nil, &problem{
+			code: codeInvalid, param: "product",
+			detail: "no policy is loaded for product " + strconv.Quote(*b.Product),
+		}
 	}
 	if b.Product == nil && len(g.policies) == 1 {
 		for name := range g.policies {

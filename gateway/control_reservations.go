@@ -76,8 +76,10 @@ func (g *Gateway) reserved(d meter.Decision, r meter.Reserve) (int, any, *proble
 		first, p := g.readReservation(d.Reservation.ID)
 		return fasthttp.StatusOK, newReservationView(first, g.bucketsFor(first)), p
 	case meter.CodeKeyMismatch:
-		return 0, nil, &problem{code: codeConflict, final: true, param: "Idempotency-Key",
-			detail: "this Idempotency-Key was used for another reservation"}
+		return 0, nil, &problem{
+			code: codeConflict, final: true, param: "Idempotency-Key",
+			detail: "this Idempotency-Key was used for another reservation",
+		}
 	case meter.CodeInsufficient:
 		var buckets []string
 		if a, err := g.readAdminAccount(r.Account); err == nil {
@@ -87,10 +89,13 @@ func (g *Gateway) reserved(d meter.Decision, r meter.Reserve) (int, any, *proble
 	case meter.CodeSuspended:
 		return 0, nil, &problem{code: codeSuspended, final: true, detail: "account " + r.Account + " is suspended"}
 	case meter.CodeInFlight:
-		return 0, nil, &problem{code: codeTooManyInFlight, retryAfter: retrySoonSeconds,
-			detail: "the account has too many open reservations"}
+		return 0, nil, &problem{
+			code: codeTooManyInFlight, retryAfter: retrySoonSeconds,
+			detail: "the account has too many open reservations",
+		}
+	default:
+		return 0, nil, meteringUnavailable("credits cannot be reserved at the moment")
 	}
-	return 0, nil, meteringUnavailable("credits cannot be reserved at the moment")
 }
 
 func leaseOf(s int64) (time.Duration, *problem) {
@@ -136,8 +141,10 @@ func (g *Gateway) postCommit(c *call) (int, any, *problem) {
 			return 0, nil, p
 		}
 		if amount > r.Amount {
-			return 0, nil, &problem{code: codeInvalid, param: "credits",
-				detail: "only " + r.Amount.String() + " credits are reserved; to charge nothing, release"}
+			return 0, nil, &problem{
+				code: codeInvalid, param: "credits",
+				detail: "only " + r.Amount.String() + " credits are reserved; to charge nothing, release",
+			}
 		}
 	}
 	return g.settleByHand(r, func(ctx context.Context) (meter.Decision, error) {

@@ -38,7 +38,7 @@ type exchange struct {
 	answered  *meter.Reservation // the Idempotency-Key's request was charged already, by this one
 	streaming bool               // the response outlives the handler; its end ends the exchange
 	deadline  time.Time          // monotonic; the backend must have answered
-	route     *route             // backend chosen, its breaker to be told
+	route     route              // backend chosen, its breaker to be told
 	upstream  time.Duration      // spent waiting for the backend
 	outcome   string             // for metrics and the log
 }

@@ -18,8 +18,10 @@ import (
 	"creditgate/meter"
 )
 
-const twoPhotos = `{"photos":[1,2]}`
-const twoDone = `{"results":[{"status":"ok"},{"status":"ok"}]}`
+const (
+	twoPhotos = `{"photos":[1,2]}`
+	twoDone   = `{"results":[{"status":"ok"},{"status":"ok"}]}`
+)
 
 // short makes the backend's time short, so that a fault is over soon.
 func short(o *gateway.Options) { o.UpstreamTimeout = time.Second }
@@ -37,20 +39,27 @@ func TestBackendFaults(t *testing.T) {
 		noRetry bool
 	}{
 		"reset before the head": {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "") }, 502, "upstream-failed", true},
-		"half a head":           {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "HTTP/1.1 200 OK\r\nConte") }, 502, "upstream-failed", true},
-		"not HTTP":              {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "SSH-2.0-x\r\n\r\n") }, 502, "upstream-failed", true},
+		"half a head": {func(ctx *fasthttp.RequestCtx) {
+			hangUp(ctx, "HTTP/1.1 200 OK\r\nConte")
+		}, 502, "upstream-failed", true},
+		"not HTTP": {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "SSH-2.0-x\r\n\r\n") }, 502, "upstream-failed", true},
 		"half a body": {func(ctx *fasthttp.RequestCtx) {
 			hangUp(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"+twoDone)
 		}, 502, "upstream-failed", true},
 		"half the chunks": {func(ctx *fasthttp.RequestCtx) {
 			hangUp(ctx, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"res\r\n")
 		}, 502, "upstream-failed", true},
+		"another protocol": {func(ctx *fasthttp.RequestCtx) {
+			hangUp(ctx, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+		}, 502, "upstream-failed", true},
 		"encoded although told not to": {func(ctx *fasthttp.RequestCtx) {
 			ctx.Response.Header.Set("Content-Encoding", "gzip")
 			ctx.SetBodyString(twoDone)
 		}, 502, "upstream-failed", true},
-		"too slow":             {func(ctx *fasthttp.RequestCtx) { hang(ctx, "") }, 504, "upstream-timeout", true},
-		"too slow in the body": {func(ctx *fasthttp.RequestCtx) { hang(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab") }, 504, "upstream-timeout", true},
+		"too slow": {func(ctx *fasthttp.RequestCtx) { hang(ctx, "") }, 504, "upstream-timeout", true},
+		"too slow in the body": {func(ctx *fasthttp.RequestCtx) {
+			hang(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab")
+		}, 504, "upstream-timeout", true},
 	} {
 		b.backend.on(c.handle)
 		before := b.backend.calls.Load()
@@ -142,10 +151,12 @@ func TestBreaker(t *testing.T) {
 		require.Equal(t, 422, b.post("/plain", key, "").StatusCode, "a 4xx is the client's doing")
 	}
 	b.backend.answer(503, "no")
-	require.Eventually(t, func() bool { return b.post("/plain", key, "").StatusCode == 503 && b.breaker() == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return b.post("/plain", key, "").StatusCode == http.StatusServiceUnavailable && b.breaker() == 2
+	}, 10*time.Second, time.Millisecond)
 	calls := b.backend.calls.Load()
 	reserved := 0
-	b.faults.reserve = func(meter.Reserve) error { reserved++; return nil }
+	b.reserve = func(meter.Reserve) error { reserved++; return nil }
 	r := b.post("/plain", key, "")
 	require.Equal(t, 503, r.StatusCode)
 	require.Equal(t, "upstream-unavailable", r.json(t)["code"])
@@ -154,16 +165,21 @@ func TestBreaker(t *testing.T) {
 	require.Zero(t, reserved, "the breaker is asked before anything is reserved")
 
 	b.backend.answer(200, "yes")
-	require.Eventually(t, func() bool { return b.post("/plain", key, "").StatusCode == 200 }, 5*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return b.post("/plain", key, "").StatusCode == http.StatusOK
+	}, 5*time.Second, 50*time.Millisecond)
 	require.Eventually(t, func() bool { b.post("/plain", key, ""); return b.breaker() == 0 }, 5*time.Second, time.Millisecond)
 }
 
-func (b *bundle) breaker() float64 {
+func (b *bundle) breaker() float64 { return b.metric("creditgate_breaker_state") }
+
+// metric is the value of a counter or gauge with one series.
+func (b *bundle) metric(name string) float64 {
 	families, err := b.reg.Gather()
 	require.NoError(b.t, err)
 	for _, f := range families {
-		if f.GetName() == "creditgate_breaker_state" {
-			return f.GetMetric()[0].GetGauge().GetValue()
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
 		}
 	}
 	return -1
@@ -177,7 +193,7 @@ func TestMeterAway(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		key := b.account("acme", 10*meter.Credit)
-		b.faults.reserve = func(meter.Reserve) error { return away }
+		b.reserve = func(meter.Reserve) error { return away }
 		r := b.post("/plain", key, "")
 		require.Equal(t, 503, r.StatusCode)
 		require.Equal(t, "metering-unavailable", r.json(t)["code"])
@@ -188,11 +204,11 @@ func TestMeterAway(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		key := b.account("acme", 10*meter.Credit)
-		b.faults.commit = func(meter.Settle) error { return away }
+		b.commit = func(meter.Settle) error { return away }
 		b.backend.answer(200, twoDone)
 		r := b.post("/studio/apply", key, twoPhotos)
 		require.Equal(t, 200, r.StatusCode)
-		require.Equal(t, twoDone, string(r.body))
+		require.JSONEq(t, twoDone, string(r.body))
 		require.Equal(t, "2", r.Header.Get("X-Credits-Charged"))
 		require.Empty(t, r.Header.Get("X-Credits-Remaining"), "not known")
 		kept := b.journal.entries()
@@ -212,7 +228,7 @@ func TestMeterAway(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		key := b.account("acme", 10*meter.Credit)
-		b.faults.commit = func(meter.Settle) error { return away }
+		b.commit = func(meter.Settle) error { return away }
 		b.journal.err = errors.New("journal is full")
 		b.backend.on(func(ctx *fasthttp.RequestCtx) {
 			ctx.Response.Header.Set("Etag", "secret")
@@ -222,7 +238,7 @@ func TestMeterAway(t *testing.T) {
 		require.Equal(t, 503, r.StatusCode)
 		require.Equal(t, "metering-unavailable", r.json(t)["code"])
 		require.NotContains(t, string(r.body), "results")
-		require.Empty(t, r.Header.Get("Etag"))
+		require.Empty(t, r.Header.Get("ETag"))
 	})
 }
 
@@ -250,7 +266,7 @@ func TestRedisPausedAndKilledAtCommit(t *testing.T) {
 			})
 			r := b.post("/studio/apply", key, twoPhotos)
 			require.Equal(t, 200, r.StatusCode, "%s", r.body)
-			require.Equal(t, twoDone, string(r.body))
+			require.JSONEq(t, twoDone, string(r.body))
 			kept := b.journal.entries()
 			require.Len(t, kept, 1)
 			start()
@@ -262,6 +278,28 @@ func TestRedisPausedAndKilledAtCommit(t *testing.T) {
 			require.Equal(t, [2]meter.Credits{8000, 0}, [2]meter.Credits{available, held}, "settled, once")
 		})
 	}
+}
+
+// TestPanic: a bug in one request is a 500 for that request, charges nothing, and harms no other.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	key := b.account("acme", 10*meter.Credit)
+	b.reserve = func(meter.Reserve) error { panic("planted") }
+	r := b.post("/plain", key, "")
+	require.Equal(t, 500, r.StatusCode)
+	require.Equal(t, "internal-error", r.json(t)["code"])
+	b.reserve = nil
+	b.backend.on(func(ctx *fasthttp.RequestCtx) { ctx.SetBodyString("secret") })
+	b.commit = func(meter.Settle) error { panic("planted") }
+	r = b.post("/plain", key, "")
+	require.Equal(t, 500, r.StatusCode)
+	require.NotContains(t, string(r.body), "secret")
+	b.commit = nil
+	require.Equal(t, 200, b.post("/plain", key, "").StatusCode)
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{6000, 2000}, [2]meter.Credits{available, held},
+		"whether the commit happened is not known here, so its hold is left to the lease")
 }
 
 // TestClientGone: at every point the client's going away changes nothing.
@@ -299,6 +337,28 @@ func TestClientGone(t *testing.T) {
 			return held == 0 && now == available-c.charged
 		}, 5*time.Second, 5*time.Millisecond, name)
 	}
+}
+
+// TestUndeliveredIsCounted: charged, but the client was gone before it had the whole response.
+func TestUndeliveredIsCounted(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.account("acme", 10*meter.Credit)
+	gone := make(chan struct{})
+	b.backend.on(func(ctx *fasthttp.RequestCtx) {
+		<-gone
+		ctx.SetBody(make([]byte, 16<<20)) // more than the kernel takes on trust
+	})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(b.data, "http://"))
+	require.NoError(t, err)
+	_, err = io.WriteString(conn, "POST /plain HTTP/1.1\r\nHost: gw\r\nX-Api-Key: sk-acme\r\nContent-Length: 0\r\n\r\n")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.NoError(t, conn.Close())
+	close(gone)
+	require.Eventually(t, func() bool { return b.metric("creditgate_undelivered_total") == 1 }, 5*time.Second, time.Millisecond)
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{8000, 0}, [2]meter.Credits{available, held})
 }
 
 func TestStreamSettlesBeforeItsEnd(t *testing.T) {
@@ -367,7 +427,7 @@ func TestStreamFaults(t *testing.T) {
 		t.Parallel()
 		b := setup(t)
 		key := b.account("acme", 10*meter.Credit)
-		b.faults.commit = func(meter.Settle) error { return meter.ErrUnavailable }
+		b.commit = func(meter.Settle) error { return meter.ErrUnavailable }
 		b.journal.err = errors.New("disk full")
 		next := make(chan string)
 		b.backend.on(events(next))
@@ -393,7 +453,8 @@ func events(next <-chan string) fasthttp.RequestHandler {
 	}
 }
 
-func (b *bundle) open(path, key string) *http.Response {
+// open returns a response whose body is still to be read.
+func (b *bundle) open(path, key string) *reply {
 	b.t.Helper()
 	req, err := http.NewRequestWithContext(b.t.Context(), http.MethodPost, b.data+path, http.NoBody)
 	require.NoError(b.t, err)
@@ -401,7 +462,7 @@ func (b *bundle) open(path, key string) *http.Response {
 	resp, err := b.client.Do(req)
 	require.NoError(b.t, err)
 	b.t.Cleanup(func() { _ = resp.Body.Close() })
-	return resp
+	return &reply{Response: resp}
 }
 
 func TestResponseAboveTheBuffer(t *testing.T) {
@@ -456,7 +517,7 @@ func TestShutdownSettlesWhatIsInFlight(t *testing.T) {
 		down <- b.gateway.Shutdown(ctx)
 	}()
 	require.Eventually(t, func() bool {
-		return b.control("GET", "/readyz", "").StatusCode == 503
+		return b.control("GET", "/readyz", "").StatusCode == http.StatusServiceUnavailable
 	}, 5*time.Second, time.Millisecond)
 	close(proceed)
 	r := <-answer

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -14,14 +15,24 @@ func (g *Gateway) forward(x *exchange, resp *fasthttp.Response) *problem {
 	began := time.Now()
 	sent, err := g.upstreams.send(x, resp)
 	x.upstream += time.Since(began)
+	if err == nil && resp.StatusCode() < fasthttp.StatusOK {
+		_ = resp.CloseBodyStream()
+		err = errSwitched
+	}
 	if err != nil {
 		return g.upstreamFailed(x, err, sent)
 	}
 	return nil
 }
 
+// errSwitched says that the backend left HTTP, which nobody asked it to: Upgrade is not forwarded.
+var errSwitched = errors.New("backend answered with an interim status")
+
 // upstreamFailed turns a broken exchange with the backend into a problem.
 func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
+	if errors.Is(err, fasthttp.ErrNoFreeConns) {
+		err = errors.Join(errNotTried, err) // our limit, not the backend's fault
+	}
 	x.tell(err)
 	if sent {
 		g.metrics.ambiguous.WithLabelValues(x.operation()).Inc()
@@ -53,8 +64,10 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 	}
 	units, readable := x.op.Delivered(x.quote, resp.StatusCode(), x.ctx.Response.Body())
 	if !readable || !whole || (x.op.NeedsResponse() && len(resp.Header.Peek("Content-Encoding")) > 0) {
-		return g.giveBack(x, &problem{code: codeUpstreamFailed, final: true,
-			detail: "what the backend delivered cannot be counted in its answer; nothing was charged"})
+		return g.giveBack(x, &problem{
+			code: codeUpstreamFailed, final: true,
+			detail: "what the backend delivered cannot be counted in its answer; nothing was charged",
+		})
 	}
 	s := settled{amount: x.quote.Charge(units)}
 	if units == 0 || s.amount == 0 {

@@ -122,9 +122,9 @@ func (g *Gateway) chooseBackend(x *exchange) *problem {
 
 // tell lets the breaker know how the backend did, once.
 func (x *exchange) tell(err error) {
-	if x.route != nil {
+	if x.route.done != nil {
 		x.route.done(err)
-		x.route = nil
+		x.route.done = nil
 	}
 }
 

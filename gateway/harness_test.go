@@ -2,7 +2,6 @@ package gateway_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -67,10 +66,10 @@ type backend struct {
 	handle fasthttp.RequestHandler
 }
 
-func startBackend(t *testing.T) *backend {
-	t.Helper()
+func startBackend(tb testing.TB) *backend {
+	tb.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	b := &backend{url: "http://" + ln.Addr().String()}
 	b.answer(200, `{"ok":true}`)
 	b.server = &fasthttp.Server{
@@ -84,7 +83,7 @@ func startBackend(t *testing.T) *backend {
 		},
 	}
 	go func() { _ = b.server.Serve(ln) }()
-	t.Cleanup(func() { _ = ln.Close() })
+	tb.Cleanup(func() { _ = ln.Close() })
 	return b
 }
 
@@ -105,7 +104,7 @@ func (b *backend) answer(status int, body string) {
 // bundle is one gateway on a real Redis, before a real backend. Postgres is played by maps.
 type bundle struct {
 	*faults
-	t       *testing.T
+	t       testing.TB
 	redis   *redisd.Server
 	engine  *meter.Engine
 	book    *metertest.Book
@@ -120,25 +119,27 @@ type bundle struct {
 	stop    func()
 }
 
-func setup(t *testing.T, tweaks ...func(*gateway.Options)) *bundle {
-	t.Helper()
+func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
+	tb.Helper()
 	layout := meter.Layout{Number: 1, Partitions: 2}
-	b := &bundle{t: t, redis: redisd.Test(t), backend: startBackend(t), book: metertest.NewBook(layout)}
+	b := &bundle{t: tb, redis: redisd.Test(tb), backend: startBackend(tb), book: metertest.NewBook(layout)}
 	b.reg = prometheus.NewRegistry()
-	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel)
+	log := zerolog.New(zerolog.NewTestWriter(tb)).Level(zerolog.ErrorLevel)
 	engine, err := meter.New(meter.Options{
 		RedisURL: b.redis.URL(), Layout: layout, Book: b.book, Rebuild: b.book, Log: log, Metrics: b.reg,
 	})
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	b.engine = engine
 	answers, err := meter.NewReplayStore(b.redis.URL(), layout)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	b.faults = &faults{Engine: engine}
-	b.house = &house{book: b.book, engine: engine, keys: map[[32]byte]gateway.Identity{}, accounts: map[string]gateway.AccountState{}}
+	b.house = &house{
+		book: b.book, engine: engine, keys: map[[32]byte]gateway.Identity{}, accounts: map[string]gateway.AccountState{},
+	}
 	b.journal = &journalFake{}
 
 	pol, err := policy.Parse("studio.yaml", []byte(testPolicy))
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	o := gateway.Options{
 		Settings: gateway.Settings{
 			Upstreams: []string{b.backend.url}, AdminToken: adminToken,
@@ -151,8 +152,8 @@ func setup(t *testing.T, tweaks ...func(*gateway.Options)) *bundle {
 	for _, tweak := range tweaks {
 		tweak(&o)
 	}
-	b.gateway, err = gateway.New(t.Context(), o)
-	require.NoError(t, err)
+	b.gateway, err = gateway.New(tb.Context(), o)
+	require.NoError(tb, err)
 	b.run(layout)
 	return b
 }
@@ -233,10 +234,10 @@ type reply struct {
 	err  error // of reading the body
 }
 
-func (r *reply) json(t *testing.T) map[string]any {
-	t.Helper()
+func (r *reply) json(tb testing.TB) map[string]any {
+	tb.Helper()
 	out := map[string]any{}
-	require.NoError(t, json.Unmarshal(r.body, &out), "%s", r.body)
+	require.NoError(tb, json.Unmarshal(r.body, &out), "%s", r.body)
 	return out
 }
 
@@ -282,7 +283,7 @@ func (b *bundle) control(method, path, body string, headers ...string) *reply {
 }
 
 // raw sends bytes as they are and returns the first response, for requests that no client library would make.
-func (b *bundle) raw(request string) *http.Response {
+func (b *bundle) raw(request string) *reply {
 	b.t.Helper()
 	c, err := net.Dial("tcp", strings.TrimPrefix(b.data, "http://"))
 	require.NoError(b.t, err)
@@ -292,10 +293,11 @@ func (b *bundle) raw(request string) *http.Response {
 	require.NoError(b.t, err)
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	require.NoError(b.t, err)
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(b.t, err)
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return resp
+	defer resp.Body.Close()
+	r := &reply{Response: resp}
+	r.body, r.err = io.ReadAll(resp.Body)
+	require.NoError(b.t, r.err)
+	return r
 }
 
 // faults is the real engine, with the faults that a test plants before it.

@@ -132,6 +132,9 @@ func responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
 		to.Header.AddBytesKV(k, v)
 	}
 	to.SetStatusCode(from.StatusCode())
+	if from.SkipBody { // a HEAD tells the length of what is not there
+		to.Header.SetContentLength(from.Header.ContentLength())
+	}
 }
 
 // ownResponseHeader names the fields that only the gateway may say.

@@ -15,6 +15,7 @@ import (
 
 	"creditgate/gateway"
 	"creditgate/meter"
+	"creditgate/meter/policy"
 )
 
 // echo remembers the head of the last request that reached the backend.
@@ -75,8 +76,8 @@ func TestHeadersBothWays(t *testing.T) {
 	require.Equal(t, []string{strings.TrimPrefix(b.backend.url, "http://")}, got["Host"])
 
 	require.Equal(t, "2", resp.Header.Get("X-Credits-Charged"))
-	require.True(t, strings.HasSuffix(id, resp.Header.Get("X-Request-Id")))
-	require.Equal(t, `"1"`, resp.Header.Get("Etag"))
+	require.True(t, strings.HasSuffix(id, resp.Header.Get("X-Request-ID")))
+	require.Equal(t, `"1"`, resp.Header.Get("ETag"))
 	require.Equal(t, []string{"a=1; Path=/", "b=2; Path=/"}, resp.Header.Values("Set-Cookie"))
 	require.Equal(t, []string{"Accept", "Origin"}, resp.Header.Values("Vary"))
 	require.Empty(t, resp.Header.Get("X-Hop"))
@@ -228,7 +229,8 @@ func TestHugeBody(t *testing.T) {
 	b := setup(t)
 	key := b.account("acme", 10*meter.Credit)
 	for _, length := range []int64{100 << 20, -1} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.data+"/studio/apply", io.LimitReader(rand.Reader, 100<<20))
+		body := io.LimitReader(rand.Reader, 100<<20)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.data+"/studio/apply", body)
 		require.NoError(t, err)
 		req.ContentLength = length
 		req.Header.Set("Authorization", "Bearer "+key)
@@ -263,4 +265,21 @@ func TestUnreadBodyIsNotTheNextRequest(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 	require.Zero(t, b.backend.calls.Load())
+}
+
+func TestHeadOfAFreeOperation(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(o *gateway.Options) {
+		p, err := policy.Parse("p.yaml", []byte("name: p\ntimezone: UTC\nbuckets: [a]\noperations: "+
+			"{x: {match: HEAD /x, credits: 0}}\nunmatched: pass\n"))
+		require.NoError(t, err)
+		o.Policies = map[string]*policy.Policy{"studio": p}
+	})
+	key := b.account("acme", 0)
+	b.backend.answer(200, "twelve bytes")
+	r := b.do(http.MethodHead, b.data+"/x", key, "")
+	require.Equal(t, 200, r.StatusCode)
+	require.EqualValues(t, 12, r.ContentLength)
+	require.Equal(t, 200, b.do(http.MethodGet, b.data+"/anything", key, "").StatusCode, "unmatched: pass")
+	require.Equal(t, 404, b.do(http.MethodHead, b.data+"/x/", key, "").StatusCode, "another spelling of an operation")
 }

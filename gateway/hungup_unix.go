@@ -22,7 +22,7 @@ func hungUp(c net.Conn) bool {
 	err = raw.Control(func(fd uintptr) { // not Read: it would fail on the last request's deadline
 		var b [1]byte
 		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		gone = n > 0 || (err != syscall.EAGAIN && err != syscall.EINTR) //nolint:errorlint // a bare errno
+		gone = n > 0 || (err != syscall.EAGAIN && err != syscall.EINTR)
 	})
 	return gone || err != nil
 }

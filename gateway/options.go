@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
+	"creditgate/meter"
 	"creditgate/meter/policy"
 )
 
@@ -157,6 +158,10 @@ func (s *Settings) validate() error {
 	}
 	if s.KeyTTL > keyTTLMax || s.KeyTTL < time.Second {
 		bad("key_ttl: %s must lie between 1s and %s, so that a revoked key stops in time", s.KeyTTL, keyTTLMax)
+	}
+	if s.lease() < meter.LeaseMin || s.lease() > meter.LeaseMax {
+		bad("upstream_timeout, settle_budget and lease_margin: their sum %s is the lease and must lie between %s and %s",
+			s.lease(), meter.LeaseMin, meter.LeaseMax)
 	}
 	if s.BreakerRatio < 0 || s.BreakerRatio > 1 {
 		bad("breaker_ratio: %v must lie between 0 and 1", s.BreakerRatio)

@@ -61,8 +61,10 @@ func FuzzCanonicalPath(f *testing.F) {
 func TestIdempotencyKey(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		"abc": "abc", `"abc"`: "abc", `"a b"`: "a b", `"a\"b\\c"`: `a"b\c`, "8e03978e-40d5-43dd-bc93-6894a57f9324": "8e03978e-40d5-43dd-bc93-6894a57f9324",
-		strings.Repeat("x", 255): strings.Repeat("x", 255), `"` + strings.Repeat("x", 255) + `"`: strings.Repeat("x", 255),
+		"abc": "abc", `"abc"`: "abc", `"a b"`: "a b", `"a\"b\\c"`: `a"b\c`,
+		"8e03978e-40d5-43dd-bc93-6894a57f9324": "8e03978e-40d5-43dd-bc93-6894a57f9324",
+		strings.Repeat("x", 255):               strings.Repeat("x", 255),
+		`"` + strings.Repeat("x", 255) + `"`:   strings.Repeat("x", 255),
 	} {
 		got, ok := parseIdempotencyKey(in)
 		require.True(t, ok, in)

@@ -187,8 +187,7 @@ func errorType(status int) string {
 // priceProblem says why a request has no price.
 func priceProblem(err error) *problem {
 	p := &problem{code: codeInvalid, detail: err.Error()}
-	var in *policy.InputError
-	if errors.As(err, &in) {
+	if in, ok := errors.AsType[*policy.InputError](err); ok {
 		p.param = in.Param
 	}
 	switch {

@@ -52,9 +52,11 @@ func (g *Gateway) replay(x *exchange) *problem {
 		}
 		g.metrics.answers.WithLabelValues("missing").Inc()
 		x.ctx.Response.Header.Reset()
-		return &problem{code: codeReplayUnavailable, final: true, replay: first,
+		return &problem{
+			code: codeReplayUnavailable, final: true, replay: first,
 			detail: "the request with this Idempotency-Key was answered and charged, but its answer is not stored; " +
-				"use a new key to have the work done, and charged, again"}
+				"use a new key to have the work done, and charged, again",
+		}
 	}
 	g.metrics.answers.WithLabelValues("replayed").Inc()
 	x.outcome = outcomeReplayed

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,7 +28,7 @@ func TestPricedRequest(t *testing.T) {
 	require.Equal(t, "7", r.Header.Get("X-Credits-Remaining"))
 	id, err := meter.ParseReservationID(r.Header.Get("X-Credits-Reservation"))
 	require.NoError(t, err)
-	require.Equal(t, id.ID.String(), r.Header.Get("X-Request-Id"))
+	require.Equal(t, id.ID.String(), r.Header.Get("X-Request-ID"))
 	require.Equal(t, "application/json", r.Header.Get("Content-Type"))
 	available, held := b.wallet("acme")
 	require.Equal(t, [2]meter.Credits{7000, 0}, [2]meter.Credits{available, held})
@@ -88,7 +90,7 @@ func TestInsufficient(t *testing.T) {
 	require.Contains(t, p, "next_reset_at")
 	require.Len(t, p["buckets"], 3)
 	require.Equal(t, "insufficient-credits", p["error"].(map[string]any)["code"])
-	require.Equal(t, r.Header.Get("X-Request-Id"), p["request_id"])
+	require.Equal(t, r.Header.Get("X-Request-ID"), p["request_id"])
 	require.Zero(t, b.backend.calls.Load())
 
 	// What is missing is held by an unfinished request: waiting helps, and the answer says so.
@@ -111,7 +113,7 @@ func TestFreeOperationNeedsNoRedis(t *testing.T) {
 	r := b.post("/studio/revert", key, `anything`)
 	require.Equal(t, 200, r.StatusCode, "%s", r.body)
 	require.Empty(t, r.Header.Get("X-Credits-Charged"))
-	require.NotEmpty(t, r.Header.Get("X-Request-Id"))
+	require.NotEmpty(t, r.Header.Get("X-Request-ID"))
 }
 
 func TestBadInput(t *testing.T) {
@@ -187,7 +189,8 @@ func TestPathSpellings(t *testing.T) {
 	// A path that must be encoded reaches the backend in the very bytes that were matched.
 	var got string
 	b.backend.on(func(ctx *fasthttp.RequestCtx) { got = string(ctx.Request.Header.RequestURI()) })
-	resp := b.raw("POST /upscale/a%20b%C3%A9?q=a%20b&x=%2F HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer sk-acme\r\nContent-Length: 0\r\n\r\n")
+	resp := b.raw("POST /upscale/a%20b%C3%A9?q=a%20b&x=%2F HTTP/1.1\r\nHost: gw\r\nX-Api-Key: sk-acme\r\n" +
+		"Content-Length: 0\r\n\r\n")
 	require.Equal(t, 200, resp.StatusCode)
 	require.Equal(t, "/upscale/a%20b%C3%A9?q=a%20b&x=%2F", got)
 }
@@ -212,6 +215,7 @@ func TestCutBody(t *testing.T) {
 		require.NoError(t, c.(*net.TCPConn).CloseWrite())
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 		require.NoError(t, err, name)
+		require.NoError(t, resp.Body.Close())
 		require.Equal(t, 400, resp.StatusCode, name)
 		require.NoError(t, c.Close())
 	}
@@ -231,4 +235,34 @@ func TestSuspendedIsRefusedForFreeOperationsToo(t *testing.T) {
 		require.Equal(t, "account-suspended", r.json(t)["code"])
 	}
 	require.Zero(t, b.backend.calls.Load())
+}
+
+// TestNeverOversold: many clients, one account, fewer credits than requests.
+func TestNeverOversold(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	key := b.account("acme", 0)
+	for rank, bucket := range []string{"promo", "monthly", "purchased"} {
+		b.grant("acme", bucket, uint8(rank), 50*meter.Credit)
+	}
+	var paid, refused atomic.Int64
+	var clients sync.WaitGroup
+	for range 32 {
+		clients.Go(func() {
+			for range 10 {
+				r, err := b.try(http.MethodPost, b.data+"/upscale/1", key, "")
+				switch {
+				case err == nil && r.StatusCode == http.StatusOK && r.Header.Get("X-Credits-Charged") == "1":
+					paid.Add(1)
+				case err == nil && r.StatusCode == http.StatusPaymentRequired:
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	clients.Wait()
+	require.Equal(t, [2]int64{150, 170}, [2]int64{paid.Load(), refused.Load()})
+	require.EqualValues(t, 150, b.backend.calls.Load())
+	available, held := b.wallet("acme")
+	require.Equal(t, [2]meter.Credits{}, [2]meter.Credits{available, held})
 }

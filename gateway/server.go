@@ -36,6 +36,7 @@ type Gateway struct {
 	problems  problemWriter
 	log       zerolog.Logger
 
+	//nolint:containedctx // not a request's: the ground on which calls stand that outlive their request
 	base     context.Context // of calls that must outlive their request; ends when a shutdown runs out of time
 	giveUp   context.CancelFunc
 	draining atomic.Bool
@@ -122,8 +123,10 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
 	var timeout net.Error
 	switch {
 	case errors.As(err, &small):
-		p = &problem{code: codeHeadersTooLarge,
-			detail: fmt.Sprintf("the request's head is larger than %d bytes", g.set.HeadersMax)}
+		p = &problem{
+			code:   codeHeadersTooLarge,
+			detail: fmt.Sprintf("the request's head is larger than %d bytes", g.set.HeadersMax),
+		}
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
 		p = g.bodyTooLarge()
 	case errors.As(err, &timeout) && timeout.Timeout():

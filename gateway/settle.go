@@ -51,21 +51,28 @@ func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
 	case meter.CodeSuspended:
 		return &problem{code: codeSuspended, detail: "account " + x.who.Account + " is suspended", final: true}
 	case meter.CodeInFlight:
-		return &problem{code: codeTooManyInFlight, retryAfter: retrySoonSeconds,
-			detail: "the account has too many unfinished requests; wait for some to end"}
+		return &problem{
+			code: codeTooManyInFlight, retryAfter: retrySoonSeconds,
+			detail: "the account has too many unfinished requests; wait for some to end",
+		}
 	case meter.CodeKeyInProgress:
-		return &problem{code: codeInProgress, retryAfter: retrySoonSeconds,
-			detail: "a request with this Idempotency-Key is not finished; ask again for its answer"}
+		return &problem{
+			code: codeInProgress, retryAfter: retrySoonSeconds,
+			detail: "a request with this Idempotency-Key is not finished; ask again for its answer",
+		}
 	case meter.CodeKeyMismatch:
-		return &problem{code: codeMismatch, param: "Idempotency-Key", final: true,
-			detail: "this Idempotency-Key was used for a request with another route, query, price or content"}
+		return &problem{
+			code: codeMismatch, param: "Idempotency-Key", final: true,
+			detail: "this Idempotency-Key was used for a request with another route, query, price or content",
+		}
 	case meter.CodeKeyReplay:
 		x.answered = &d.Reservation
 		return nil
+	default:
+		g.log.Error().Uint8("code", uint8(d.Code)).Str("state", d.Reservation.State.String()).
+			Str("request_id", x.requestID()).Msg("unexpected answer to a reserve")
+		return meteringUnavailable("credits cannot be reserved at the moment; nothing was sent to the backend or charged")
 	}
-	g.log.Error().Uint8("code", uint8(d.Code)).Str("state", d.Reservation.State.String()).
-		Str("request_id", x.requestID()).Msg("unexpected answer to a reserve")
-	return meteringUnavailable("credits cannot be reserved at the moment; the backend was not asked, nothing is charged")
 }
 
 // insufficient is the 402 of a priced request.

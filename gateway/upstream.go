@@ -77,7 +77,7 @@ func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 		MaxConns:    s.UpstreamConns,
 		// Every retry is decided in send: fasthttp would repeat a GET or PUT five times, each a job at the backend.
 		MaxIdemponentCallAttempts: 1,
-		RetryIf:                   func(*fasthttp.Request) bool { return false },
+		RetryIfErr:                func(*fasthttp.Request, int, error) (reset, retry bool) { return false, false },
 		MaxIdleConnDuration:       s.UpstreamIdle,
 		ReadBufferSize:            s.HeadersMax,
 		StreamResponseBody:        true, // the head decides whether the body is buffered or streamed
@@ -103,7 +103,7 @@ func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 }
 
 // pick finds a backend whose breaker lets a request through, in turn, the one named last.
-func (us *upstreams) pick(last *upstream) (*route, bool) {
+func (us *upstreams) pick(last *upstream) (route, bool) {
 	n := uint32(len(us.list))
 	start := us.next.Add(1)
 	var spare *upstream
@@ -114,15 +114,15 @@ func (us *upstreams) pick(last *upstream) (*route, bool) {
 			continue
 		}
 		if done, err := u.breaker.Allow(); err == nil {
-			return &route{u, done}, true
+			return route{u, done}, true
 		}
 	}
 	if spare != nil {
 		if done, err := spare.breaker.Allow(); err == nil {
-			return &route{spare, done}, true
+			return route{spare, done}, true
 		}
 	}
-	return nil, false
+	return route{}, false
 }
 
 // dialError says that no connection was made, so that nothing was sent.
@@ -135,11 +135,13 @@ func dialBackend(addr string, timeout time.Duration) (net.Conn, error) {
 	if timeout <= 0 || timeout > dialTimeout {
 		timeout = dialTimeout
 	}
-	c, err := net.DialTimeout("tcp", addr, timeout)
+	c, err := net.DialTimeout("tcp", addr, timeout) //nolint:noctx // fasthttp has a timeout to give, and no context
 	if err != nil {
 		return nil, &dialError{err}
 	}
-	return &backendConn{Conn: c}, nil
+	bc := &backendConn{Conn: c}
+	bc.addr = backendAddr{c.RemoteAddr(), bc}
+	return bc, nil
 }
 
 // backendConn knows whether a byte of the current request was sent. fasthttp sets the write deadline at the start
@@ -149,6 +151,7 @@ type backendConn struct {
 	used bool // a request was sent on it before
 	sent bool
 	eof  bool // the backend has closed its side
+	addr backendAddr
 }
 
 // SetWriteDeadline begins a request. A connection that the backend has closed meanwhile is refused here, before a
@@ -184,7 +187,7 @@ type answerBody struct{ resp *fasthttp.Response }
 func (a answerBody) Read(b []byte) (int, error) {
 	n, err := a.resp.BodyStream().Read(b)
 	if errors.Is(err, io.EOF) && a.resp.Header.ContentLength() == -1 {
-		if addr, ok := a.resp.RemoteAddr().(backendAddr); ok && addr.conn.eof {
+		if addr, ok := a.resp.RemoteAddr().(*backendAddr); ok && addr.conn.eof {
 			return n, io.ErrUnexpectedEOF
 		}
 	}
@@ -192,7 +195,7 @@ func (a answerBody) Read(b []byte) (int, error) {
 }
 
 // RemoteAddr is how a failed request finds its connection again.
-func (c *backendConn) RemoteAddr() net.Addr { return backendAddr{c.Conn.RemoteAddr(), c} }
+func (c *backendConn) RemoteAddr() net.Addr { return &c.addr }
 
 type backendAddr struct {
 	net.Addr
@@ -205,7 +208,7 @@ func bytesSent(err error, resp *fasthttp.Response) bool {
 	if errors.As(err, &dial) || errors.Is(err, fasthttp.ErrNoFreeConns) {
 		return false
 	}
-	if a, ok := resp.RemoteAddr().(backendAddr); ok {
+	if a, ok := resp.RemoteAddr().(*backendAddr); ok {
 		return a.conn.sent
 	}
 	return true // not known: assume the worst
@@ -230,8 +233,7 @@ func (us *upstreams) send(x *exchange, resp *fasthttp.Response) (sent bool, err 
 		if sent || try >= attemptsMax {
 			return sent, err
 		}
-		var dial *dialError
-		if !errors.As(err, &dial) {
+		if _, ok := errors.AsType[*dialError](err); !ok {
 			continue // a connection of the pool was dead: the same backend, another connection
 		}
 		other, ok := us.pick(x.route.upstream)
@@ -248,15 +250,23 @@ func upstreamProblem(err error, sent bool) *problem {
 	var timeout interface{ Timeout() bool }
 	switch {
 	case errors.Is(err, fasthttp.ErrNoFreeConns):
-		return &problem{code: codeUpstreamUnavailable, retryAfter: 1,
-			detail: "all connections to the backend are in use; nothing was charged"}
+		return &problem{
+			code: codeUpstreamUnavailable, retryAfter: 1,
+			detail: "all connections to the backend are in use; nothing was charged",
+		}
 	case !sent:
-		return &problem{code: codeUpstreamUnreachable,
-			detail: "the backend does not accept connections; nothing was charged"}
+		return &problem{
+			code:   codeUpstreamUnreachable,
+			detail: "the backend does not accept connections; nothing was charged",
+		}
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return &problem{code: codeUpstreamTimeout, final: true,
-			detail: "the backend did not answer in time; nothing was charged"}
+		return &problem{
+			code: codeUpstreamTimeout, final: true,
+			detail: "the backend did not answer in time; nothing was charged",
+		}
 	}
-	return &problem{code: codeUpstreamFailed, final: true,
-		detail: "the backend broke off before its answer was whole; nothing was charged"}
+	return &problem{
+		code: codeUpstreamFailed, final: true,
+		detail: "the backend broke off before its answer was whole; nothing was charged",
+	}
 }

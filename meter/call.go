@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -110,12 +111,13 @@ func (c *call) appendKeyPart(b []byte, o *op, keys Keys, now time.Time) []byte {
 	b = binary.LittleEndian.AppendUint16(b, c.key(keys.KeyDay(home*keySlotMs)))
 	at := len(b)
 	b = append(b, 0)
-	for day := max(home, today) + 1; day >= min(home, today)-1; day-- {
-		if day > home+1 && day < today-1 {
-			continue // long past: its records are dropped
+	newer, older, last := max(home, today), min(home, today), int64(math.MaxInt64)
+	for _, day := range [...]int64{newer + 1, newer, newer - 1, older + 1, older, older - 1} {
+		if day < last { // newest first, each once
+			b = binary.LittleEndian.AppendUint16(b, c.key(keys.KeyDay(day*keySlotMs)))
+			b[at]++
+			last = day
 		}
-		b = binary.LittleEndian.AppendUint16(b, c.key(keys.KeyDay(day*keySlotMs)))
-		b[at]++
 	}
 	return b
 }

@@ -16,4 +16,21 @@
 //	verbs.go        what can be asked, and the codes of the answers
 //	book.go         what the engine asks of Postgres
 //	errors.go       sentinels
+//
+// and the engine, downwards from a verb to Redis:
+//
+//	engine.go       the verbs, and how one is carried until it has a decision
+//	load.go         bringing accounts from Postgres into Redis
+//	batcher.go      concurrent operations share a flight
+//	flight.go       one flight: attempts, refusals, scripts that raise
+//	call.go         one EVALSHA: its keys, its arguments, its reply
+//	op.go           one operation: its bytes, its decision
+//	redis.go        the client's settings, what Redis must be set to
+//	partition.go    whether a partition is open, and its fence
+//	opening.go      comparing a partition with Postgres before it is used
+//	run.go          what runs beside the verbs
+//	sweeper.go      leases, lapses and old outcomes
+//	ledger.go       reading the ledger for whoever persists it
+//	replay.go       answers kept for an Idempotency-Key
+//	metrics.go      figures
 package meter

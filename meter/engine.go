@@ -17,6 +17,10 @@ import (
 	"creditgate/lua"
 )
 
+// ledgerBacklogMax bounds what one partition keeps for a Postgres that is away: beyond it nothing new is reserved,
+// while what is held is still settled. Records of full batches are some 4 KB, so this is at most about 2 GB.
+const ledgerBacklogMax = 500_000
+
 // verbBudget is how long a verb may take in all: attempts, a partition that is being opened, an account that is
 // being loaded. It equals the settle budget.
 const verbBudget = 2 * time.Second
@@ -97,6 +101,10 @@ func (e *Engine) Reserve(ctx context.Context, r Reserve) (Decision, error) {
 	if r.Amount <= 0 || !r.Amount.Valid() || r.Lease < LeaseMin || r.Lease > LeaseMax {
 		return Decision{}, fmt.Errorf("meter: reserve of %s for %s: amount must be above 0 and at most %s, lease %s to %s: %w",
 			r.Amount, r.Lease, MaxCredits, LeaseMin, LeaseMax, ErrNotSent)
+	}
+	if backlog := e.backlog(r.ID.Partition); backlog > ledgerBacklogMax {
+		return Decision{}, fmt.Errorf("meter: %d ledger records wait for Postgres, at most %d: %w: %w",
+			backlog, ledgerBacklogMax, ErrUnavailable, ErrNotSent)
 	}
 	d, err := e.run(ctx, reserveOp(r))
 	if err != nil && !errors.Is(err, ErrNotSent) {
@@ -186,9 +194,6 @@ func (e *Engine) Balance(ctx context.Context, account string) (Decision, error) 
 
 // Reservation reads a reservation, from Postgres once Redis has forgotten it.
 func (e *Engine) Reservation(ctx context.Context, id ReservationID) (Decision, error) {
-	if id.Layout != e.layout.Number || id.Partition >= e.layout.Partitions {
-		return Decision{}, fmt.Errorf("meter: %s: %w", id, ErrNoReservation)
-	}
 	d, err := e.run(ctx, settleOp(verbRead, id, "").u8(readReservation))
 	if err != nil || d.Code == CodeOK {
 		return d, err
@@ -206,8 +211,9 @@ func (e *Engine) Reservation(ctx context.Context, id ReservationID) (Decision, e
 // run sends one operation until it has a decision: it waits for its partition to be open, and loads its account
 // when Redis does not have it. The caller going away does not interrupt it; its own budget does.
 func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
-	if int(o.partition) >= len(e.partitions) {
-		return Decision{}, fmt.Errorf("meter: partition %d of %d: %w", o.partition, len(e.partitions), ErrNoReservation)
+	if o.outcomes && (o.layout != e.layout.Number || o.partition >= e.layout.Partitions) {
+		return Decision{}, fmt.Errorf("meter: %s of layout %d, partition %d: %w: %w",
+			o.verb, o.layout, o.partition, ErrNoReservation, ErrNotSent)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verbBudget)
 	defer cancel()

@@ -2,6 +2,7 @@ package meter_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -103,14 +104,17 @@ func (b *testBundle) flushPartition(ctx context.Context, p uint16, wait time.Dur
 
 // keepFlushing flushes until the test ends, as a gateway does.
 func (b *testBundle) keepFlushing() {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	var wg sync.WaitGroup
+	b.t.Cleanup(func() { cancel(); wg.Wait() })
 	for p := range b.layout.Partitions {
-		go func() {
-			for b.t.Context().Err() == nil {
-				if err := b.flushPartition(b.t.Context(), p, time.Second); err != nil && b.t.Context().Err() == nil {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if err := b.flushPartition(ctx, p, time.Second); err != nil && ctx.Err() == nil {
 					b.t.Logf("flush: %v", err)
 				}
 			}
-		}()
+		})
 	}
 }
 

@@ -37,6 +37,7 @@ const (
 // to another operation is noticed.
 type op struct {
 	verb      verb
+	layout    uint16 // of the reservation id, if the operation is about one
 	partition uint16
 	id        ID
 	account   string // "" if the operation names none
@@ -94,8 +95,7 @@ func (o *op) note(n Note) *op {
 func (o *op) keyPart(k *IdempotencyKey) *op { o.keyed, o.key = true, k; return o }
 
 func reserveOp(r Reserve) *op {
-	o := newOp(verbReserve, r.ID.Partition, r.ID.ID, r.Account)
-	o.outcomes = true
+	o := settleOp(verbReserve, r.ID, r.Account)
 	holdsMax := r.MaxInFlight
 	if holdsMax == 0 {
 		holdsMax = InFlightMax
@@ -106,8 +106,7 @@ func reserveOp(r Reserve) *op {
 // commitOp says with details that a commit may be booked late if Redis does not know the reservation, and with
 // inLedger that Postgres may know its outcome.
 func commitOp(s Settle, details, inLedger bool) *op {
-	o := newOp(verbCommit, s.ID.Partition, s.ID.ID, s.Account)
-	o.outcomes = true
+	o := settleOp(verbCommit, s.ID, s.Account)
 	reserved := Credits(0)
 	if details {
 		reserved = max(s.Reserved, s.Amount)
@@ -119,9 +118,10 @@ func commitOp(s Settle, details, inLedger bool) *op {
 	return o.credits(s.Amount).u32(s.Units).credits(reserved).u8(ask).note(s.Note).keyPart(s.Note.Key)
 }
 
+// settleOp is an operation on the reservation with this id.
 func settleOp(v verb, id ReservationID, account string) *op {
 	o := newOp(v, id.Partition, id.ID, account)
-	o.outcomes = true
+	o.outcomes, o.layout = true, id.Layout
 	return o
 }
 

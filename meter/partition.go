@@ -19,6 +19,7 @@ type partition struct {
 	number  uint16
 	epoch   atomic.Uint64
 	minPseq atomic.Uint64
+	flushed atomic.Uint64
 	reopen  atomic.Bool // the opener must claim a new epoch even if Redis looks open
 
 	mu     sync.Mutex
@@ -92,6 +93,7 @@ func refusal(code Code) string {
 func (p *partition) open(epoch, pseq uint64) {
 	p.epoch.Store(epoch)
 	p.minPseq.Store(pseq)
+	p.flushed.Store(pseq) // unknown until the first reply: no backlog is better than refusing at once
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.reason = ""
@@ -118,12 +120,23 @@ func (p *partition) state() PartitionState {
 
 // saw raises minPseq: from now on a Redis that is behind this head is refused.
 func (p *partition) saw(head sectionHead) {
+	p.flushed.Store(head.flushed)
 	for {
 		old := p.minPseq.Load()
 		if head.pseq <= old || head.epoch != p.epoch.Load() || p.minPseq.CompareAndSwap(old, head.pseq) {
 			return
 		}
 	}
+}
+
+// backlog is how many ledger records of a partition wait for Postgres, as of the last reply.
+func (e *Engine) backlog(n uint16) uint64 {
+	if n >= e.layout.Partitions {
+		return 0
+	}
+	p := e.partitions[n]
+	flushed := p.flushed.Load()
+	return max(p.minPseq.Load(), flushed) - flushed
 }
 
 func (e *Engine) fenceOf(n uint16) fence {

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -265,15 +264,8 @@ func (b *bundle) awaitFlushed(t *testing.T) {
 	}, 20*time.Second, 5*time.Millisecond, "the flusher did not reach %s", head)
 }
 
-// query runs one query as superuser and returns its rows as text.
+// query runs one query as superuser.
 func (b *bundle) query(t *testing.T, sql string, args ...any) [][]any {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), persisttest.AsOwner(t, b.url))
-	require.NoError(t, err)
-	defer func() { require.NoError(t, conn.Close(context.Background())) }()
-	rows, err := conn.Query(t.Context(), sql, args...)
-	require.NoError(t, err)
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) ([]any, error) { return row.Values() })
-	require.NoError(t, err)
-	return out
+	return queryAs(t, persisttest.AsOwner(t, b.url), sql, args...)
 }

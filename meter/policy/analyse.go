@@ -92,6 +92,7 @@ type analysis struct {
 	vars     map[string]value
 	pointer  *value // what # and .name mean inside a predicate
 	optional int    // depth of places where absence is handled
+	reads    bool   // something of the request or response is read
 	err      *exprError
 }
 
@@ -182,6 +183,7 @@ func (a *analysis) identifier(n *ast.IdentifierNode) value {
 }
 
 func (a *analysis) document(name string, root **shape) value {
+	a.reads = true
 	if *root == nil {
 		*root = &shape{param: name}
 	}
@@ -233,9 +235,10 @@ func (a *analysis) table(n ast.Node) value {
 		}
 	case *ast.MapNode:
 		for _, p := range n.Pairs {
-			pair := p.(*ast.PairNode)
-			a.scalar(pair.Key, a.visit(pair.Key))
-			add(pair.Value)
+			if pair, ok := p.(*ast.PairNode); ok {
+				a.scalar(pair.Key, a.visit(pair.Key))
+				add(pair.Value)
+			}
 		}
 	}
 	out := none(kindTable)

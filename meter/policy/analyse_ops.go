@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -50,6 +51,7 @@ func (a *analysis) sent(n *ast.MemberNode, source string, names *[]string) value
 		return a.failf(n, "the name in %s[…] must be written out, such as %s.n", source, source)
 	}
 	name := key.Value
+	a.reads = true
 	if source == "path" && !slices.Contains(*names, name) {
 		return a.failf(n, "path.%s is not in match; write {%s} there", name, name)
 	}
@@ -65,6 +67,9 @@ func (a *analysis) sent(n *ast.MemberNode, source string, names *[]string) value
 		v = none(kindFiles | kindNil)
 	}
 	v.name = source + "." + name
+	if !identifier(name) { // as it must be written in the policy
+		v.name = fmt.Sprintf("%s[%q]", source, name)
+	}
 	return v
 }
 
@@ -234,8 +239,12 @@ func (a *analysis) overList(n *ast.BuiltinNode) value {
 	elem := a.listed(n.Arguments[0], list)
 	result := elem
 	if len(n.Arguments) == 2 {
+		predicate, ok := n.Arguments[1].(*ast.PredicateNode)
+		if !ok {
+			return a.failf(n, "needs a condition on its elements, such as .status == \"ok\"")
+		}
 		a.pointer = &elem
-		result = a.visit(n.Arguments[1].(*ast.PredicateNode).Node)
+		result = a.visit(predicate.Node)
 		a.pointer = nil
 	}
 	switch n.Name {

@@ -5,4 +5,22 @@
 // It is pure: bytes in, numbers or a named problem out. It refuses to know HTTP servers, Redis, Postgres and the
 // clock. It refuses to guess: a file with a mistake is refused whole, with every mistake named by line and column;
 // a request whose price two readers could read differently is refused before anything is held.
+//
+//	policy.go       the policy and its operations, as the gateway uses them; bounds
+//	parse.go        the file: top level, buckets, timezone, version; embedded examples
+//	operation.go    the file: one operation
+//	yaml.go         walking the YAML tree, each value with its path and place
+//	problem.go      mistakes in a file
+//	route.go        match: parsing, overlaps, finding the operation of a request
+//	expression.go   compiling and running expressions; len and int
+//	analyse.go      what an expression reads and between which numbers it lies
+//	analyse_ops.go  the same, by operator and function
+//	shape.go        what is wanted from a document
+//	request.go      from a request to the view that expressions see; sentinels
+//	json.go         the JSON reader: what is wanted
+//	json_skip.go    the JSON reader: what is only checked
+//	text.go         the reader of names with texts: query, form, header
+//	multipart.go    the multipart reader
+//	quote.go        units, price, delivered units
+//	summary.go      what policy check prints
 package policy

@@ -46,7 +46,7 @@ func compile(source string, s scope) (*expression, *exprError) {
 	// Analysis sees the expression as it was written; what runs is optimised.
 	plain, err := expr.Compile(source, options(s, expr.Optimize(false))...)
 	if err != nil {
-		return nil, compileError(err)
+		return nil, compileError(err, s)
 	}
 	a := &analysis{needs: s.needs, response: s.response}
 	result := a.visit(plain.Node())
@@ -58,10 +58,12 @@ func compile(source string, s scope) (*expression, *exprError) {
 		return nil, &exprError{detail: fmt.Sprintf("%s is text; write int(%s) for its number", result.name, result.name)}
 	case !result.isNumber():
 		return nil, &exprError{detail: "does not come to a number"}
+	case !a.reads && result.lo == result.hi:
+		return nil, &exprError{detail: fmt.Sprintf("always comes to %v; write that number, without quotes", result.lo)}
 	}
 	program, err := expr.Compile(source, options(s)...)
 	if err != nil {
-		return nil, compileError(err)
+		return nil, compileError(err, s)
 	}
 	return &expression{source: source, lo: result.lo, hi: result.hi, refs: a.refs, program: program}, nil
 }
@@ -76,7 +78,7 @@ func options(s scope, more ...expr.Option) []expr.Option {
 		expr.Env(env), expr.MaxNodes(nodesMax), expr.DisableAllBuiltins(), expr.Patch(lowerHeaders{}),
 		expr.Function("len", callLen), expr.Function("int", callInt),
 	}
-	for _, name := range strings.Fields(functions) {
+	for name := range strings.FieldsSeq(functions) {
 		if name != "len" && name != "int" {
 			out = append(out, expr.EnableBuiltin(name))
 		}
@@ -99,14 +101,25 @@ func (lowerHeaders) Visit(n *ast.Node) {
 	}
 }
 
-func compileError(err error) *exprError {
+// compileError says in the policy's words what the library found.
+func compileError(err error, s scope) *exprError {
 	var e *file.Error
 	if !errors.As(err, &e) {
 		return &exprError{detail: err.Error()}
 	}
+	names := "body, form, query, header, parts, path"
+	if s.response {
+		names = "response, units, " + names
+	}
 	detail := e.Message
-	if name, ok := strings.CutPrefix(detail, "unknown name "); ok {
-		detail = fmt.Sprintf("%s is not known here; names are body, form, query, header, parts and path", name)
+	name, unknown := strings.CutPrefix(detail, "unknown name ")
+	switch {
+	case unknown:
+		detail = fmt.Sprintf("%s is not known here; names are %s, and functions are %s", name, names, functions)
+	case strings.Contains(detail, "exceeds maximum allowed nodes"):
+		detail = fmt.Sprintf("has more than %d parts; say it more simply", nodesMax)
+	case strings.HasPrefix(detail, "unexpected token"):
+		detail += "; check brackets, quotes and operators, and put an expression with # in single quotes"
 	}
 	return &exprError{at: e.From, detail: detail}
 }
@@ -133,7 +146,7 @@ var (
 func callLen(args ...any) (any, error) {
 	switch v := args[0].(type) {
 	case nil:
-		return nil, nil
+		return nil, nil //nolint:nilnil // nil is a value of the expression
 	case []any:
 		return len(v), nil
 	case counted:
@@ -147,7 +160,7 @@ func callLen(args ...any) (any, error) {
 func callInt(args ...any) (any, error) {
 	switch v := args[0].(type) {
 	case nil:
-		return nil, nil
+		return nil, nil //nolint:nilnil // nil is a value of the expression
 	case int:
 		return v, nil
 	case float64:

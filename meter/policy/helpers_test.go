@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -49,6 +50,9 @@ func price(o *Operation, r Request) string {
 			return fmt.Sprintf("%d × %s = %s", q.Units, q.UnitCredits, q.Credits)
 		}
 	}
-	e := err.(*InputError)
+	var e *InputError
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
 	return fmt.Sprintf("%s (%s): %s", e.Err, e.Param, e.Detail)
 }

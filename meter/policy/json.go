@@ -1,11 +1,9 @@
 package policy
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"math"
-	"math/bits"
 	"strconv"
 	"unicode/utf8"
 )
@@ -43,8 +41,8 @@ func readJSON(b []byte, sh *shape, lax bool) (any, *InputError) {
 	return v, s.err
 }
 
-// fail stops the scan; the first mistake counts.
-func (s *scanner) fail(kind error, param, format string, args ...any) {
+// failf stops the scan; the first mistake counts.
+func (s *scanner) failf(kind error, param, format string, args ...any) {
 	if s.err == nil {
 		s.err = &InputError{Err: kind, Param: param, Detail: fmt.Sprintf(format, args...)}
 	}
@@ -52,7 +50,7 @@ func (s *scanner) fail(kind error, param, format string, args ...any) {
 }
 
 func (s *scanner) malformed(why string) {
-	s.fail(ErrInvalid, "", "The body is not valid JSON at byte %d: %s.", min(s.i, len(s.b)), why)
+	s.failf(ErrInvalid, "", "The body is not valid JSON at byte %d: %s.", min(s.i, len(s.b)), why)
 }
 
 // peek is the next byte, 0 at the end.
@@ -95,7 +93,7 @@ func (s *scanner) value(sh *shape) any {
 		from := s.i
 		if s.skip(); s.err == nil {
 			s.i = from
-			s.fail(ErrInvalid, sh.param, "%s must be %s.", sh.param, sh.wants())
+			s.failf(ErrInvalid, sh.param, "%s must be %s.", sh.param, sh.wants())
 		}
 		return nil
 	case c == '"':
@@ -131,7 +129,7 @@ func (s *scanner) object(sh *shape) map[string]any {
 		}
 		f := sh.fields[i]
 		if seen&(1<<i) != 0 {
-			s.fail(ErrAmbiguous, f.param, "%s is there twice; send it once.", f.param)
+			s.failf(ErrAmbiguous, f.param, "%s is there twice; send it once.", f.param)
 			return nil
 		}
 		seen |= 1 << i
@@ -155,7 +153,7 @@ func (s *scanner) find(sh *shape, key []byte) int {
 	}
 	for i := range sh.fields {
 		if f := sh.fields[i]; variant(key, f.name) {
-			s.fail(ErrAmbiguous, f.param, "%s is also sent as %s; send it once, as %q.", f.param, show(string(key)), f.name)
+			s.failf(ErrAmbiguous, f.param, "%s is also sent as %s; send it once, as %q.", f.param, show(string(key)), f.name)
 			return -1
 		}
 	}
@@ -169,7 +167,7 @@ func (s *scanner) array(sh *shape) any {
 	s.enter()
 	for first := true; s.next(']', first); first = false {
 		if n++; n > intMax {
-			s.fail(ErrInvalid, sh.param, "%s has more than %d elements.", sh.param, intMax)
+			s.failf(ErrInvalid, sh.param, "%s has more than %d elements.", sh.param, intMax)
 			return nil
 		}
 		if !sh.elem.wanted() {
@@ -177,7 +175,7 @@ func (s *scanner) array(sh *shape) any {
 			continue
 		}
 		if s.elements++; s.elements > elementsMax {
-			s.fail(ErrInvalid, sh.param, "%s has too many elements; %d are read at most.", sh.param, elementsMax)
+			s.failf(ErrInvalid, sh.param, "%s has too many elements; %d are read at most.", sh.param, elementsMax)
 			return nil
 		}
 		out = append(out, s.value(sh.elem))
@@ -221,54 +219,6 @@ func (s *scanner) next(end byte, first bool) bool {
 	return true
 }
 
-// skip checks one value and drops it.
-func (s *scanner) skip() {
-	switch c := s.peek(); c {
-	case '{', '[':
-		s.enter()
-		for first := true; s.next(c+2, first); first = false { // '{'+2 is '}', '['+2 is ']'
-			if c == '{' {
-				s.name()
-			}
-			s.skip()
-		}
-		s.leave()
-	case '"':
-		s.quoted()
-	case 't':
-		s.literal("true")
-	case 'f':
-		s.literal("false")
-	case 'n':
-		s.literal("null")
-	default:
-		s.digits()
-	}
-}
-
-// name skips a name and its colon.
-func (s *scanner) name() {
-	if s.peek() != '"' {
-		s.malformed("expected a name in quotes")
-		return
-	}
-	s.quoted()
-	if s.space(); s.peek() != ':' {
-		s.malformed("a name must be followed by a colon")
-		return
-	}
-	s.i++
-	s.space()
-}
-
-func (s *scanner) literal(word string) {
-	if len(s.b)-s.i < len(word) || string(s.b[s.i:s.i+len(word)]) != word {
-		s.malformed("expected " + word)
-		return
-	}
-	s.i += len(word)
-}
-
 // key reads a name beside wanted ones.
 func (s *scanner) key() []byte {
 	if s.peek() != '"' {
@@ -282,7 +232,7 @@ func (s *scanner) key() []byte {
 	case !escaped:
 		return raw[1 : len(raw)-1]
 	case len(raw) > textMax:
-		s.fail(ErrInvalid, "", "The body has a name of %d bytes beside priced ones; at most %d are read.", len(raw), textMax)
+		s.failf(ErrInvalid, "", "The body has a name of %d bytes beside priced ones; at most %d are read.", len(raw), textMax)
 		return nil
 	}
 	return []byte(s.unquote(raw))
@@ -295,10 +245,10 @@ func (s *scanner) text(sh *shape) any {
 	case s.err != nil:
 		return nil
 	case len(raw) > textMax:
-		s.fail(ErrInvalid, sh.param, "%s has %d bytes; at most %d are read.", sh.param, len(raw), textMax)
+		s.failf(ErrInvalid, sh.param, "%s has %d bytes; at most %d are read.", sh.param, len(raw), textMax)
 		return nil
 	case !utf8.Valid(raw):
-		s.fail(ErrInvalid, sh.param, "%s is not UTF-8 text.", sh.param)
+		s.failf(ErrInvalid, sh.param, "%s is not UTF-8 text.", sh.param)
 		return nil
 	case escaped:
 		return s.unquote(raw)
@@ -329,115 +279,7 @@ func (s *scanner) number(sh *shape) any {
 			return f
 		}
 	}
-	s.fail(ErrInvalid, sh.param, "%s is %s; write a whole number from 0 to %d, without sign, point or exponent.",
+	s.failf(ErrInvalid, sh.param, "%s is %s; write a whole number from 0 to %d, without sign, point or exponent.",
 		sh.param, clip(string(raw)), intMax)
 	return nil
-}
-
-// digits checks the grammar of a number and returns its text.
-func (s *scanner) digits() []byte {
-	from := s.i
-	if s.peek() == '-' {
-		s.i++
-	}
-	switch c := s.peek(); {
-	case c == '0':
-		s.i++
-	case c >= '1' && c <= '9':
-		s.run()
-	default:
-		s.malformed("expected a value")
-		return nil
-	}
-	if s.peek() == '.' {
-		s.i++
-		s.run()
-	}
-	if c := s.peek(); c == 'e' || c == 'E' {
-		s.i++
-		if c := s.peek(); c == '+' || c == '-' {
-			s.i++
-		}
-		s.run()
-	}
-	return s.b[min(from, s.i):s.i]
-}
-
-// run skips one digit or more.
-func (s *scanner) run() {
-	from := s.i
-	for c := s.peek(); c >= '0' && c <= '9'; c = s.peek() {
-		s.i++
-	}
-	if s.i == from {
-		s.malformed("expected a digit")
-	}
-}
-
-const (
-	everyByte = 0x0101010101010101
-	highBits  = 0x8080808080808080
-)
-
-// quoted skips a text and returns it with its quotes, and whether it has escapes. It steps over eight bytes at a
-// time, because what a priced body carries besides is mostly images in base64.
-func (s *scanner) quoted() (raw []byte, escaped bool) {
-	from := s.i
-	s.i++
-	for s.err == nil {
-		for s.i+8 <= len(s.b) {
-			stop := special(binary.LittleEndian.Uint64(s.b[s.i:]))
-			if stop != 0 {
-				s.i += bits.TrailingZeros64(stop) / 8
-				break
-			}
-			s.i += 8
-		}
-		switch c := s.peek(); {
-		case s.i >= len(s.b):
-			s.malformed("a text has no closing quote")
-		case c == '"':
-			s.i++
-			return s.b[from:s.i], escaped
-		case c == '\\':
-			escaped = true
-			s.escape()
-		case c < ' ':
-			s.malformed("a text has a control character")
-		default:
-			s.i++
-		}
-	}
-	return nil, false
-}
-
-// special has the high bit set in the lowest byte of w that is a quote, a backslash or a control character. Higher
-// bytes may be marked wrongly, after a borrow; the lowest is right.
-func special(w uint64) uint64 {
-	quote, slash := w^(everyByte*'"'), w^(everyByte*'\\')
-	return ((quote-everyByte)&^quote | (slash-everyByte)&^slash | (w-everyByte*' ')&^w) & highBits
-}
-
-// escape skips one escape.
-func (s *scanner) escape() {
-	s.i++
-	switch s.peek() {
-	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-		s.i++
-		return
-	case 'u':
-		for n := 1; n <= 4; n++ {
-			if s.i+n >= len(s.b) || !isHex(s.b[s.i+n]) {
-				s.malformed("an escape needs four hexadecimal digits")
-				return
-			}
-		}
-		s.i += 5
-		return
-	}
-	s.malformed("an escape is not known")
-}
-
-func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }

@@ -101,7 +101,8 @@ func (m *multiparts) part(b []byte) *InputError {
 func (m *multiparts) named(disposition, encoding, nested string, content []byte) *InputError {
 	kind, params, err := mime.ParseMediaType(disposition)
 	name, hasName := params["name"]
-	if err != nil || kind != "form-data" || !hasName || strings.Contains(strings.ToLower(disposition), "name*") && !onlyFilename(disposition) {
+	if err != nil || kind != "form-data" || !hasName || strings.Contains(strings.ToLower(disposition),
+		"name*") && !onlyFilename(disposition) {
 		return malformedPart("a part has the Content-Disposition %s", show(disposition))
 	}
 	_, isFile := params["filename"]
@@ -114,12 +115,17 @@ func (m *multiparts) named(disposition, encoding, nested string, content []byte)
 		return fileErr
 	case field == "" && file == "":
 		return nil
-	case encoding != "" && encoding != "binary" && encoding != "8bit" && encoding != "7bit", strings.HasPrefix(nested, "multipart/"):
+	case encoding != "" && encoding != "binary" && encoding != "8bit" && encoding != "7bit", strings.HasPrefix(nested,
+		"multipart/"):
 		return malformedPart("the part %s is encoded or nested; send it as it is", show(name))
 	case isFile && file == "":
-		return &InputError{ErrAmbiguous, "form." + field, fmt.Sprintf("form.%s is sent as a file; send it without a filename.", field)}
+		return &InputError{ErrAmbiguous, "form." + field, fmt.Sprintf("form.%s is sent as a file; send it without a filename.",
+			field)}
 	case !isFile && field == "":
-		return &InputError{ErrAmbiguous, "parts." + file, fmt.Sprintf("parts.%s is sent without a filename; send each file with one.", file)}
+		return &InputError{
+			ErrAmbiguous, "parts." + file,
+			fmt.Sprintf("parts.%s is sent without a filename; send each file with one.", file),
+		}
 	case isFile:
 		n, _ := m.files[file].(counted)
 		m.files[file] = make(counted, len(n)+1)

@@ -103,7 +103,7 @@ func (o *Operation) decodeCredits(i item) {
 	switch {
 	case e.lo < 0:
 		i.failf("can fall below 0 (to %v); write max(0, …)", e.lo)
-	case e.hi <= 0:
+	case e.hi == 0:
 		i.failf("always comes to 0; write credits: 0")
 	case e.hi > unitCreditsMax:
 		i.failf("can reach %s, and %d is the most; bound it with min(…, 100), so that a request has a known maximum",
@@ -152,7 +152,7 @@ func (o *Operation) decodeUnits(i item, keys map[string]item) {
 			i.failf("max is missing; write how many units one request may have, such as max: 50")
 		}
 		o.units = o.expression(units, "a whole number or an expression", scope{needs: &o.needs})
-		if o.units != nil && o.units.hi < 1 {
+		if o.units != nil && o.units.hi < 1 { // its lower end is checked by each request
 			units.failf("never comes to 1 or more; a request has at least one unit")
 		}
 	}
@@ -215,7 +215,7 @@ func (o *Operation) expression(i item, want string, s scope) *expression {
 	text = strings.TrimSpace(text)
 	if slices.Contains(strings.FieldsFunc(text, notInWord), "TBD") {
 		i.r.add(Problem{
-			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, Err: ErrTBD,
+			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
 			Detail: "TBD is not a value; decide it, and note open questions in a comment",
 		})
 		return nil

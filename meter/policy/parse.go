@@ -37,7 +37,7 @@ func Example(name string) ([]byte, error) {
 	return src, nil
 }
 
-// Load reads a policy from a file. The error is Problems, or the one of reading the file.
+// Load reads a policy from a file. The error is a *FileError, or the one of reading the file.
 func Load(path string) (*Policy, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
@@ -46,7 +46,7 @@ func Load(path string) (*Policy, error) {
 	return Parse(path, src)
 }
 
-// Parse reads a policy. file names it in messages. The error is Problems.
+// Parse reads a policy. file names it in messages. The error is a *FileError.
 func Parse(file string, src []byte) (*Policy, error) {
 	r := &report{file: file}
 	if len(src) > sourceBytesMax {

@@ -10,7 +10,8 @@ import (
 
 // Bounds of a policy.
 const (
-	sourceBytesMax = 1 << 20
+	sourceBytesMax = 256 << 10
+	tokensMax      = 10_000 // of YAML, comments aside: the parser's time grows with their square
 	bucketsMax     = 16
 	operationsMax  = 256
 	unitsMax       = 1_000_000             // units one request may be allowed

@@ -69,7 +69,8 @@ func TestPriceExpressions(t *testing.T) {
 	f(model, `{"model":"pro"}`, "1 × 38 = 38")
 	f(model, `{"model":"free"}`, `invalid request (body.model): There is no price for body.model "free".`)
 	f(model, `{"model":"PRO"}`, `invalid request (body.model): There is no price for body.model "PRO".`)
-	f(model, `{"model":3}`, `invalid request (body.model): The price cannot be computed from body.model 3, which is of another kind.`)
+	f(model, `{"model":3}`,
+		`invalid request (body.model): The price cannot be computed from body.model 3, which is of another kind.`)
 	f(model, `{}`, "invalid request (body.model): body.model is missing; the price depends on it.")
 	f(model, ``, "invalid request (body.model): body.model is missing; the price depends on it.")
 	f(model, `{"model":{"a":1}}`, "invalid request (body.model): body.model must be a plain value.")
@@ -83,9 +84,12 @@ func TestPriceExpressions(t *testing.T) {
 	f(`units: len(body.photos) | max: 3 | credits: 1`, `{"photos":[1,"a",{}]}`, "3 × 1 = 3")
 	f(`units: len(body.photos) | max: 3 | credits: 1`, `{"photos":[1,1,1,1]}`,
 		"too many units (body.photos): body.photos asks for 4; one request may have at most 3.")
-	f(`units: len(body.photos) | max: 3 | credits: 1`, `{"photos":[]}`, "invalid request (body.photos): body.photos asks for 0; ask for 1 to 3.")
-	f(`units: len(body.photos) | max: 3 | credits: 1`, `{}`, "invalid request (body.photos): body.photos is missing; the price depends on it.")
-	f(`units: len(body.photos) | max: 3 | credits: 1`, `{"photos":"abc"}`, "invalid request (body.photos): body.photos must be a list.")
+	f(`units: len(body.photos) | max: 3 | credits: 1`, `{"photos":[]}`,
+		"invalid request (body.photos): body.photos asks for 0; ask for 1 to 3.")
+	f(`units: len(body.photos) | max: 3 | credits: 1`, `{}`,
+		"invalid request (body.photos): body.photos is missing; the price depends on it.")
+	f(`units: len(body.photos) | max: 3 | credits: 1`, `{"photos":"abc"}`,
+		"invalid request (body.photos): body.photos must be a list.")
 	f(`units: sum(body.items, .n) | max: 9 | credits: 1`, `{"items":[{"n":2,"x":"y"},{"n":3}]}`, "5 × 1 = 5")
 	f(`units: sum(body.items, .n) | max: 9 | credits: 1`, `{"items":[{"n":2},{"n":3,"N":1}]}`,
 		`ambiguous price (body.items[].n): body.items[].n is also sent as "N"; send it once, as "n".`)
@@ -95,14 +99,18 @@ func TestPriceExpressions(t *testing.T) {
 	f(`units: 'let o = body.options; o?.n ?? 2' | max: 9 | credits: 1`, `{"options":{"n":4}}`, "4 × 1 = 4")
 	f(`units: 'let o = body.options; o?.n ?? 2' | max: 9 | credits: 1`, `{}`, "2 × 1 = 2")
 	f(`units: body.options.n | max: 9 | credits: 1`, `{"options":{"n":4}}`, "4 × 1 = 4")
-	f(`units: body.options.n | max: 9 | credits: 1`, `{}`, "invalid request (body.options): body.options is missing; the price depends on it.")
-	f(`units: body.options.n | max: 9 | credits: 1`, `{"options":4}`, "invalid request (body.options): body.options must be an object.")
+	f(`units: body.options.n | max: 9 | credits: 1`, `{}`,
+		"invalid request (body.options): body.options is missing; the price depends on it.")
+	f(`units: body.options.n | max: 9 | credits: 1`, `{"options":4}`,
+		"invalid request (body.options): body.options must be an object.")
 	f(`units: body.list[1].n | max: 9 | credits: 1`, `{"list":[{},{"n":3}]}`, "3 × 1 = 3")
 	f(`units: 'body.kind in ["a", "b"] ? 2 : 1' | max: 9 | credits: 1`, `{"kind":"b"}`, "2 × 1 = 2")
 	f(`units: '"hd" in body.tags ? 2 : 1' | max: 9 | credits: 1`, `{"tags":["x","hd"]}`, "2 × 1 = 2")
 	f(`units: ceil(body.px / 100) | max: 9 | credits: 1`, `{"px":101}`, "2 × 1 = 2")
-	f(`units: body.n / 2 | max: 9 | credits: 1`, `{"n":3}`, "invalid request (body.n): The units come to 1.5, which is not a whole number.")
-	f(`units: body.n | max: 9 | credits: 1`, `{"n":"`+strings.Repeat("9", 2000)+`"}`, "invalid request (body.n): body.n has 2002 bytes; at most 1024 are read.")
+	f(`units: body.n / 2 | max: 9 | credits: 1`, `{"n":3}`,
+		"invalid request (body.n): The units come to 1.5, which is not a whole number.")
+	f(`units: body.n | max: 9 | credits: 1`, `{"n":"`+strings.Repeat("9", 2000)+`"}`,
+		"invalid request (body.n): body.n has 2002 bytes; at most 1024 are read.")
 	f(`units: 4 | credits: 1`, `not even JSON`, "4 × 1 = 4")
 	f(`credits: 0`, `not even JSON`, "0 × 0 = 0")
 }
@@ -127,21 +135,25 @@ func TestPriceTexts(t *testing.T) {
 	f(n, query("a=1;n=3"), `invalid request (): The query has "a=1;n=3", which is not urlencoded; write % and ; as %25 and %3B.`)
 	f(n, query("%zz=3"), `invalid request (): The query has "%zz=3", which is not urlencoded; write % and ; as %25 and %3B.`)
 	for _, bad := range []string{"04", "%2B4", "-4", "4.0", "4+", "", "1e1", "99999999999"} {
-		require.Contains(t, price(operation(t, strings.Split(n, " | ")...), query("n="+bad)), "The price needs a whole number in query.n", bad)
+		require.Contains(t, price(operation(t, strings.Split(n, " | ")...), query("n="+bad)), "write a whole number from 0 to", bad)
 	}
 
 	h := `credits: '{"hd": 2, "sd": 1}[header["X-Quality"]]'`
 	f(h, Request{Header: header("x-quality: hd")}, "1 × 2 = 2")
-	f(h, Request{Header: header("X-Quality: hd", "X-QUALITY: sd")}, "ambiguous price (header.x-quality): header.x-quality is there twice; send it once.")
-	f(h, Request{Header: header("X_Quality: sd")}, `ambiguous price (header.x-quality): header.x-quality is sent as "X_Quality"; send it once, as "x-quality".`)
+	f(h, Request{Header: header("X-Quality: hd", "X-QUALITY: sd")},
+		"ambiguous price (header.x-quality): header.x-quality is there twice; send it once.")
+	f(h, Request{Header: header("X_Quality: sd")},
+		`ambiguous price (header.x-quality): header.x-quality is sent as "X_Quality"; send it once, as "x-quality".`)
 	f(h, Request{}, "invalid request (header.x-quality): header.x-quality is missing; the price depends on it.")
 
 	form := func(b string) Request {
 		return Request{Header: header("Content-Type: application/x-www-form-urlencoded; charset=UTF-8"), Body: []byte(b)}
 	}
 	f("units: int(form.n) | max: 9 | credits: 1", form("n=4"), "4 × 1 = 4")
-	f("units: int(form.n) | max: 9 | credits: 1", form("n=4&n=1"), "ambiguous price (form.n): form.n is there twice; send it once.")
-	f("units: int(form.n) | max: 9 | credits: 1", form(""), "invalid request (form.n): form.n is missing; the price depends on it.")
+	f("units: int(form.n) | max: 9 | credits: 1", form("n=4&n=1"),
+		"ambiguous price (form.n): form.n is there twice; send it once.")
+	f("units: int(form.n) | max: 9 | credits: 1", form(""),
+		"invalid request (form.n): form.n is missing; the price depends on it.")
 }
 
 func TestPricePath(t *testing.T) {
@@ -166,16 +178,17 @@ func TestBodyKinds(t *testing.T) {
 	t.Parallel()
 	o := operation(t, "units: len(body.photos) ?? len(parts.photos)", "max: 5", "credits: 1")
 	body := `{"photos":[1,2]}`
+	const send = "; this request is priced by its body, so send "
 	f := func(want, body string, lines ...string) {
 		t.Helper()
 		require.Equal(t, want, price(o, Request{Header: header(lines...), Body: []byte(body)}))
 	}
 	f("2 × 1 = 2", body, "content-type: application/json; charset=utf-8")
 	f("2 × 1 = 2", body, "Content-Type: application/vnd.x+json", "Content-Encoding: identity")
-	f(`unsupported content encoding (): The body has Content-Encoding "gzip"; this request is priced by its body, so send it unencoded.`,
+	f(`unsupported content encoding (): The body has Content-Encoding "gzip"`+send+"it unencoded.",
 		body, "Content-Type: application/json", "Content-Encoding: gzip")
-	f(`invalid request (): The body has Content-Type ""; this request is priced by its body, so send application/json or multipart/form-data.`, body)
-	f(`invalid request (): The body has Content-Type "text/plain"; this request is priced by its body, so send application/json or multipart/form-data.`,
+	f(`invalid request (): The body has Content-Type ""`+send+"application/json or multipart/form-data.", body)
+	f(`invalid request (): The body has Content-Type "text/plain"`+send+"application/json or multipart/form-data.",
 		body, "Content-Type: text/plain")
 	f(`invalid request (): The body has charset "utf-16"; send UTF-8.`, body, "Content-Type: application/json; charset=utf-16")
 	f(`ambiguous price (header.content-type): header.content-type is there twice; send it once.`,

@@ -20,11 +20,11 @@ type Problem struct {
 	Line, Column int    // from 1; 0 if the file as a whole is meant
 	Path         string // operations.apply.credits; "" for the whole file
 	Detail       string
-	Err          error // ErrTBD, or nil
+	TBD          bool // a value is left open
 }
 
-// Error is "file:line:column: path: detail".
-func (p Problem) Error() string {
+// String is "file:line:column: path: detail".
+func (p Problem) String() string {
 	var b strings.Builder
 	b.WriteString(p.File)
 	if p.Line > 0 {
@@ -38,34 +38,27 @@ func (p Problem) Error() string {
 	return b.String()
 }
 
-// Unwrap is ErrTBD where a value was left open.
-func (p Problem) Unwrap() error { return p.Err }
-
-// Problems are all mistakes of a file in the order of its lines.
-type Problems []Problem
+// FileError is why a policy file is refused: all its mistakes in the order of its lines.
+type FileError struct{ Problems []Problem }
 
 // Error has a line for each problem.
-func (ps Problems) Error() string {
-	lines := make([]string, len(ps))
-	for i, p := range ps {
-		lines[i] = p.Error()
+func (e *FileError) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.String()
 	}
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap lets errors.Is find ErrTBD.
-func (ps Problems) Unwrap() []error {
-	out := make([]error, len(ps))
-	for i, p := range ps {
-		out[i] = p
-	}
-	return out
+// Is reports a value left open as ErrTBD.
+func (e *FileError) Is(target error) bool {
+	return target == ErrTBD && slices.ContainsFunc(e.Problems, func(p Problem) bool { return p.TBD })
 }
 
 // report collects the problems of one file.
 type report struct {
 	file string
-	list Problems
+	list []Problem
 	more int // beyond problemsMax
 }
 
@@ -89,5 +82,5 @@ func (r *report) err() error {
 	if r.more > 0 {
 		r.list = append(r.list, Problem{File: r.file, Detail: fmt.Sprintf("and %d more; mend these first", r.more)})
 	}
-	return r.list
+	return &FileError{Problems: r.list}
 }

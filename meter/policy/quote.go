@@ -55,18 +55,20 @@ func (o *Operation) Quote(v View) (Quote, error) {
 func (o *Operation) countUnits(env map[string]any) (uint32, error) {
 	out, err := o.units.run(env)
 	n, ok := whole(out)
-	param := o.units.param()
 	switch {
 	case err != nil || out == nil:
 		return 0, o.units.refuse(env, err)
 	case !ok:
-		return 0, &InputError{ErrInvalid, param, fmt.Sprintf("The units come to %s, which is not a whole number.", show(out))}
-	case n < 1:
-		return 0, &InputError{ErrInvalid, param, fmt.Sprintf("%s asks for %d; ask for 1 to %d.", param, n, o.Max)}
-	case n > int64(o.Max):
-		return 0, &InputError{ErrTooMany, param, fmt.Sprintf("%s asks for %d; one request may have at most %d.", param, n, o.Max)}
+		return 0, &InputError{ErrInvalid, o.units.param(), fmt.Sprintf("The units come to %s, which is not a whole number.",
+			show(out))}
+	case n >= 1 && n <= int64(o.Max):
+		return uint32(n), nil
 	}
-	return uint32(n), nil
+	param := o.units.param()
+	if n < 1 {
+		return 0, &InputError{ErrInvalid, param, fmt.Sprintf("%s asks for %d; ask for 1 to %d.", param, n, o.Max)}
+	}
+	return 0, &InputError{ErrTooMany, param, fmt.Sprintf("%s asks for %d; one request may have at most %d.", param, n, o.Max)}
 }
 
 // unitCredits evaluates the price of a unit, rounded to the nearest thousandth. No price is a refusal, never a
@@ -143,7 +145,8 @@ func (e *expression) param() string {
 // refuse explains why there is no result: the names that are missing, or the values that have no price.
 func (e *expression) refuse(env map[string]any, cause error) *InputError {
 	var missing, sent []string
-	must := false
+	must, text := false, ""
+	var odd any // the first text that is no number, under the name text
 	for _, r := range e.refs {
 		v, name := r.value(env), r.String()
 		below := slices.ContainsFunc(missing, func(m string) bool { return name == m || strings.HasPrefix(name, m+".") })
@@ -155,16 +158,22 @@ func (e *expression) refuse(env map[string]any, cause error) *InputError {
 			}
 		case v != nil:
 			sent = append(sent, name+" "+brief(v))
+			if s, isText := v.(string); isText && text == "" {
+				if _, ok := wholeNumber(s); !ok {
+					text, odd = name, v
+				}
+			}
 		}
 	}
 	switch {
 	case must:
 		return &InputError{ErrInvalid, missing[0], strings.Join(missing, " or ") + " is missing; the price depends on it."}
-	case errors.Is(cause, errNotNumber):
-		return &InputError{ErrInvalid, e.param(), fmt.Sprintf(
-			"The price needs a whole number in %s; write digits from 0 to %d, without sign, point or leading zero.", either(sent), intMax)}
+	case errors.Is(cause, errNotNumber) && text != "":
+		return &InputError{ErrInvalid, text, fmt.Sprintf(
+			"%s is %s; write a whole number from 0 to %d, without sign, point or leading zero.", text, brief(odd), intMax)}
 	case cause != nil: // the library's words name Go types
-		return &InputError{ErrInvalid, e.param(), fmt.Sprintf("The price cannot be computed from %s, which is of another kind.", either(sent))}
+		return &InputError{ErrInvalid, e.param(), fmt.Sprintf("The price cannot be computed from %s, which is of another kind.",
+			either(sent))}
 	}
 	return &InputError{ErrInvalid, e.param(), fmt.Sprintf("There is no price for %s.", either(sent))}
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"iter"
@@ -77,93 +78,152 @@ func (o *Operation) readInto(env map[string]any, r Request) *InputError {
 		}
 		env["query"] = query.out
 	}
-	media, err := o.readHeader(env, r.Header)
-	if err != nil || !n.inBody() {
+	h := headers{priced: o.needs.header, wantMedia: n.inBody()}
+	if err := h.read(r.Header); err != nil {
 		return err
 	}
-	return o.readBody(env, media, r.Body)
+	if len(n.header) > 0 {
+		env["header"] = h.texts.out
+	}
+	if !n.inBody() {
+		return nil
+	}
+	return o.readBody(env, &h, r.Body)
 }
 
-// media is what the header says about the body.
-type media struct{ kind, encoding string }
+// headers takes the priced header lines, and those that describe the body.
+type headers struct {
+	priced    []string
+	wantMedia bool
 
-// readHeader takes the priced headers, and what describes the body.
-func (o *Operation) readHeader(env map[string]any, header iter.Seq2[[]byte, []byte]) (media, *InputError) {
-	var m media
-	if len(o.needs.header) == 0 && !o.needs.inBody() {
-		return m, nil
-	}
-	priced := newTexts("header", o.needs.header)
-	env["header"] = priced.out
-	if header == nil {
-		return m, nil
-	}
-	about := newTexts("header", []string{"content-type", "content-encoding"})
-	for key, value := range header {
-		if err := priced.addHeader(key, value); err != nil {
-			return m, err
-		}
-		if !o.needs.inBody() {
-			continue
-		}
-		if err := about.addHeader(key, value); err != nil {
-			return m, err
-		}
-	}
-	m.kind, _ = about.out["content-type"].(string)
-	m.encoding, _ = about.out["content-encoding"].(string)
-	return m, nil
+	texts    *texts // of priced
+	kind     string // Content-Type
+	encoding string // Content-Encoding
+	seen     uint8  // bit 0: Content-Type, bit 1: Content-Encoding
+	err      *InputError
 }
+
+func (h *headers) read(lines iter.Seq2[[]byte, []byte]) *InputError {
+	if len(h.priced) > 0 {
+		h.texts = newTexts("header", h.priced)
+	}
+	if lines != nil && (h.wantMedia || h.texts != nil) {
+		lines(h.line)
+	}
+	return h.err
+}
+
+// line takes one header line; false stops the walk.
+func (h *headers) line(key, value []byte) bool {
+	if h.texts != nil {
+		h.err = h.texts.addHeader(key, value)
+	}
+	if h.wantMedia && h.err == nil {
+		switch {
+		case sameHeader(key, "content-type"):
+			h.describe(1, &h.kind, "content-type", value)
+		case sameHeader(key, "content-encoding"):
+			h.describe(2, &h.encoding, "content-encoding", value)
+		}
+	}
+	return h.err == nil
+}
+
+// describe keeps a line that may be there once: of two, gateway and backend could follow different ones.
+func (h *headers) describe(bit uint8, into *string, name string, value []byte) {
+	if h.seen&bit != 0 {
+		h.err = &InputError{ErrAmbiguous, "header." + name, "header." + name + " is there twice; send it once."}
+		return
+	}
+	h.seen |= bit
+	if string(value) == mediaJSON { // nearly always, and then nothing is copied
+		*into = mediaJSON
+		return
+	}
+	*into = string(bytes.TrimSpace(value))
+}
+
+const mediaJSON = "application/json"
 
 // readBody reads the body as its Content-Type says. What the operation is priced by in other kinds of body is
 // absent then; an operation that is priced by none of this kind refuses it.
-func (o *Operation) readBody(env map[string]any, m media, body []byte) *InputError {
+func (o *Operation) readBody(env map[string]any, h *headers, body []byte) *InputError {
 	n := &o.needs
-	form := newTexts("form", n.form)
-	parts := multiparts{form: form, names: n.parts, files: make(map[string]any, len(n.parts))}
-	env["form"], env["parts"] = form.out, parts.files
 	if n.body != nil && len(n.body.fields) > 0 {
 		env["body"] = map[string]any(nil) // absent names of an absent body
+	}
+	form := texts{source: "form", names: n.form}
+	if len(n.form) > 0 {
+		form.out = make(map[string]any, len(n.form))
+		env["form"] = form.out
+	}
+	parts := multiparts{form: &form, names: n.parts}
+	if len(n.parts) > 0 {
+		parts.files = make(map[string]any, len(n.parts))
+		env["parts"] = parts.files
 	}
 	if len(body) == 0 {
 		return nil
 	}
-	if m.encoding != "" && !strings.EqualFold(m.encoding, "identity") {
+	if h.encoding != "" && !strings.EqualFold(h.encoding, "identity") {
 		return &InputError{ErrEncoding, "", fmt.Sprintf(
-			"The body has Content-Encoding %s; this request is priced by its body, so send it unencoded.", show(m.encoding))}
+			"The body has Content-Encoding %s; this request is priced by its body, so send it unencoded.", show(h.encoding))}
 	}
-	kind, params, err := mime.ParseMediaType(m.kind)
-	if charset := params["charset"]; charset != "" && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "us-ascii") {
-		return &InputError{ErrInvalid, "", fmt.Sprintf("The body has charset %s; send UTF-8.", show(charset))}
-	}
+	kind, boundary, err := n.media(h.kind)
 	switch {
 	case err != nil:
-	case n.body.wanted() && (kind == "application/json" || strings.HasSuffix(kind, "+json")):
+		return err
+	case kind == mediaJSON:
 		v, err := readJSON(body, n.body, false)
 		if err == nil {
 			env["body"] = v
 		}
 		return err
-	case len(n.form) > 0 && kind == "application/x-www-form-urlencoded":
+	case kind == mediaForm:
 		return form.readQuery(body)
-	case (len(n.form) > 0 || len(n.parts) > 0) && kind == "multipart/form-data":
-		return parts.read(body, params["boundary"])
 	}
-	return &InputError{ErrInvalid, "", fmt.Sprintf(
-		"The body has Content-Type %s; this request is priced by its body, so send %s.", show(m.kind), n.kinds())}
+	return parts.read(body, boundary)
+}
+
+const (
+	mediaForm  = "application/x-www-form-urlencoded"
+	mediaParts = "multipart/form-data"
+)
+
+// media is which of the three readers a Content-Type asks for, and the boundary of the third. It refuses kinds that
+// the operation is not priced by.
+func (n *needs) media(contentType string) (kind, boundary string, err *InputError) {
+	var params map[string]string
+	var bad error
+	if kind = contentType; kind != mediaJSON {
+		kind, params, bad = mime.ParseMediaType(contentType)
+	}
+	if strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json") {
+		kind = mediaJSON
+	}
+	if c := params["charset"]; c != "" && !strings.EqualFold(c, "utf-8") && !strings.EqualFold(c, "us-ascii") {
+		return "", "", &InputError{ErrInvalid, "", fmt.Sprintf("The body has charset %s; send UTF-8.", show(c))}
+	}
+	priced := kind == mediaJSON && n.body.wanted() || kind == mediaForm && len(n.form) > 0 ||
+		kind == mediaParts && (len(n.form) > 0 || len(n.parts) > 0)
+	if bad != nil || !priced {
+		return "", "", &InputError{ErrInvalid, "", fmt.Sprintf(
+			"The body has Content-Type %s; this request is priced by its body, so send %s.", show(contentType), n.kinds())}
+	}
+	return kind, params["boundary"], nil
 }
 
 // kinds are the media types that the operation can be priced by.
 func (n *needs) kinds() string {
 	var out []string
 	if n.body.wanted() {
-		out = append(out, "application/json")
+		out = append(out, mediaJSON)
 	}
 	if len(n.form) > 0 {
-		out = append(out, "application/x-www-form-urlencoded")
+		out = append(out, mediaForm)
 	}
 	if len(n.form) > 0 || len(n.parts) > 0 {
-		out = append(out, "multipart/form-data")
+		out = append(out, mediaParts)
 	}
 	return strings.Join(out, " or ")
 }

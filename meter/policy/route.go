@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -62,7 +63,7 @@ func parseRoute(s string) (route, error) {
 func parseSegment(s string) (segment, error) {
 	switch s {
 	case "":
-		return segment{}, fmt.Errorf("has an empty segment; write single slashes and none at the end")
+		return segment{}, errors.New("has an empty segment; write single slashes and none at the end")
 	case ".", "..":
 		return segment{}, fmt.Errorf("has the segment %q; write the path it leads to", s)
 	}
@@ -73,12 +74,11 @@ func parseSegment(s string) (segment, error) {
 		}
 		return segment{text: name, param: true}, nil
 	}
-	for i := range len(s) {
-		c := s[i]
-		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~!$&'()*+,=:@", c) >= 0
+	for _, c := range s {
+		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-._~!$&'()*+,=:@", c)
 		if !ok {
 			return segment{}, fmt.Errorf("has the character %q, which a normal path does not; "+
-				"write letters, digits and -._~!$&'()*+,=:@, and a parameter as a whole segment", rune(c))
+				"write letters, digits and -._~!$&'()*+,=:@, and a parameter as a whole segment", c)
 		}
 	}
 	return segment{text: s}, nil
@@ -87,7 +87,8 @@ func parseSegment(s string) (segment, error) {
 func identifier(s string) bool {
 	for i := range len(s) {
 		c := s[i]
-		if !(c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == '_')) {
+		ok := c >= 'a' && c <= 'z' || i > 0 && (c >= '0' && c <= '9' || c == '_')
+		if !ok {
 			return false
 		}
 	}
@@ -133,7 +134,7 @@ func (r route) match(path string, p *Params, fold bool) bool {
 			}
 			p.values[p.n] = text
 			p.n++
-		case s.text != text && !(fold && strings.EqualFold(s.text, text)):
+		case s.text != text && (!fold || !strings.EqualFold(s.text, text)):
 			return false
 		}
 		rest = tail

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
@@ -18,17 +19,18 @@ func (p *Policy) Summary() string {
 	fmt.Fprintf(&b, "buckets    %s (drained in this order)\n", strings.Join(p.Buckets, ", "))
 	fmt.Fprintf(&b, "unmatched  %s\n\n", unmatched)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "OPERATION\tMATCH\tUNITS\tMAX\tCREDITS PER UNIT\tAT MOST\tDELIVERED")
+	// Neither w nor b can fail: both write to memory.
+	_, _ = fmt.Fprintln(w, "OPERATION\tMATCH\tUNITS\tMAX\tCREDITS PER UNIT\tAT MOST\tDELIVERED")
 	for _, o := range p.Operations {
-		units, most, limit, delivered := o.unitsText(), o.MaxQuote().Credits.String(), fmt.Sprint(o.Max), o.deliveredText()
+		units, most, limit, delivered := o.unitsText(), o.MaxQuote().Credits.String(), strconv.Itoa(int(o.Max)), o.deliveredText()
 		if o.Free() {
 			units, most, limit, delivered = "-", "free", "-", "-"
 		} else if delivered == "" {
 			delivered = "all on 2xx"
 		}
 		row := []string{o.Name, o.Method + " " + o.Path, units, limit, o.creditsText(), most, delivered}
-		fmt.Fprintln(w, strings.Join(row, "\t"))
+		_, _ = fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	_ = w.Flush() // a strings.Builder does not fail
+	_ = w.Flush()
 	return b.String()
 }

@@ -29,8 +29,10 @@ func (t *texts) wants(sent []byte) (string, *InputError) {
 	for _, n := range t.names {
 		if variant(sent, n) {
 			param := t.source + "." + n
-			return "", &InputError{ErrAmbiguous, param,
-				fmt.Sprintf("%s is also sent as %s; send it once, as %q.", param, show(string(sent)), n)}
+			return "", &InputError{
+				ErrAmbiguous, param,
+				fmt.Sprintf("%s is also sent as %s; send it once, as %q.", param, show(string(sent)), n),
+			}
 		}
 	}
 	return "", nil

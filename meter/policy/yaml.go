@@ -10,6 +10,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
@@ -32,7 +33,19 @@ func document(r *report, src []byte) (item, bool) {
 		r.add(Problem{Detail: "is not UTF-8 text; save it as UTF-8"})
 		return item{}, false
 	}
-	file, err := parser.ParseBytes(src, 0, parser.AllowDuplicateMapKey())
+	tokens := lexer.Tokenize(string(src))
+	n := 0
+	for _, tk := range tokens {
+		if tk.Type != token.CommentType {
+			n++
+		}
+	}
+	if n > tokensMax {
+		r.add(Problem{Detail: fmt.Sprintf("has %d keys, values and signs; %d are the most, which is far beyond %d operations",
+			n, tokensMax, operationsMax)})
+		return item{}, false
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		r.add(syntaxProblem(err))
 		return item{}, false
@@ -43,11 +56,21 @@ func document(r *report, src []byte) (item, bool) {
 		r.add(Problem{Line: 1, Column: 1, Detail: "is empty; a policy has at least name, buckets and operations"})
 		return item{}, false
 	case len(docs) > 1:
-		at := docs[1].Body.GetToken().Position
+		at := start(docs[1].Body).Position
 		r.add(Problem{Line: at.Line, Column: at.Column, Detail: "has a second document; write one policy per file"})
 		return item{}, false
 	}
-	return item{r: r, node: docs[0].Body, at: docs[0].Body.GetToken()}, true
+	return item{r: r, node: docs[0].Body, at: start(docs[0].Body)}, true
+}
+
+// start is the first token of a node. A block mapping's own token is its first colon.
+func start(n ast.Node) *token.Token {
+	if m, ok := n.(ast.MapNode); ok && n.GetToken().Type == token.MappingValueType {
+		if it := m.MapRange(); it.Next() {
+			return it.Key().GetToken()
+		}
+	}
+	return n.GetToken()
 }
 
 func syntaxProblem(err error) Problem {
@@ -59,7 +82,7 @@ func syntaxProblem(err error) Problem {
 	if tk := e.GetToken(); tk != nil {
 		p.Line, p.Column = tk.Position.Line, max(1, tk.Position.Column)
 	}
-	if strings.Contains(p.Detail, "mapping value is not allowed") {
+	if strings.Contains(p.Detail, "value is not allowed in this context") {
 		p.Detail += "; put an expression that contains ': ' or starts with '{' in single quotes"
 	}
 	return p
@@ -95,7 +118,7 @@ func (i item) plain() bool {
 			return true
 		}
 		i.r.add(Problem{
-			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, Err: ErrTBD,
+			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
 			Detail: "TBD is not a value; decide it, and note open questions in a comment",
 		})
 	default:
@@ -129,7 +152,7 @@ func (i item) mapping(want string) ([]entry, bool) {
 			at = key.Token
 		}
 		if _, isMap := it.Value().(ast.MapNode); isMap {
-			at = key.Token // a mapping's own token is its first colon, which says nothing
+			at = key.Token // what is missing in a mapping is best shown at its name
 		}
 		e := entry{key: key.Value, keyAt: key.Token, item: i.child(key.Value, it.Value(), at)}
 		if line, twice := seen[e.key]; twice {
@@ -233,7 +256,9 @@ func kindOf(n ast.Node) string {
 		return "a truth value (" + n.GetToken().Value + ")"
 	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
 		return "a number (" + n.GetToken().Value + ")"
-	case *ast.StringNode, *ast.LiteralNode:
+	case *ast.StringNode:
+		return "the text " + show(n.GetToken().Value)
+	case *ast.LiteralNode:
 		return "a text"
 	}
 	return "this"
