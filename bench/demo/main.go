@@ -27,7 +27,7 @@ func main() {
 	binary := flag.String("binary", "./creditgate", "the program to demonstrate")
 	dir := flag.String("dir", ".demo", "directory for its data, made anew")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	if err := run(ctx, os.Stdout, *binary, *dir); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)

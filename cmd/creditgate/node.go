@@ -128,7 +128,15 @@ func (w worker) end() {
 func (n *node) run(ctx context.Context, data, control net.Listener) error {
 	own := context.WithoutCancel(ctx) // the parts outlive the signal; each is ended in its turn
 	failed := make(chan error, 1)
-
+	database := n.checkDatabase(ctx) // before the engine opens partitions: it asks Postgres for their cursors
+	switch {
+	case ctx.Err() != nil:
+		return n.close()
+	case errors.Is(database, persist.ErrUnavailable):
+		n.log.Warn().Err(database).Msg("starting without Postgres: what Redis has loaded is served, nothing else")
+	case database != nil:
+		return errors.Join(database, n.close())
+	}
 	engine := start(own, func(ctx context.Context) {
 		if err := n.engine.Run(ctx); err != nil {
 			n.log.Warn().Err(err).Msg("closing the connections to Redis")
@@ -136,7 +144,7 @@ func (n *node) run(ctx context.Context, data, control net.Listener) error {
 	})
 	replay := start(own, n.replayer.Run)
 	book := start(own, func(ctx context.Context) {
-		if err := n.keepBook(ctx); err != nil {
+		if err := n.keepBook(ctx, database == nil); err != nil {
 			failed <- err
 		}
 	})
@@ -171,26 +179,16 @@ func (n *node) shutdown(ctx context.Context) error {
 	return n.gate.Shutdown(ctx)
 }
 
-// keepBook waits until Postgres has been seen to be the right one, then runs what writes to it.
-func (n *node) keepBook(ctx context.Context) error {
-	for first := true; ; first = false {
+// keepBook runs what writes to Postgres, once Postgres has been seen to be the right one.
+func (n *node) keepBook(ctx context.Context, checked bool) error {
+	for !checked {
+		if !sleep(ctx, databaseRetry) {
+			return nil
+		}
 		err := n.checkDatabase(ctx)
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if !errors.Is(err, persist.ErrUnavailable) {
+		checked = err == nil
+		if err != nil && ctx.Err() == nil && !errors.Is(err, persist.ErrUnavailable) {
 			return err
-		}
-		if first {
-			n.log.Warn().Err(err).Msg("starting without Postgres: what Redis has loaded is served, nothing else")
-		}
-		select {
-		case <-time.After(databaseRetry):
-		case <-ctx.Done():
-			return nil
 		}
 	}
 	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -38,15 +36,8 @@ func (e *statusError) Error() string {
 
 func (e *statusError) Unwrap() error { return e.err }
 
-// run executes one command line and returns the exit status. The first SIGINT or SIGTERM ends the command's context;
-// after it the signals have their usual meaning again, so that a second one ends the process at once.
+// run executes one command line and returns the exit status. The end of ctx ends the command in order.
 func (a *app) run(ctx context.Context, args []string) int {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	go func() {
-		<-ctx.Done()
-		stop()
-	}()
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -54,8 +45,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return 0
 	}
 	status := exitFailed
-	var with *statusError
-	if errors.As(err, &with) {
+	if with, ok := errors.AsType[*statusError](err); ok {
 		status = with.status
 		if with.err == nil {
 			return status
