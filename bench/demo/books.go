@@ -51,7 +51,8 @@ func books(ctx context.Context, s story, g *gateway) error {
 	s.step("finance.balances are the buckets in Redis", b.String(), append(checks, is("buckets", len(b.Buckets), len(balances)))...)
 	s.title("finance.entries of demo-plus")
 	s.text(table("SEQ\tENTRY\tKIND\tOPERATION\tUNITS\tBUCKET\tCREDITS", entries, func(e finance.Entry) string {
-		return fmt.Sprintf("%d\t%s\t%s\t%s\t%d\t%s\t%s", e.Seq, e.EntryID, e.Kind, dash(e.Operation), e.Units, dash(e.Bucket), e.Credits)
+		return fmt.Sprintf("%d\t%s\t%s\t%s\t%d\t%s\t%s", e.Seq, e.EntryID, e.Kind, dash(e.Operation), e.Units,
+			dash(e.Bucket), e.Credits)
 	}))
 	s.title("finance.balances of demo-plus")
 	s.text(table("BUCKET\tGRANTED\tSPENT\tLAPSED\tREVOKED\tCREDITS", balances, func(x finance.Balance) string {

@@ -59,7 +59,7 @@ func (c client) do(ctx context.Context, method, path string, body []byte, header
 	if err != nil {
 		return answer{}, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, answerMax))
 	if err != nil {
 		return answer{}, fmt.Errorf("%s %s: %w", method, path, err)

@@ -73,7 +73,8 @@ func startGateway(ctx context.Context, binary, dir string) (*gateway, error) {
 	}
 	g := &gateway{binary: binary, ended: make(chan struct{}), output: &bytes.Buffer{}}
 	// Not bound to ctx: it is stopped in order, so that its servers can write what they have.
-	g.cmd = exec.CommandContext(context.WithoutCancel(ctx), binary, "dev", "--dir", dir, "--fresh", "--port", "0", "--admin-port", "0")
+	g.cmd = exec.CommandContext(context.WithoutCancel(ctx), binary,
+		"dev", "--dir", dir, "--fresh", "--port", "0", "--admin-port", "0")
 	g.cmd.Stdout, g.cmd.Stderr = g.output, g.output
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C at the terminal reaches it through stop
 	if err := g.cmd.Start(); err != nil {

@@ -57,7 +57,8 @@ func (s story) threePhotos(ctx context.Context) error {
 	}
 	b, err := s.plus.balance(ctx)
 	s.step("3 photos = 3 credits, promo first", a.credits(),
-		is("status", 200, a.status), is("photos delivered", 3, a.delivered()), is("X-Credits-Reserved", 3, a.header.Get("X-Credits-Reserved")),
+		is("status", 200, a.status), is("photos delivered", 3, a.delivered()),
+		is("X-Credits-Reserved", 3, a.header.Get("X-Credits-Reserved")),
 		is("X-Credits-Charged", 3, a.charged), is("X-Credits-Remaining", 62, a.header.Get("X-Credits-Remaining")),
 		is("balance", "promo 2, monthly 10, purchased 50", b))
 	return err
@@ -71,7 +72,8 @@ func (s story) twoOfThree(ctx context.Context) error {
 	}
 	b, err := s.plus.balance(ctx)
 	s.step("2 of 3 photos delivered = 2 charged, 1 back to monthly", a.credits(),
-		is("status", 200, a.status), is("photos delivered", 2, a.delivered()), is("X-Credits-Reserved", 3, a.header.Get("X-Credits-Reserved")),
+		is("status", 200, a.status), is("photos delivered", 2, a.delivered()),
+		is("X-Credits-Reserved", 3, a.header.Get("X-Credits-Reserved")),
 		is("X-Credits-Charged", 2, a.charged), is("balance", "promo 0, monthly 10, purchased 50", b))
 	return err
 }
@@ -102,7 +104,8 @@ func (s story) failures(ctx context.Context) error {
 		return err
 	}
 	s.step("the backend fails: its 500 passes, nothing charged", a.credits(),
-		is("status", 500, a.status), is("X-Credits-Charged", 0, a.charged), is("the backend's own words", true, bytes.Contains(a.body, []byte("steered_failure"))))
+		is("status", 500, a.status), is("X-Credits-Charged", 0, a.charged),
+		is("the backend's own words", true, bytes.Contains(a.body, []byte("steered_failure"))))
 	if a, err = s.plus.post(ctx, generate, pictures(1), "X-Studio-Reset", "body"); err != nil {
 		return err
 	}
@@ -122,7 +125,8 @@ func (s story) sameKeyTwice(ctx context.Context) error {
 		return err
 	}
 	b, err := s.plus.balance(ctx)
-	s.step("the same Idempotency-Key twice: charged once, replayed", again.credits()+", replayed "+again.header.Get("Idempotent-Replayed"),
+	s.step("the same Idempotency-Key twice: charged once, replayed",
+		again.credits()+", replayed "+again.header.Get("Idempotent-Replayed"),
 		is("first status", 200, first.status), is("second status", 200, again.status),
 		is("first Idempotent-Replayed", "", first.header.Get("Idempotent-Replayed")),
 		is("second Idempotent-Replayed", "true", again.header.Get("Idempotent-Replayed")),
@@ -160,7 +164,7 @@ func (s story) refused(ctx context.Context) error {
 		is("status", 402, a.status), is("Content-Type", "application/problem+json", a.header.Get("Content-Type")),
 		is("type", "/problems/insufficient-credits", p.Type), is("status in the body", 402, p.Status),
 		is("code", "insufficient-credits", p.Code), is("error.code", "insufficient-credits", p.Error.Code),
-		is("request_id", a.header.Get("X-Request-Id"), p.RequestID), is("required", 1, p.Required), is("available", 0, p.Available),
+		is("request_id", a.header.Get("X-Request-ID"), p.RequestID), is("required", 1, p.Required), is("available", 0, p.Available),
 		is("held", 0, p.Held), is("affordable_units", 0, p.AffordableUnits), is("buckets", 3, len(p.Buckets)),
 		is("has next_reset_at", true, bytes.Contains(a.body, []byte(`"next_reset_at"`))),
 		is("x-should-retry", "false", a.header.Get("X-Should-Retry")), is("Retry-After", "", a.header.Get("Retry-After")))

@@ -81,7 +81,7 @@ func (c *config) load(flags *pflag.FlagSet, environ []string) error {
 		delete(env, name)
 	}
 	for _, name := range sortedKeys(env) {
-		errs = append(errs, fmt.Errorf("%s: there is no such setting%s", name, didYouMean(name, envNames(known))))
+		errs = append(errs, fmt.Errorf("%s: there is no such setting%s", name, didYouMean(envPrefix, name, envNames(known))))
 	}
 	return errors.Join(errs...)
 }
@@ -138,7 +138,7 @@ func readFile(path string, known map[string]setting, skip func(string) bool) (er
 			s, ok := known[name]
 			switch {
 			case !ok:
-				errs = append(errs, at.errorf("%s: there is no such setting%s", name, didYouMean(name, sortedKeys(known))))
+				errs = append(errs, at.errorf("%s: there is no such setting%s", name, didYouMean("", name, sortedKeys(known))))
 			case seen[name] > 0:
 				errs = append(errs, at.errorf("%s: is set in line %d already; keep one of the two", name, seen[name]))
 			case !skip(name):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -158,7 +159,7 @@ func (d *dev) startParts(ctx context.Context) (err error) {
 func (d *dev) gatewayEnv() []string {
 	env := d.app.environ
 	if !isSet(env, envName("shutdown_timeout")) {
-		env = append(env[:len(env):len(env)], envName("shutdown_timeout")+"=5s") // nobody waits at a Ctrl-C for a hung backend
+		env = append(slices.Clip(env), envName("shutdown_timeout")+"=5s") // nobody waits at a Ctrl-C for a hung backend
 	}
 	for _, s := range [...]struct{ name, value string }{
 		{"listen", d.dataAddr},
@@ -170,7 +171,7 @@ func (d *dev) gatewayEnv() []string {
 		{"upstream", "http://" + d.backendAddr},
 		{"journal_dir", d.dir.path("journal")},
 	} {
-		env = append(env[:len(env):len(env)], envName(s.name)+"="+s.value)
+		env = append(slices.Clip(env), envName(s.name)+"="+s.value)
 	}
 	return env
 }

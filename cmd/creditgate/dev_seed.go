@@ -99,7 +99,7 @@ func (d *dev) admin(ctx context.Context, method, path string, body any) error {
 	if err != nil {
 		return fmt.Errorf("seed demo accounts: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, adminAnswerMax))
 	if err != nil {
 		return fmt.Errorf("seed demo accounts: %w", err)

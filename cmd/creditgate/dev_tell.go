@@ -110,7 +110,7 @@ func (d *dev) curlLines() []curlLine {
 	if psql := d.postgres.Psql(); psql != "" {
 		lines = append(lines, curlLine{
 			"for finance: the same in SQL",
-			fmt.Sprintf("%s '%s' -c 'SELECT * FROM finance.balances'", psql, d.postgres.ownerURL()),
+			fmt.Sprintf("%s '%s' -c 'TABLE finance.balances'", psql, d.postgres.ownerURL()),
 		})
 	}
 	return lines

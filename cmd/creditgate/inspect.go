@@ -18,9 +18,13 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect",
 		Short: "Show what Redis holds, in clear; nothing is changed",
-		Args:  cobra.NoArgs,
+		Args:  cobra.ArbitraryArgs,
+		RunE:  noSuchCommand,
+
+		SuggestionsMinimumDistance: 2,
 	}
-	inspect := func(use, short string, show func(ctx context.Context, i *meter.Inspector, w io.Writer, name string) error) *cobra.Command {
+	type show func(ctx context.Context, i *meter.Inspector, w io.Writer, name string) error
+	inspect := func(use, short string, show show) *cobra.Command {
 		return a.configured(&cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1)},
 			func(cmd *cobra.Command, c *config, args []string) error {
 				if err := c.require("redis_url"); err != nil {
@@ -118,7 +122,7 @@ func inspectReservation(ctx context.Context, i *meter.Inspector, w io.Writer, te
 	}
 	if !ok {
 		return fmt.Errorf("reservation %s is not in Redis: it was never made, or its outcome is in Postgres only: "+
-			"SELECT * FROM finance.entries WHERE reservation_id = '%s'", id, id)
+			"see finance.entries where reservation_id = '%s'", id, id)
 	}
 	nowMs, err := i.NowMs(ctx)
 	if err != nil {

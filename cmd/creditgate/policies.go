@@ -60,7 +60,10 @@ func policyFiles(path string) ([]string, error) {
 }
 
 func (a *app) policyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Work with policy files", Args: cobra.NoArgs}
+	cmd := &cobra.Command{
+		Use: "policy", Short: "Work with policy files", Args: cobra.ArbitraryArgs, RunE: noSuchCommand,
+		SuggestionsMinimumDistance: 2,
+	}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "check FILE",
 		Short: "Print what a policy file, or each of a directory, says; or all its mistakes, with status 1",

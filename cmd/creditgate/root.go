@@ -63,11 +63,13 @@ func (a *app) root() *cobra.Command {
 			"and keeps the ledger in Postgres.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          cobra.ArbitraryArgs,
+		RunE:          noSuchCommand,
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(
 		a.serveCommand(), a.devCommand(), a.studioCommand(), a.migrateCommand(), a.policyCommand(),
 		a.inspectCommand(), a.verifyCommand(), a.versionCommand(),
@@ -75,9 +77,23 @@ func (a *app) root() *cobra.Command {
 	return root
 }
 
+// noSuchCommand runs a command that has only commands below it. cobra would show its help and report success.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	hint := fmt.Sprintf("see %s --help", cmd.CommandPath())
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %s %s?", cmd.CommandPath(), near[0])
+	}
+	return fmt.Errorf("there is no command %s %s; %s", cmd.CommandPath(), args[0], hint)
+}
+
 // configured makes a command that loads settings before it runs. names are the settings it has flags for; none means
 // all of them.
-func (a *app) configured(cmd *cobra.Command, run func(cmd *cobra.Command, c *config, args []string) error, names ...string) *cobra.Command {
+func (a *app) configured(
+	cmd *cobra.Command, run func(cmd *cobra.Command, c *config, args []string) error, names ...string,
+) *cobra.Command {
 	c := defaultConfig()
 	c.addFlags(cmd, names...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

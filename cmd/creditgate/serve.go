@@ -39,12 +39,12 @@ func (a *app) serve(ctx context.Context, c *config) error {
 	if err != nil {
 		return err
 	}
-	defer data.Close() //nolint:errcheck // closed by the gateway already
+	defer data.Close()
 	control, err := listen(ctx, "admin_listen", c.AdminListen)
 	if err != nil {
 		return err
 	}
-	defer control.Close() //nolint:errcheck // closed by the gateway already
+	defer control.Close()
 	n, err := newNode(ctx, c, policies, log)
 	if err != nil {
 		return err

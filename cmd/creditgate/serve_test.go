@@ -284,7 +284,7 @@ func TestOpenAIClient(t *testing.T) {
 
 	client := openai.NewClient(option.WithBaseURL(g.data+"/v1/"), option.WithAPIKey(key))
 	ask := openai.ImageGenerateParams{
-		Prompt: "a red bicycle by the sea", N: openai.Int(2), Size: openai.ImageGenerateParamsSize256x256,
+		Prompt: "a red bicycle by the sea", N: openai.Int(2), Size: "256x256",
 		ResponseFormat: openai.ImageGenerateParamsResponseFormatB64JSON,
 	}
 	images, err := client.Images.Generate(t.Context(), ask)

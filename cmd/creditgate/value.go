@@ -110,6 +110,24 @@ func share(to *float64) *value {
 // durationMax keeps sums of durations from overflowing.
 const durationMax = 30 * 24 * time.Hour
 
+// durationFrom is a duration within bounds that something else rests on.
+func durationFrom(to *time.Duration, lo, hi time.Duration) *value {
+	v := duration(to)
+	set := v.set
+	v.set = func(s string) error {
+		before := *to
+		if err := set(s); err != nil {
+			return err
+		}
+		if *to < lo || *to > hi {
+			*to = before
+			return fmt.Errorf("%q must lie between %s and %s", s, durationText(lo), durationText(hi))
+		}
+		return nil
+	}
+	return v
+}
+
 func duration(to *time.Duration) *value {
 	return &value{
 		kind: "duration",
@@ -137,28 +155,32 @@ func durationText(d time.Duration) string {
 	return s
 }
 
-// size is a number of bytes. Units are binary: 1 KiB is 1024 bytes.
-func size(to *int) *value {
+// sizeMax keeps sizes within what every platform's int holds.
+const sizeMax = 1 << 30
+
+// size is a number of bytes of at most hi. Units are binary: 1 KiB is 1024 bytes.
+func size(to *int, hi int) *value {
 	units := []string{"", "KiB", "MiB", "GiB"}
+	show := func(n int) string {
+		u := 0
+		if n > 0 {
+			u = min(bits.TrailingZeros(uint(n))/10, len(units)-1)
+		}
+		return strconv.Itoa(n>>(10*u)) + units[u]
+	}
 	return &value{
 		kind: "size",
-		get: func() string {
-			u := 0
-			if *to > 0 {
-				u = min(bits.TrailingZeros(uint(*to))/10, len(units)-1)
-			}
-			return strconv.Itoa(*to>>(10*u)) + units[u]
-		},
+		get:  func() string { return show(*to) },
 		set: func(s string) error {
-			for u := len(units) - 1; u >= 0; u-- {
-				digits, ok := strings.CutSuffix(s, units[u])
+			for u, unit := range slices.Backward(units) {
+				digits, ok := strings.CutSuffix(s, unit)
 				n, err := strconv.Atoi(strings.TrimSpace(digits))
-				if ok && err == nil && n > 0 && n <= (1<<31-1)>>(10*u) {
+				if ok && err == nil && n > 0 && n <= hi>>(10*u) {
 					*to = n << (10 * u)
 					return nil
 				}
 			}
-			return fmt.Errorf("%q must be a size of at most 2 GiB, such as 32MiB, 64KiB or 1048576", s)
+			return fmt.Errorf("%q must be a size of at most %s, such as 32MiB, 64KiB or 1048576", s, show(hi))
 		},
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strconv"
 	"time"
 
 	"creditgate/meter"
@@ -72,7 +74,7 @@ func (v *redisVerifier) follow(ctx context.Context, partition uint16, pseq uint6
 		}
 		select {
 		case <-ctx.Done():
-			return at, fmt.Errorf("Postgres is %d ledger records behind Redis and does not follow: is a gateway running?",
+			return at, fmt.Errorf("the ledger in Postgres is %d records behind Redis and does not follow: is a gateway running?",
 				pseq-at.Pseq)
 		case <-time.After(followPause):
 		}
@@ -108,10 +110,13 @@ func (h *held) add(r meter.Reservation) {
 	}
 }
 
-// differs says how an account's grants disagree with h; empty if they do not.
-func (h held) differs(a meter.Account) (want, have string) {
+// differs says how an account's grants disagree with h, which is nil if nothing is held; empty if they do not.
+func (h *held) differs(a meter.Account) (want, have string) {
+	if h == nil {
+		h = &held{}
+	}
 	if a.Holds != h.reservations {
-		return fmt.Sprintf("%d open reservations", h.reservations), fmt.Sprintf("%d", a.Holds)
+		return fmt.Sprintf("%d open reservations", h.reservations), strconv.Itoa(int(a.Holds))
 	}
 	listed := meter.Credits(0)
 	for _, g := range a.Grants {
@@ -131,14 +136,15 @@ func (h held) differs(a meter.Account) (want, have string) {
 }
 
 // openOf sums the open reservations of a partition by account; only says whose, all if it is empty.
-func (v *redisVerifier) openOf(ctx context.Context, partition uint16, only string) (map[string]held, error) {
-	sums, seen := map[string]held{}, map[meter.ID]bool{}
+func (v *redisVerifier) openOf(ctx context.Context, partition uint16, only string) (map[string]*held, error) {
+	sums, seen := map[string]*held{}, map[meter.ID]bool{}
 	err := v.redis.OpenReservations(ctx, partition, func(r meter.Reservation) error {
 		if !seen[r.ID.ID] && (only == "" || r.Account == only) {
 			seen[r.ID.ID] = true
-			h := sums[r.Account]
-			h.add(r)
-			sums[r.Account] = h
+			if sums[r.Account] == nil {
+				sums[r.Account] = &held{}
+			}
+			sums[r.Account].add(r)
 		}
 		return nil
 	})
@@ -148,15 +154,13 @@ func (v *redisVerifier) openOf(ctx context.Context, partition uint16, only strin
 // holds compares what accounts in Redis hold with the reservations in Redis that hold it, and finds accounts that
 // Postgres does not know.
 func (v *redisVerifier) holds(ctx context.Context) error {
-	open := map[string]held{}
+	open := map[string]*held{}
 	for p := range v.redis.Layout().Partitions {
 		sums, err := v.openOf(ctx, p, "")
 		if err != nil {
 			return err
 		}
-		for name, h := range sums {
-			open[name] = h
-		}
+		maps.Copy(open, sums)
 	}
 	seen := map[string]bool{}
 	err := v.redis.AccountNames(ctx, func(names []string) error {
@@ -190,9 +194,12 @@ func (v *redisVerifier) holds(ctx context.Context) error {
 
 // holdsOf judges one account. Account and reservations cannot be read at one moment, so where they differ both are
 // read until the account did not change meanwhile.
-func (v *redisVerifier) holdsOf(ctx context.Context, name string, account meter.Account, open held) error {
+func (v *redisVerifier) holdsOf(ctx context.Context, name string, account meter.Account, open *held) error {
 	if _, err := v.store.AccountState(ctx, name); errors.Is(err, meter.ErrNoAccount) {
-		v.add(persist.Drift{Account: name, Where: "account", What: "is in Redis only", Want: "none", Have: fmt.Sprint(account.Seq)})
+		v.add(persist.Drift{
+			Account: name, Where: "account", What: "is in Redis only", Want: "none",
+			Have: "seq " + strconv.FormatUint(account.Seq, 10),
+		})
 	} else if err != nil {
 		return err
 	}

@@ -17,11 +17,15 @@ func firstClause(help string) string {
 	return help
 }
 
-// didYouMean is "; did you mean x?" with the nearest of the known words, or a list of a few of them.
-func didYouMean(word string, known []string) string {
+// didYouMean is "; did you mean x?" with the nearest of the known words. A prefix that all of them have does not make
+// two words alike.
+func didYouMean(prefix, word string, known []string) string {
+	distance := func(k string) int {
+		return edits(strings.TrimPrefix(word, prefix), strings.TrimPrefix(k, prefix))
+	}
 	slices.Sort(known)
-	nearest := slices.MinFunc(known, func(a, b string) int { return cmp.Compare(edits(word, a), edits(word, b)) })
-	if edits(word, nearest) <= max(2, len(word)/3) {
+	nearest := slices.MinFunc(known, func(a, b string) int { return cmp.Compare(distance(a), distance(b)) })
+	if distance(nearest) <= max(2, (len(word)-len(prefix))/3) {
 		return "; did you mean " + nearest + "?"
 	}
 	return "; see creditgate serve --help for all"

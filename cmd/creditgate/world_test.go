@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -192,7 +191,10 @@ type gateway struct {
 func (w *world) serve(t *testing.T, extra ...string) *gateway {
 	t.Helper()
 	g := &gateway{process: launch(t, w.env(extra...), "serve")}
-	var event struct{ Data, Control string }
+	var event struct {
+		Data    string `json:"data"`
+		Control string `json:"control"`
+	}
 	line := g.await(t, "where it listens", func(line string) bool { return strings.Contains(line, `"listening"`) })
 	require.NoError(t, json.Unmarshal([]byte(line), &event))
 	g.data, g.admin = "http://"+event.Data, "http://"+event.Control
@@ -235,13 +237,18 @@ func (g *gateway) account(t *testing.T, name string, grants ...any) (key string)
 		g.must(t, "POST", "/v1/accounts/"+name+"/grants",
 			fmt.Sprintf(`{"bucket":%q,"credits":%v,"external_ref":"%s-%d"}`, grants[i], grants[i+1], name, i/2))
 	}
-	var made struct{ Key string }
+	var made struct {
+		Key string `json:"key"`
+	}
 	require.NoError(t, json.Unmarshal([]byte(g.must(t, "POST", "/v1/accounts/"+name+"/keys", `{}`)), &made))
 	return made.Key
 }
 
 // balance is what an account has.
-type balance struct{ Available, Held float64 }
+type balance struct {
+	Available float64 `json:"available"`
+	Held      float64 `json:"held"`
+}
 
 func (g *gateway) balance(t *testing.T, account string) (b balance) {
 	t.Helper()
@@ -292,15 +299,6 @@ func command(t *testing.T, env []string, args ...string) (status int, output str
 	p := launch(t, env, args...)
 	status = p.wait(t)
 	return status, p.text()
-}
-
-// freeAddr is an address on which nobody listens.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // alive reports whether a process exists.
