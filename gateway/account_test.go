@@ -109,10 +109,11 @@ func TestKeysAreCachedAndOutlivePostgres(t *testing.T) {
 	t.Parallel()
 	b := setup(t, func(o *gateway.Options) { o.KeyTTL = time.Second })
 	key := b.account("acme", 0)
+	began := time.Now()
 	for range 20 {
 		require.Equal(t, 200, b.post("/studio/revert", key, "").StatusCode)
 	}
-	require.LessOrEqual(t, b.house.lookups.Load(), int64(5))
+	require.LessOrEqual(t, b.house.lookups.Load(), 1+int64(time.Since(began)/(time.Second/2)), "one for each half TTL")
 
 	b.house.fail(errors.New("connection refused"))
 	outage := time.Now()
@@ -126,7 +127,7 @@ func TestKeysAreCachedAndOutlivePostgres(t *testing.T) {
 	b.house.fail(nil)
 	require.Equal(t, 204, b.control("DELETE", "/v1/accounts/acme/keys/k-acme", "").StatusCode)
 	require.Eventually(t, func() bool { return b.post("/studio/revert", key, "").StatusCode == http.StatusUnauthorized },
-		5*time.Second, 20*time.Millisecond, "a revoked key stops")
+		20*time.Second, 20*time.Millisecond, "a revoked key stops")
 }
 
 func TestControlPlane(t *testing.T) {

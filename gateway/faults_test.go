@@ -24,7 +24,7 @@ const (
 )
 
 // short makes the backend's time short, so that a fault is over soon.
-func short(o *gateway.Options) { o.UpstreamTimeout = time.Second }
+func short(o *gateway.Options) { o.UpstreamTimeout = 2 * time.Second }
 
 // TestBackendFaults is the fault table over the backend's side: whatever it does, nothing is charged, nothing stays
 // held, and the client gets a problem with the right code.
@@ -143,7 +143,7 @@ func TestStaleConnectionIsNoticedBeforeAByteIsSent(t *testing.T) {
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	b := setup(t, func(o *gateway.Options) {
-		o.BreakerRequests, o.BreakerRatio, o.BreakerPause = 4, 0.5, time.Second
+		o.BreakerRequests, o.BreakerRatio, o.BreakerPause = 4, 0.5, 3*time.Second
 	})
 	key := b.account("acme", 10*meter.Credit)
 	b.backend.answer(422, "no")
@@ -160,15 +160,15 @@ func TestBreaker(t *testing.T) {
 	r := b.post("/plain", key, "")
 	require.Equal(t, 503, r.StatusCode)
 	require.Equal(t, "upstream-unavailable", r.json(t)["code"])
-	require.Equal(t, "1", r.Header.Get("Retry-After"))
+	require.Equal(t, "3", r.Header.Get("Retry-After"))
 	require.Equal(t, calls, b.backend.calls.Load())
 	require.Zero(t, reserved, "the breaker is asked before anything is reserved")
 
 	b.backend.answer(200, "yes")
 	require.Eventually(t, func() bool {
 		return b.post("/plain", key, "").StatusCode == http.StatusOK
-	}, 5*time.Second, 50*time.Millisecond)
-	require.Eventually(t, func() bool { b.post("/plain", key, ""); return b.breaker() == 0 }, 5*time.Second, time.Millisecond)
+	}, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { b.post("/plain", key, ""); return b.breaker() == 0 }, 20*time.Second, time.Millisecond)
 }
 
 func (b *bundle) breaker() float64 { return b.metric("creditgate_breaker_state") }
@@ -329,13 +329,13 @@ func TestClientGone(t *testing.T) {
 		_, err = io.WriteString(conn, "POST /v1/images/generations HTTP/1.1\r\nHost: gw\r\nX-Api-Key: sk-acme\r\n"+
 			"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
 		require.NoError(t, err)
-		require.Eventually(t, func() bool { return b.backend.calls.Load() > calls }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return b.backend.calls.Load() > calls }, 20*time.Second, time.Millisecond)
 		require.NoError(t, conn.Close())
 		gone <- struct{}{}
 		require.Eventually(t, func() bool {
 			now, held := b.wallet("acme")
 			return held == 0 && now == available-c.charged
-		}, 5*time.Second, 5*time.Millisecond, name)
+		}, 20*time.Second, 5*time.Millisecond, name)
 	}
 }
 
@@ -347,16 +347,16 @@ func TestUndeliveredIsCounted(t *testing.T) {
 	gone := make(chan struct{})
 	b.backend.on(func(ctx *fasthttp.RequestCtx) {
 		<-gone
-		ctx.SetBody(make([]byte, 16<<20)) // more than the kernel takes on trust
+		ctx.SetBody(make([]byte, 8<<20)) // more than the kernel takes on trust
 	})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(b.data, "http://"))
 	require.NoError(t, err)
 	_, err = io.WriteString(conn, "POST /plain HTTP/1.1\r\nHost: gw\r\nX-Api-Key: sk-acme\r\nContent-Length: 0\r\n\r\n")
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 20*time.Second, time.Millisecond)
 	require.NoError(t, conn.Close())
 	close(gone)
-	require.Eventually(t, func() bool { return b.metric("creditgate_undelivered_total") == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.metric("creditgate_undelivered_total") == 1 }, 20*time.Second, time.Millisecond)
 	available, held := b.wallet("acme")
 	require.Equal(t, [2]meter.Credits{8000, 0}, [2]meter.Credits{available, held})
 }
@@ -403,7 +403,7 @@ func TestStreamFaults(t *testing.T) {
 		require.Eventually(t, func() bool {
 			available, held := b.wallet("acme")
 			return available == 10_000 && held == 0
-		}, 5*time.Second, 5*time.Millisecond)
+		}, 20*time.Second, 5*time.Millisecond)
 	})
 	t.Run("client gone", func(t *testing.T) {
 		t.Parallel()
@@ -421,7 +421,7 @@ func TestStreamFaults(t *testing.T) {
 		require.Eventually(t, func() bool {
 			available, held := b.wallet("acme")
 			return available == 8000 && held == 0
-		}, 5*time.Second, 5*time.Millisecond, "the work was done, so it is charged")
+		}, 20*time.Second, 5*time.Millisecond, "the work was done, so it is charged")
 	})
 	t.Run("not settled", func(t *testing.T) {
 		t.Parallel()
@@ -509,7 +509,7 @@ func TestShutdownSettlesWhatIsInFlight(t *testing.T) {
 		}
 		answer <- r
 	}()
-	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 20*time.Second, time.Millisecond)
 	down := make(chan error, 1)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
@@ -518,7 +518,7 @@ func TestShutdownSettlesWhatIsInFlight(t *testing.T) {
 	}()
 	require.Eventually(t, func() bool {
 		return b.control("GET", "/readyz", "").StatusCode == http.StatusServiceUnavailable
-	}, 5*time.Second, time.Millisecond)
+	}, 20*time.Second, time.Millisecond)
 	close(proceed)
 	r := <-answer
 	require.NotNil(t, r)

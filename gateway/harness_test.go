@@ -143,7 +143,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 	o := gateway.Options{
 		Settings: gateway.Settings{
 			Upstreams: []string{b.backend.url}, AdminToken: adminToken,
-			UpstreamTimeout: 2 * time.Second, LeaseMargin: time.Second, BreakerRequests: 1000,
+			UpstreamTimeout: 15 * time.Second, LeaseMargin: time.Second, BreakerRequests: 1000,
 		},
 		Policies: map[string]*policy.Policy{"studio": pol},
 		Meter:    b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,

@@ -183,7 +183,7 @@ func TestRequestInProgress(t *testing.T) {
 		r, _ := b.try(http.MethodPost, b.data+"/plain", key, "", "Idempotency-Key", "k")
 		done <- r
 	}()
-	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 20*time.Second, time.Millisecond)
 	r := b.post("/plain", key, "", "Idempotency-Key", "k")
 	require.Equal(t, 409, r.StatusCode)
 	require.Equal(t, "request-in-progress", r.json(t)["code"])
@@ -203,7 +203,7 @@ func TestExpectContinue(t *testing.T) {
 	require.Equal(t, 413, b.raw(head+"X-Api-Key: sk-acme\r\nContent-Length: 100000000\r\n\r\n").StatusCode)
 	resp := b.raw(head + "X-Api-Key: sk-acme\r\nContent-Length: 5\r\n\r\nhello") // the first answer is the 100 itself
 	require.Equal(t, 100, resp.StatusCode)
-	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 20*time.Second, time.Millisecond)
 }
 
 func TestLimitsOfTheHead(t *testing.T) {

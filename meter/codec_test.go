@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -143,8 +144,8 @@ func TestPackedValuesRoundTrip(t *testing.T) {
 
 // roundTrip checks that a value survives packing, that its packed form is the only one, and that damage shows: a
 // value cut short is refused, and one with a bit turned is refused or reads as another value.
-func roundTrip[T any](t *rapid.T, any *rapid.Generator[T], pack func([]byte, T) []byte, unpack func([]byte) (T, error)) {
-	v := any.Draw(t, "value")
+func roundTrip[T any](t *rapid.T, values *rapid.Generator[T], pack func([]byte, T) []byte, unpack func([]byte) (T, error)) {
+	v := values.Draw(t, "value")
 	b := pack([]byte("prefix"), v)[len("prefix"):]
 	got, err := unpack(b)
 	require.NoError(t, err)
@@ -157,7 +158,7 @@ func roundTrip[T any](t *rapid.T, any *rapid.Generator[T], pack func([]byte, T) 
 	if damaged, err := unpack(short); err == nil { // only a note: its length is outside of it
 		require.NotEqual(t, v, damaged, "cut to %d of %d bytes", len(short), len(b))
 	}
-	_, err = unpack(append(b[:len(b):len(b)], 0))
+	_, err = unpack(append(slices.Clip(b), 0))
 	require.ErrorIs(t, err, ErrPacked, "a byte too long")
 	flipped := append([]byte(nil), b...)
 	bit := rapid.IntRange(0, len(b)*8-1).Draw(t, "bit")

@@ -121,8 +121,14 @@ func (e *Engine) Commit(ctx context.Context, s Settle) (Decision, error) {
 			s.Amount, ErrNotSent)
 	}
 	d, err := e.run(ctx, commitOp(s, false, true))
-	if err != nil || d.Code != CodeUnknown || s.Reserved <= 0 {
+	if err != nil || d.Code != CodeUnknown {
 		return d, err
+	}
+	if r := d.Reservation; r.State != 0 { // made under an Idempotency-Key that the caller did not name
+		s.Note, s.Reserved = r.Note, r.Amount
+	}
+	if s.Reserved <= 0 {
+		return d, nil
 	}
 	if d, err = e.run(ctx, commitOp(s, true, true)); err != nil || d.Code != CodeAskLedger {
 		return d, err
@@ -131,19 +137,38 @@ func (e *Engine) Commit(ctx context.Context, s Settle) (Decision, error) {
 	if err != nil {
 		return d, err
 	}
-	if known {
-		d.Code, d.Reservation = CodeOK, r
-		if r.Charged != s.Amount && r.State != Uncollected {
-			d.Code = CodeConflict
+	if !known || r.State == Expired { // booked late now; the script still refuses a second time
+		if known {
+			s.Note, s.Reserved = r.Note, r.Amount
 		}
-		return d, nil
+		return e.run(ctx, commitOp(s, true, false))
 	}
-	return e.run(ctx, commitOp(s, true, false))
+	d.Code, d.Reservation = CodeOK, r
+	if r.Charged != s.Amount && r.State != Uncollected {
+		d.Code = CodeConflict
+	}
+	return d, nil
 }
 
 // Release gives a reservation back whole. It may be sent for an id whose reserve was never answered.
 func (e *Engine) Release(ctx context.Context, s Settle) (Decision, error) {
-	return e.run(ctx, settleOp(verbRelease, s.ID, s.Account))
+	d, err := e.run(ctx, settleOp(verbRelease, s.ID, s.Account))
+	if err != nil || d.Code != CodeAskLedger {
+		return d, err
+	}
+	r, known, err := e.askLedger(ctx, s.ID)
+	if err != nil {
+		return d, err
+	}
+	switch {
+	case !known: // never made, and too old to be made now
+		d.Code, d.Reservation = CodeOK, Reservation{ID: s.ID, State: Released, Account: s.Account}
+	case r.State == Released || r.State == Expired:
+		d.Code, d.Reservation = CodeOK, r
+	default:
+		d.Code, d.Reservation = CodeConflict, r
+	}
+	return d, nil
 }
 
 // Extend lets a held reservation live for at least lease from now.
@@ -209,13 +234,18 @@ func (e *Engine) Reservation(ctx context.Context, id ReservationID) (Decision, e
 }
 
 // run sends one operation until it has a decision: it waits for its partition to be open, and loads its account
-// when Redis does not have it. The caller going away does not interrupt it; its own budget does.
+// when Redis does not have it, for verbBudget at most. What is in flight is not interrupted by ctx, so a caller that
+// gives up does not leave a verb half decided; pass a context that outlives the client.
 func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
 	if o.outcomes && (o.layout != e.layout.Number || o.partition >= e.layout.Partitions) {
 		return Decision{}, fmt.Errorf("meter: %s of layout %d, partition %d: %w: %w",
 			o.verb, o.layout, o.partition, ErrNoReservation, ErrNotSent)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verbBudget)
+	if o.outcomes && o.account != "" && e.layout.PartitionOf(o.account) != o.partition {
+		return Decision{}, fmt.Errorf("meter: %s %s: account %q is not in partition %d: %w",
+			o.verb, o.id, o.account, o.partition, ErrNotSent) // loading it there would give it two balances
+	}
+	ctx, cancel := context.WithTimeout(ctx, verbBudget)
 	defer cancel()
 	p := e.partitions[o.partition]
 	for {
@@ -247,7 +277,7 @@ func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
 
 // askLedger looks a reservation up in Postgres once its cursor has passed the partition's present head.
 func (e *Engine) askLedger(ctx context.Context, id ReservationID) (Reservation, bool, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verbBudget)
+	ctx, cancel := context.WithTimeout(ctx, verbBudget)
 	defer cancel()
 	head, err := e.headPseq(ctx, id.Partition)
 	if err != nil {

@@ -373,3 +373,31 @@ func TestOutcomeSlotsAreDropped(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, meter.CodeStale, d.Code, "a reserve from before the outcomes kept is refused")
 }
+
+func TestExpiredThenForgottenIsStillCommittedLate(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.account("acme", 3*meter.Credit)
+	id := b.engine.NewReservationID("acme")
+	_, err := b.engine.Reserve(t.Context(), meter.Reserve{
+		ID: id, Account: "acme", Amount: meter.Credit, Lease: meter.LeaseMin,
+	})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { _, held := b.balance("acme"); return held == 0 }, patience, 20*time.Millisecond)
+	b.flush()
+	client, err := meter.NewRedis(b.server.URL())
+	require.NoError(t, err)
+	defer client.Close()
+	require.NoError(t, client.FlushAll(t.Context()).Err())
+
+	settle := meter.Settle{ID: id, Account: "acme", Amount: meter.Credit, Reserved: meter.Credit}
+	for range 2 {
+		d, err := b.engine.Commit(t.Context(), settle)
+		require.NoError(t, err)
+		require.Equal(t, meter.CodeOK, d.Code)
+		require.Equal(t, meter.Late, d.Reservation.State)
+	}
+	b.flush()
+	available, _ := b.balance("acme")
+	require.Equal(t, 2*meter.Credit, available)
+}

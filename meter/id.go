@@ -80,7 +80,13 @@ type ReservationID struct {
 
 // String writes the text form.
 func (r ReservationID) String() string {
-	return fmt.Sprintf("%d-%02d-%s", r.Layout, r.Partition, r.ID)
+	b := strconv.AppendUint(make([]byte, 0, 48), uint64(r.Layout), 10)
+	b = append(b, '-')
+	if r.Partition < 10 {
+		b = append(b, '0')
+	}
+	b = strconv.AppendUint(b, uint64(r.Partition), 10)
+	return string(append(append(b, '-'), r.ID.String()...))
 }
 
 // MarshalText writes String's form.

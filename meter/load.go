@@ -148,7 +148,7 @@ func (e *Engine) loadMany(ops []*op) error {
 				return o.err
 			}
 			if o.code != CodeOK {
-				return fmt.Errorf("load %q: code %d: %s", o.account, o.code, o.body)
+				return fmt.Errorf("load %q: %s: %s", o.account, o.code, o.body)
 			}
 		}
 	}

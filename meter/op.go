@@ -109,7 +109,7 @@ func commitOp(s Settle, details, inLedger bool) *op {
 	o := settleOp(verbCommit, s.ID, s.Account)
 	reserved := Credits(0)
 	if details {
-		reserved = max(s.Reserved, s.Amount)
+		reserved = s.Reserved
 	}
 	ask := byte(0)
 	if inLedger {
@@ -166,7 +166,9 @@ func (o *op) decision(layout Layout) (Decision, error) {
 	}
 	d.Reservation, err = UnpackReservation(body)
 	d.Reservation.ID = ReservationID{Layout: layout.Number, Partition: o.partition, ID: id}
-	d.Reservation.DeadlineMs += o.head.downMs // stored in up time, told in wall time
+	if d.Reservation.State == Held {
+		d.Reservation.DeadlineMs += o.head.downMs // stored in up time while it runs, told in wall time
+	}
 	return d, err
 }
 

@@ -85,7 +85,7 @@ func refusal(code Code) string {
 	case CodeTorn:
 		return "a write failed half-way; a person must look"
 	default:
-		return fmt.Sprintf("refused with code %d", code)
+		return fmt.Sprintf("refused: %s", code)
 	}
 }
 

@@ -48,7 +48,7 @@ type Reservation struct {
 	Available  Credits // of the account, right after the last change of this reservation
 	DeadlineMs int64   // end of the lease, Unix milliseconds
 	SettledMs  int64   // 0 while held
-	Note       Note    // empty once settled: the ledger entry has it
+	Note       Note    // empty once nothing can follow: the ledger entry has it
 	Draws      []Draw  // in drain order
 }
 

@@ -118,7 +118,7 @@ func (e *Engine) expire(ctx context.Context, p *partition, due []*op) error {
 			}
 		case CodeNotDue, CodeUnknown: // settled or extended since the scan
 		default:
-			return fmt.Errorf("expire %s: code %d: %s", o.id, o.code, o.body)
+			return fmt.Errorf("expire %s: %s: %s", o.id, o.code, o.body)
 		}
 	}
 	return nil
@@ -160,7 +160,7 @@ func (e *Engine) lapseDue(ctx context.Context, p *partition) error {
 				}
 			case CodeNotDue: // moved, or this host's clock is ahead of Redis'
 			default:
-				return fmt.Errorf("lapse in %q: code %d: %s", o.account, o.code, o.body)
+				return fmt.Errorf("lapse in %q: %s: %s", o.account, o.code, o.body)
 			}
 		}
 		if !progress {
@@ -222,7 +222,7 @@ func (e *Engine) sweepOps(p *partition, ops []*op) error {
 		}
 		if o.head.code != CodeOK {
 			p.shut(o.head, o.head.code)
-			return fmt.Errorf("partition %d: %w: code %d", p.number, ErrUnavailable, o.head.code)
+			return fmt.Errorf("partition %d: %w: %s", p.number, ErrUnavailable, o.head.code)
 		}
 	}
 	return nil

@@ -1,6 +1,9 @@
 package meter
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Reserve asks for Amount to be set aside in drain order.
 type Reserve struct {
@@ -86,6 +89,22 @@ const (
 	CodeTorn          Code = 24 // a write failed half-way: a person must look
 	CodeClock         Code = 25 // this host's clock is more than a minute off Redis'
 )
+
+// String is the word of the code, for logs and errors.
+func (c Code) String() string {
+	names := [...]string{
+		CodeError: "error", CodeOK: "ok", CodeInsufficient: "insufficient", CodeSuspended: "suspended",
+		CodeInFlight: "too many in flight", CodeKeyInProgress: "key in progress", CodeKeyReplay: "key replay",
+		CodeKeyMismatch: "key mismatch", CodeConflict: "conflict", CodeNotLoaded: "not loaded", CodeUnknown: "unknown",
+		CodeAskLedger: "ask ledger", CodeStale: "stale", CodeTooManyGrants: "too many grants", CodeRecheck: "recheck",
+		CodeGone: "gone", CodeNotDue: "not due", CodeBusy: "busy", CodeFenced: "fenced", CodeEpoch: "epoch",
+		CodeRegressed: "regressed", CodeClosed: "closed", CodeTorn: "torn", CodeClock: "clock",
+	}
+	if int(c) < len(names) && names[c] != "" {
+		return names[c]
+	}
+	return fmt.Sprintf("code(%d)", uint8(c))
+}
 
 // Decision is the answer to a verb.
 type Decision struct {

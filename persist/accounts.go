@@ -14,7 +14,7 @@ import (
 // AccountChange creates an account or changes what is not nil.
 type AccountChange struct {
 	Account   string
-	Product   *string // required on creation
+	Product   *string // on creation nil means the deployment's only product
 	Suspended *bool
 	Actor     string
 }
@@ -29,9 +29,9 @@ type AccountState struct {
 	Applied   bool
 }
 
-// PutAccount creates or changes an account in Postgres; Admin.PutAccount applies it to Redis too. A change of
-// suspended raises the version of the flags, which is what orders changes in Redis.
-func (s *Store) PutAccount(ctx context.Context, c AccountChange) (a AccountState, err error) {
+// putAccount creates or changes an account in Postgres. A change of suspended raises the version of the flags, which
+// is what orders changes in Redis. product is for a new account that names none.
+func (s *Store) putAccount(ctx context.Context, c AccountChange, product string) (a AccountState, err error) {
 	if !meter.ValidName(c.Account) {
 		return a, fmt.Errorf("%w: account %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, c.Account)
 	}
@@ -39,6 +39,9 @@ func (s *Store) PutAccount(ctx context.Context, c AccountChange) (a AccountState
 		a, err = s.updateAccount(ctx, tx, c)
 		if !errors.Is(err, meter.ErrNoAccount) {
 			return err
+		}
+		if c.Product == nil {
+			c.Product = &product
 		}
 		a, err = s.createAccount(ctx, tx, c)
 		return err
@@ -67,7 +70,7 @@ func (s *Store) updateAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (
 }
 
 func (s *Store) createAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (AccountState, error) {
-	if c.Product == nil || !meter.ValidName(*c.Product) {
+	if !meter.ValidName(*c.Product) {
 		return AccountState{}, fmt.Errorf("%w: a new account needs a product matching [A-Za-z0-9._-]{1,64}", ErrInvalid)
 	}
 	suspended := c.Suspended != nil && *c.Suspended

@@ -92,9 +92,9 @@ func lockAccount(ctx context.Context, tx pgx.Tx, account string) error {
 }
 
 // earlier looks for a change made before under the same reference. table is one of our own names.
-func earlier(ctx context.Context, tx pgx.Tx, table, ref string, print []byte) (r recorded, found bool, err error) {
+func earlier(ctx context.Context, tx pgx.Tx, table, ref string, content []byte) (r recorded, found bool, err error) {
 	var same bool
-	err = tx.QueryRow(ctx, `SELECT id, fingerprint = $2 FROM creditgate.`+table+` WHERE external_ref = $1`, ref, print).
+	err = tx.QueryRow(ctx, `SELECT id, fingerprint = $2 FROM creditgate.`+table+` WHERE external_ref = $1`, ref, content).
 		Scan((*[16]byte)(&r.id), &same)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, false, nil
@@ -112,20 +112,20 @@ func (s *Store) insertGrant(ctx context.Context, g NewGrant) (r recorded, err er
 	if err := g.check(); err != nil {
 		return r, err
 	}
-	print := fingerprint(g.Account, g.Bucket, g.Credits, stamp(g.EffectiveAt), stamp(g.ExpiresAt), g.Reason, g.priceText())
+	content := fingerprint(g.Account, g.Bucket, g.Credits, stamp(g.EffectiveAt), stamp(g.ExpiresAt), g.Reason, g.priceText())
 	err = s.tx(ctx, "record grant "+g.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, g.Account); err != nil {
 			return err
 		}
 		var found bool
-		if r, found, err = earlier(ctx, tx, "grant_lot", g.Ref, print); found || err != nil {
+		if r, found, err = earlier(ctx, tx, "grant_lot", g.Ref, content); found || err != nil {
 			return err
 		}
 		if err := checkRoom(ctx, tx, g.Account); err != nil {
 			return err
 		}
 		r.id = meter.NewID(time.Now())
-		return g.insert(ctx, tx, r.id, print)
+		return g.insert(ctx, tx, r.id, content)
 	})
 	return r, refRace(err, g.Ref)
 }
@@ -163,7 +163,7 @@ func (g NewGrant) priceText() string {
 	return fmt.Sprintf("%d %s", g.Price.Minor, g.Price.Currency)
 }
 
-func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID, print []byte) error {
+func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID, content []byte) error {
 	created := fromMs(id.CreatedMs())
 	effective := created
 	if !g.EffectiveAt.IsZero() {
@@ -179,7 +179,7 @@ func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID, print []by
 			currency, effective_at, expires_at, external_ref, fingerprint, reason, actor, created_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
 		[16]byte(id), g.Account, g.Bucket, int16(g.Rank), int64(g.Credits), g.Price != nil && g.Price.Minor > 0,
-		minor, currency, effective, expires, g.Ref, print, g.Reason, g.Actor, created)
+		minor, currency, effective, expires, g.Ref, content, g.Reason, g.Actor, created)
 	if err != nil {
 		return invalid(err)
 	}
@@ -196,13 +196,13 @@ func (s *Store) insertRevocation(ctx context.Context, v NewRevocation) (r record
 	if v.Credits < 0 || !v.Credits.Valid() {
 		return r, fmt.Errorf("%w: a revocation of %s credits", ErrInvalid, v.Credits)
 	}
-	print := fingerprint(v.Account, v.GrantID, v.PurchaseRef, v.Credits, v.Reason)
+	content := fingerprint(v.Account, v.GrantID, v.PurchaseRef, v.Credits, v.Reason)
 	err = s.tx(ctx, "record revocation "+v.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, v.Account); err != nil {
 			return err
 		}
 		var found bool
-		if r, found, err = earlier(ctx, tx, "revocation", v.Ref, print); found || err != nil {
+		if r, found, err = earlier(ctx, tx, "revocation", v.Ref, content); found || err != nil {
 			return err
 		}
 		grant, left, err := revocable(ctx, tx, v)
@@ -220,7 +220,7 @@ func (s *Store) insertRevocation(ctx context.Context, v NewRevocation) (r record
 		_, err = tx.Exec(ctx, `INSERT INTO creditgate.revocation
 				(id, account, grant_id, credits, external_ref, fingerprint, reason, actor, created_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, [16]byte(r.id), v.Account, [16]byte(grant), int64(credits),
-			v.Ref, print, v.Reason, v.Actor, fromMs(r.id.CreatedMs()))
+			v.Ref, content, v.Reason, v.Actor, fromMs(r.id.CreatedMs()))
 		return invalid(err)
 	})
 	return r, refRace(err, v.Ref)
@@ -246,13 +246,13 @@ func (s *Store) insertMove(ctx context.Context, m ExpiryChange) (r recorded, err
 	if m.ExpiresAt.UnixMilli() > meter.Never {
 		return r, fmt.Errorf("%w: the expiry is too far away", ErrInvalid)
 	}
-	print := fingerprint(m.Account, m.GrantID, stamp(m.ExpiresAt), m.Reason)
+	content := fingerprint(m.Account, m.GrantID, stamp(m.ExpiresAt), m.Reason)
 	err = s.tx(ctx, "record expiry move "+m.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, m.Account); err != nil {
 			return err
 		}
 		var found bool
-		if r, found, err = earlier(ctx, tx, "expiry_move", m.Ref, print); found || err != nil {
+		if r, found, err = earlier(ctx, tx, "expiry_move", m.Ref, content); found || err != nil {
 			return err
 		}
 		// The newest wish counts. An older one that Redis has already is booked as applied all the same.
@@ -265,7 +265,7 @@ func (s *Store) insertMove(ctx context.Context, m ExpiryChange) (r recorded, err
 		_, err = tx.Exec(ctx, `INSERT INTO creditgate.expiry_move
 				(id, account, grant_id, expires_at, external_ref, fingerprint, reason, actor, created_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, [16]byte(r.id), m.Account, [16]byte(m.GrantID),
-			optionalTime(m.ExpiresAt), m.Ref, print, m.Reason, m.Actor, fromMs(r.id.CreatedMs()))
+			optionalTime(m.ExpiresAt), m.Ref, content, m.Reason, m.Actor, fromMs(r.id.CreatedMs()))
 		if _, ok := violates(err, foreignKeyViolation); ok {
 			return fmt.Errorf("%w: %s of account %q", ErrNoGrant, m.GrantID, m.Account)
 		}
@@ -285,7 +285,7 @@ func refRace(err error, ref string) error {
 
 // invalid turns what a check of the schema refused into ErrInvalid.
 func invalid(err error) error {
-	if constraint, ok := violates(err, "23514"); ok {
+	if constraint, ok := violates(err, checkViolation); ok {
 		return fmt.Errorf("%w: %s: %w", ErrInvalid, constraint, err)
 	}
 	return err

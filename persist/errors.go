@@ -37,8 +37,12 @@ var (
 const (
 	uniqueViolation     = "23505"
 	foreignKeyViolation = "23503"
-	undefinedTable      = "42P01"
-	duplicateObject     = "42710"
+	checkViolation      = "23514"
+
+	undefinedTable        = "42P01"
+	insufficientPrivilege = "42501"
+	duplicateObject       = "42710"
+	duplicateDatabase     = "42P04"
 )
 
 // storeError wraps err with what was being done, and with ErrUnavailable when Postgres could not be asked.
@@ -53,8 +57,7 @@ func storeError(doing string, err error) error {
 }
 
 func unavailable(err error) bool {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code[:2] {
 		case "08", "53", "57", "58": // connection, resources, operator intervention, system error
 			return true

@@ -96,6 +96,7 @@ func (b *flushBatch) add(e meter.Entry) error {
 		b.revoked = append(b.revoked, e.ID)
 	case meter.KindAdjust:
 		b.moved = append(b.moved, e.ID)
+	default: // nothing here knows of it yet
 	}
 	for _, l := range e.Lines {
 		if err := b.addLine(e.Account, l); err != nil {
@@ -123,6 +124,7 @@ func balanced(e meter.Entry) error {
 			part = l.Lapsed
 		case meter.KindRevoke:
 			part = l.Revoked + l.Debt
+		default: // they move no credit
 		}
 		var err error
 		if sum, err = sum.Add(part); err != nil {
@@ -132,7 +134,8 @@ func balanced(e meter.Entry) error {
 	want := e.Amount
 	switch e.Kind {
 	case meter.KindUncollected, meter.KindAdjust, meter.KindHold:
-		want = 0 // they move no credit
+		want = 0
+	default:
 	}
 	if sum != want {
 		return fmt.Errorf("its lines account for %s of %s credits", sum, want)

@@ -4,10 +4,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
 	"creditgate/persist"
+	"creditgate/persist/persisttest"
 )
 
 func TestFlushedLedgerIsWhatWasBooked(t *testing.T) {
@@ -50,4 +53,41 @@ func TestFlusherFollowsTheLedger(t *testing.T) {
 	b.awaitFlushed(t)
 	require.Eventually(t, func() bool { return b.ledger.flushed(0) == "1-21 1-21" }, 5*time.Second, time.Millisecond,
 		"Redis must be told what is flushed and what to trim, last: %s", b.ledger.flushed(0))
+}
+
+func TestMetricsShowABacklogWhilePostgresIsAway(t *testing.T) {
+	t.Parallel()
+	server, url := persisttest.Private(t)
+	b := setupOn(t, url)
+	grant := b.addAccount(t, "ada")
+	reg := prometheus.NewRegistry()
+	f := persist.NewFlusher(b.store, b.ledger, persist.FlushOptions{Wait: 20 * time.Millisecond}, reg, zerolog.Nop())
+	inBackground(t, f.Run)
+	b.awaitFlushed(t)
+
+	require.NoError(t, server.Kill())
+	for range 3 {
+		b.commit("ada", grant, meter.Credit, 0, meter.Note{})
+	}
+	require.Eventually(t, func() bool {
+		return gauge(t, reg, "creditgate_ledger_pending") == 3 && gauge(t, reg, "creditgate_ledger_lag_seconds") > 0
+	}, 20*time.Second, 5*time.Millisecond, "a backlog must show")
+	require.NoError(t, server.Restart(t.Context()))
+	b.awaitFlushed(t)
+	require.Eventually(t, func() bool {
+		return gauge(t, reg, "creditgate_ledger_pending") == 0 && gauge(t, reg, "creditgate_ledger_lag_seconds") == 0
+	}, 5*time.Second, 5*time.Millisecond, "a drained backlog must show")
+	require.Zero(t, gauge(t, reg, "creditgate_flush_stopped"))
+
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	rows := map[string]float64{}
+	for _, family := range families {
+		if family.GetName() == "creditgate_flush_rows_total" {
+			for _, m := range family.GetMetric() {
+				rows[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	require.Equal(t, map[string]float64{"record": 4, "entry": 4, "line": 4}, rows)
 }

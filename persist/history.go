@@ -53,7 +53,8 @@ func (s *Store) Entries(ctx context.Context, account string, before uint64, limi
 			return meter.ErrNoAccount
 		}
 		rows, err := tx.Query(ctx, `WITH page AS MATERIALIZED (
-				SELECT * FROM creditgate.ledger_entry
+				SELECT layout, partition, pseq, idx, seq, kind, operation, units, subject, occurred_at
+				FROM creditgate.ledger_entry
 				WHERE account = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3)
 			SELECT e.layout, e.partition, e.pseq, e.idx, e.seq, e.kind, coalesce(e.operation, ''), e.units, e.subject,
 				e.occurred_at, g.bucket::text, l.grant_id, l.granted - l.spent - l.lapsed - l.revoked

@@ -47,7 +47,7 @@ func (h *house) startEngine(t *testing.T) {
 	var err error
 	h.engine, err = newEngine(h.store, h.redis.URL(), log)
 	require.NoError(t, err)
-	h.admin = persist.NewAdmin(h.store, h.engine, log)
+	h.admin = persist.NewAdmin(h.store, h.engine, "", log)
 	inBackground(t, func(ctx context.Context) { _ = h.engine.Run(ctx) })
 }
 

@@ -91,8 +91,8 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	var have int
 	err = s.pool.QueryRow(ctx, `SELECT version FROM `+versionTable).Scan(&have)
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == undefinedTable {
-		have, err = 0, nil
+	if errors.As(err, &pg) && (pg.Code == undefinedTable || pg.Code == insufficientPrivilege) {
+		have, err = 0, nil // the first migration lets the writer read it
 	}
 	if err != nil {
 		return storeError("read schema version", err)

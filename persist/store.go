@@ -102,14 +102,6 @@ func violates(err error, code string) (constraint string, ok bool) {
 // NULL there.
 func fromMs(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
-func expiryFromMs(ms int64) *time.Time {
-	if ms == meter.Never {
-		return nil
-	}
-	t := fromMs(ms)
-	return &t
-}
-
 func expiryToMs(t *time.Time) int64 {
 	if t == nil {
 		return meter.Never

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -112,7 +113,7 @@ func (s *Sweeper) sweepPartition(ctx context.Context, partition uint16) error {
 			}
 		}
 		if len(page) < sweepPage {
-			s.pending.WithLabelValues(fmt.Sprint(partition)).Set(float64(left))
+			s.pending.WithLabelValues(strconv.Itoa(int(partition))).Set(float64(left))
 			return nil
 		}
 		last = page[len(page)-1]

@@ -3,8 +3,10 @@ package persist
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"reflect"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -68,7 +70,7 @@ func (v *chainVerifier) run(ctx context.Context) error {
 			delete(entries, rec.Pseq)
 		}
 		for pseq, es := range entries {
-			v.drift(pseq, es[0].Account, "entries without a record", "none", fmt.Sprint(len(es)))
+			v.drift(pseq, es[0].Account, "entries without a record", "none", strconv.Itoa(len(es)))
 		}
 		if len(page) == 0 {
 			break
@@ -91,13 +93,13 @@ func (v *chainVerifier) record(rec storedRecord, entries []meter.Entry) {
 	v.report.Records++
 	v.report.Entries += len(entries)
 	if rec.Pseq != v.prev.Pseq+1 {
-		v.drift(v.prev.Pseq+1, "", "records are missing", "none", fmt.Sprint(rec.Pseq-v.prev.Pseq-1))
+		v.drift(v.prev.Pseq+1, "", "records are missing", "none", strconv.FormatUint(rec.Pseq-v.prev.Pseq-1, 10))
 	} else if want := chain(v.prev.Hash, rec.Body); want != rec.hash {
 		v.drift(rec.Pseq, "", "the hash does not follow from the record before and the body",
-			fmt.Sprintf("%x", want[:4]), fmt.Sprintf("%x", rec.hash[:4]))
+			hex.EncodeToString(want[:4]), hex.EncodeToString(rec.hash[:4]))
 	}
 	if rec.Epoch < v.prev.Epoch || rec.Epoch > v.claimed {
-		v.drift(rec.Pseq, "", "epoch out of order", fmt.Sprintf("%d…%d", v.prev.Epoch, v.claimed), fmt.Sprint(rec.Epoch))
+		v.drift(rec.Pseq, "", "epoch out of order", fmt.Sprintf("%d…%d", v.prev.Epoch, v.claimed), strconv.FormatUint(rec.Epoch, 10))
 	}
 	v.prev = meter.Cursor{Position: rec.Position, Hash: rec.hash}
 	decoded, err := meter.UnpackRecord(rec.Body)
@@ -179,7 +181,7 @@ func (v *chainVerifier) entries(ctx context.Context, from, to uint64) (map[uint6
 			copy(e.Note.Key.Fingerprint[:], bytes.Clone(fingerprint))
 		}
 		if idx != len(out[pseq]) {
-			v.drift(pseq, e.Account, "entries are not numbered from 0", fmt.Sprint(len(out[pseq])), fmt.Sprint(idx))
+			v.drift(pseq, e.Account, "entries are not numbered from 0", strconv.Itoa(len(out[pseq])), strconv.Itoa(idx))
 		}
 		out[pseq] = append(out[pseq], e)
 		return nil

@@ -97,14 +97,14 @@ func borderOf(w, h int, f func(i int)) {
 }
 
 func transparentBorder(src *image.RGBA) bool {
-	clear, all := 0, 0
+	transparent, all := 0, 0
 	borderOf(src.Rect.Dx(), src.Rect.Dy(), func(i int) {
 		all++
 		if src.Pix[4*i+3] < 128 {
-			clear++
+			transparent++
 		}
 	})
-	return clear > all/2
+	return transparent > all/2
 }
 
 // takeAlpha uses the photo's own transparency; image.RGBA keeps colours multiplied by it.

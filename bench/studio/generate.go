@@ -111,8 +111,8 @@ func (g *generation) read() (n, w, h int, err error) {
 	}
 	w, h, ok := parseSize(g.Size)
 	if !ok {
-		return 0, 0, 0, invalid("size", fmt.Sprintf("size is %q, must be auto or <width>x<height>: each side %d to %d, at most %d pixels",
-			g.Size, sideMin, generatedSide, generatedMax))
+		return 0, 0, 0, invalid("size", fmt.Sprintf("size is %q, must be auto or <width>x<height>: each side %d to %d, at most %d "+
+			"pixels", g.Size, sideMin, generatedSide, generatedMax))
 	}
 	return n, w, h, nil
 }

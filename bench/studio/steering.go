@@ -123,10 +123,10 @@ func readCut(v string, meaning cutPoint, to *cutPoint) bool {
 }
 
 // fails draws whether the whole request fails. 0 never does and 1 always.
-func (s steering) fails() bool { return rand.Float64() < s.failRate }
+func (s *steering) fails() bool { return rand.Float64() < s.failRate }
 
 // failsItem tells whether item i, which may have an id, is to fail.
-func (s steering) failsItem(i int, id string) bool {
+func (s *steering) failsItem(i int, id string) bool {
 	return i < s.failFirst || id != "" && slices.Contains(s.failItems, id) ||
 		slices.Contains(s.failItems, strconv.Itoa(i))
 }

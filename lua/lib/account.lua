@@ -98,11 +98,14 @@ local function tidy(a, flushed)
   end
 end
 
--- Whether an admin change may be applied: nil for yes, else the code that answers it.
-local function refuse_change(a, id, checked)
+-- Whether an admin change may be applied: nil for yes, else the code that answers it. Changes that are flushed do
+-- not keep an account busy, although they are forgotten only when it is written.
+local function refuse_change(a, id, checked, flushed)
+  local unflushed = 0
   for _, c in ipairs(a.applied) do
     if c.id == id then return OK end
+    if c.pseq > flushed then unflushed = unflushed + 1 end
   end
   if checked < a.pruned then return RECHECK end
-  if #a.applied >= APPLIED_MAX then return BUSY end
+  if unflushed >= APPLIED_MAX then return BUSY end
 end

@@ -59,6 +59,7 @@ local function settle(sec, op, a, r, charged, state, kind, units)
     lines[i] = line(g.id, 0, d.charged, back, lapsed, paid, -paid)
   end
   a.holds = a.holds - 1
+  r.deadline = r.deadline + sec.now - sec.up -- wall time from here on: no later outage moves it
   add_entry(sec, a, r.account, kind, r.amount, op.id, units, r.note, lines)
   r.state, r.charged, r.settled, r.available = state, charged, sec.now, available(a, sec.now)
   keep_reservation(sec, op, r)

@@ -28,7 +28,8 @@ end
 -- An id is a UUIDv7: its first 48 bits are its creation time.
 local function created_ms(id) return (struct.unpack('>I6', id)) end
 
--- The reservation with this id as it stands now, or false. sec.open_raw and sec.done_raw were read before.
+-- The reservation with this id as it stands now, or false. sec.open_raw and sec.done_raw were read before. An
+-- operation that names another account than the reservation's would move credit between the two: it is refused.
 local function find_reservation(sec, op)
   local r = sec.reservations[op.id]
   if r == nil then
@@ -36,37 +37,17 @@ local function find_reservation(sec, op)
     r = packed and unpack_reservation(packed) or false
     sec.reservations[op.id] = r
   end
+  if r and op.account ~= '' and op.account ~= r.account then error('the reservation is of another account') end
   return r
 end
 
--- Stores r: in `open` while held, else in its outcome slot without the note, which the ledger entry has.
+-- Stores r: in `open` while held, else in its outcome slot. The note goes when the ledger entry has it and nothing
+-- can follow; a late commit of an expired reservation still needs it.
 local function keep_reservation(sec, op, r)
-  if r.state ~= HELD then r.note = '' end
+  if r.state ~= HELD and r.state ~= EXPIRED then r.note = '' end
   r.packed = pack_reservation(r)
   sec.reservations[op.id] = r
   sec.touched[op.id] = op.done_key
-end
-
--- The record of an Idempotency-Key: fingerprint, reservation, and the packed outcome once it was charged. Looked
--- for in the newest day first; sec.key_raw remembers what was read and written in this call.
-local function find_key(sec, key)
-  for _, day in ipairs(key.days) do
-    local field = day .. '\n' .. key.hash
-    local raw = sec.key_raw[field]
-    if raw == nil then
-      raw = redis.call('HGET', day, key.hash)
-      sec.key_raw[field] = raw
-    end
-    if raw then
-      return {fingerprint = string.sub(raw, 1, 16), id = string.sub(raw, 17, 32), outcome = string.sub(raw, 33)}
-    end
-  end
-end
-
-local function keep_key(sec, key, id, outcome)
-  local raw = key.fingerprint .. id .. outcome
-  sec.key_raw[key.home .. '\n' .. key.hash] = raw
-  sec.key_writes[#sec.key_writes + 1] = {day = key.home, hash = key.hash, raw = raw}
 end
 
 -- Whether a reservation is held now, by this call's view.
@@ -78,6 +59,41 @@ local function is_held(sec, id)
     if r then sec.reservations[id] = r end -- a miss says nothing about `done`: not remembered
   end
   return r and r.state == HELD and r
+end
+
+-- The attempt that has an Idempotency-Key now: the one charged, or the one held; an attempt writes its record in the
+-- day of its own id, so every day is asked before the key is free. `except` is left out, to ask for another attempt.
+-- sec.key_raw remembers what was read and written in this call.
+local function find_key(sec, key, except)
+  for _, day in ipairs(key.days) do
+    local field = day .. '\n' .. key.hash
+    local raw = sec.key_raw[field]
+    if raw == nil then
+      raw = redis.call('HGET', day, key.hash)
+      sec.key_raw[field] = raw
+    end
+    local id = raw and string.sub(raw, 17, 32)
+    if raw and id ~= except then
+      local held = #raw == 32 and is_held(sec, id)
+      if held or #raw > 32 then
+        return {fingerprint = string.sub(raw, 1, 16), id = id, held = held, outcome = string.sub(raw, 33)}
+      end
+    end
+  end
+end
+
+local function keep_key(sec, key, id, outcome)
+  local raw = key.fingerprint .. id .. outcome
+  sec.key_raw[key.home .. '\n' .. key.hash] = raw
+  sec.key_writes[#sec.key_writes + 1] = {day = key.home, hash = key.hash, raw = raw}
+end
+
+-- The hash of the Idempotency-Key in a note, or nil: after the format byte and five texts. Layout: meter/codec.go.
+local function key_of_note(note)
+  if note == '' then return nil end
+  local at = 2
+  for _ = 1, 5 do at = at + 1 + string.byte(note, at) end
+  if at <= #note then return string.sub(note, at, at + 15) end
 end
 
 -- Reads the optional key part of an operation: hash, fingerprint, home day, then the days to look in.

@@ -1,15 +1,16 @@
 --[[ commit — charge `amount` of a reservation and give the rest back; book it late if its lease was over.
 OP         2 '<i8I4i8BHc0' amount units reserved in_ledger note, then the key part. reserved > 0 says that the
            details are complete; in_ledger = 0 that the caller saw no outcome in the ledger
-REPLY      OK reservation (committed, late or uncollected) | CONFLICT reservation | UNKNOWN | ASK_LEDGER | NOT_LOADED
+REPLY      OK reservation (committed, late or uncollected) | CONFLICT reservation | UNKNOWN | UNKNOWN reservation
+           (made under another Idempotency-Key than the commit names: send again with its note) | ASK_LEDGER |
+           NOT_LOADED
 INVARIANT  charged ≤ reserved; charged + returned = reserved per grant; one entry; a repeat writes nothing
 COST       O(draws · grants) ]]
 
 -- Charges after the lease: all of the amount from what is available now, or nothing. A key that meanwhile has a
 -- newer held or charged reservation must not be charged twice.
 local function commit_late(sec, op, a, r, key, amount, units)
-  local k = key and find_key(sec, key)
-  local superseded = k and k.id ~= op.id and (k.outcome ~= '' or is_held(sec, k.id))
+  local superseded = key and find_key(sec, key, op.id)
   if not superseded and available(a, sec.now) >= amount then
     local lines = {}
     r.draws = take(a, amount, sec.now)
@@ -37,15 +38,15 @@ verbs[2] = function(sec, op)
   if not r then
     if reserved == 0 then return UNKNOWN end
     if created_ms(op.id) < sec.outcomes_from and in_ledger ~= 0 then return ASK_LEDGER end
-    r = {state = EXPIRED, amount = reserved, charged = 0, deadline = 0, account = op.account, draws = {}}
+    r = {state = EXPIRED, amount = reserved, charged = 0, deadline = 0, account = op.account, note = note, draws = {}}
   end
   if r.state == COMMITTED or r.state == LATE then return r.charged == amount and OK or CONFLICT, r.packed end
   if r.state == UNCOLLECTED then return OK, r.packed end
   if r.state == RELEASED or amount > r.amount then return CONFLICT, r.packed end
+  if r.note ~= note and key_of_note(r.note) ~= (key and key.hash) then return UNKNOWN, r.packed end
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
   if r.state == EXPIRED then
-    r.note = note
     return commit_late(sec, op, a, r, key, amount, units)
   end
   settle(sec, op, a, r, amount, COMMITTED, KIND_COMMIT, units)

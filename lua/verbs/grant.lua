@@ -9,10 +9,13 @@ verbs[6] = function(sec, op)
     struct.unpack('<i8BBBc0i8i6i6i6Hc0', op.packed, op.at)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
-  local refused = refuse_change(a, op.id, checked)
+  local refused = refuse_change(a, op.id, checked, sec.flushed)
   if find_grant(a, op.id) then refused = OK end
   if refused then return refused, refused == OK and pack_account(a) or '' end
   if #a.grants >= GRANTS_MAX then return TOO_MANY_GRANTS end
+  local total = amount
+  for _, g in ipairs(a.grants) do total = total + g.available + g.held end
+  if total > AMOUNT_MAX then error('the account would have more credit than can be counted exactly') end
   insert_grant(a, {
     id = op.id, rank = rank, flags = flags, bucket = bucket, available = amount, held = 0, debt = 0,
     effective = effective, expires = expires, created = created,

@@ -17,7 +17,7 @@ verbs[8] = function(sec, op)
   if not g or g.available == 0 then return GONE end
   local lapsed = g.available
   g.available = 0
-  add_entry(sec, a, op.account, KIND_LAPSE, lapsed, op.id, 0, '', {line(grant_id, 0, 0, 0, lapsed, 0, 0)})
+  add_entry(sec, a, op.account, KIND_LAPSE, lapsed, grant_id, 0, '', {line(grant_id, 0, 0, 0, lapsed, 0, 0)})
   keep_account(sec, op, a)
   return OK
 end

@@ -7,7 +7,7 @@ verbs[9] = function(sec, op)
   local checked, grant_id, expires, note = struct.unpack('<i8c16i6Hc0', op.packed, op.at)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
-  local refused = refuse_change(a, op.id, checked)
+  local refused = refuse_change(a, op.id, checked, sec.flushed)
   if refused then return refused, refused == OK and pack_account(a) or '' end
   local g, i = find_grant(a, grant_id)
   if not g then return GONE end

@@ -12,12 +12,9 @@ verbs[1] = function(sec, op)
   if created_ms(op.id) < sec.outcomes_from then return STALE end
   if key then
     local k = find_key(sec, key)
-    local held = k and k.outcome == '' and is_held(sec, k.id)
-    if held or (k and k.outcome ~= '') then
-      if k.fingerprint ~= key.fingerprint then return KEY_MISMATCH end
-      if held then return KEY_IN_PROGRESS, k.id .. held.packed end
-      return KEY_REPLAY, k.id .. k.outcome
-    end
+    if k and k.fingerprint ~= key.fingerprint then return KEY_MISMATCH end
+    if k and k.held then return KEY_IN_PROGRESS, k.id .. k.held.packed end
+    if k then return KEY_REPLAY, k.id .. k.outcome end
   end
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end

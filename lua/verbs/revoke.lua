@@ -7,7 +7,7 @@ verbs[7] = function(sec, op)
   local checked, grant_id, amount, note = struct.unpack('<i8c16i8Hc0', op.packed, op.at)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
-  local refused = refuse_change(a, op.id, checked)
+  local refused = refuse_change(a, op.id, checked, sec.flushed)
   if refused then return refused, refused == OK and pack_account(a) or '' end
   local g = find_grant(a, grant_id)
   local taken = g and math.min(g.available, amount) or 0

@@ -2,6 +2,7 @@ package metertest
 
 import (
 	"slices"
+	"time"
 
 	"creditgate/meter"
 )
@@ -12,8 +13,18 @@ const appliedMax = 64
 // Load gives the partition an account from Postgres. An account that is there already is left alone.
 func (m *Model) Load(name string, a meter.Account) {
 	if _, ok := m.Accounts[name]; !ok {
-		m.Accounts[name] = a
+		m.store(name, a)
 	}
+}
+
+// Reload is what becomes of an account that Redis lost and that was loaded again: its credit as before, what is open
+// counted as held, and no memory of admin changes, since all of them are flushed.
+func (m *Model) Reload(name string) {
+	a := m.Accounts[name]
+	if a.Seq > 0 { // else there never was a change to forget
+		a.Applied, a.PrunedPseq = nil, m.FlushedPseq
+	}
+	m.store(name, a)
 }
 
 // Flushed says that Postgres has every record up to pseq.
@@ -28,14 +39,48 @@ func (m *Model) Outage(ms int64) {
 	}
 }
 
-// Forget drops the outcomes of reservations created before untilMs.
-func (m *Model) Forget(untilMs int64) {
-	m.OutcomesFromMs = max(m.OutcomesFromMs, untilMs)
+// DropDone forgets the outcome slot of reservations created at createdMs: 15 minutes after its last write, and when
+// Postgres has every entry as old as that.
+func (m *Model) DropDone(createdMs int64) meter.Decision {
+	width := (5 * time.Minute).Milliseconds()
+	end := (createdMs/width + 1) * width
+	code := m.drop(m.Layout.Keys(m.Partition).Done(createdMs), end, 15*time.Minute)
+	if code != meter.CodeOK {
+		return m.answer(code, meter.Reservation{})
+	}
+	m.OutcomesFromMs = max(m.OutcomesFromMs, end)
 	for id := range m.Done {
-		if id.CreatedMs() < untilMs {
+		if id.CreatedMs()/width == createdMs/width {
 			delete(m.Done, id)
 		}
 	}
+	return m.answer(code, meter.Reservation{})
+}
+
+// DropKeys forgets the key records of attempts created on the day of createdMs, a day after their last write.
+func (m *Model) DropKeys(createdMs int64) meter.Decision {
+	day := createdMs / (24 * time.Hour).Milliseconds()
+	code := m.drop(m.Layout.Keys(m.Partition).KeyDay(createdMs), (day+1)*(24*time.Hour).Milliseconds(), 24*time.Hour)
+	for slot := range m.Keys {
+		if code == meter.CodeOK && slot.Day == day {
+			delete(m.Keys, slot)
+		}
+	}
+	return m.answer(code, meter.Reservation{})
+}
+
+func (m *Model) drop(slot string, endMs int64, keep time.Duration) meter.Code {
+	last, ok := m.Slots[slot]
+	if !ok || last+keep.Milliseconds() > m.NowMs || endMs > m.NowMs {
+		return meter.CodeNotDue
+	}
+	for _, rec := range m.Ledger {
+		if rec.Pseq > m.FlushedPseq && rec.OccurredMs <= last {
+			return meter.CodeNotDue
+		}
+	}
+	delete(m.Slots, slot)
+	return meter.CodeOK
 }
 
 // Balance is the account as it stands.
@@ -44,29 +89,27 @@ func (m *Model) Balance(account string) meter.Decision {
 	if !ok {
 		return m.answer(meter.CodeNotLoaded, meter.Reservation{})
 	}
-	d := m.answer(meter.CodeOK, meter.Reservation{})
-	d.Account = a
-	return d
+	return m.told(meter.CodeOK, a)
 }
 
 // Grant adds a lot of credit, once.
 func (m *Model) Grant(q meter.GrantChange) meter.Decision {
+	if a, ok := m.Accounts[q.Account]; ok && slices.ContainsFunc(a.Grants, isGrant(q.Grant.ID)) {
+		return m.told(meter.CodeOK, a)
+	}
 	a, code, changed := m.admin(q.Account, q.Grant.ID, q.CheckedPseq)
 	if changed {
-		return m.answer(code, meter.Reservation{})
-	}
-	if slices.ContainsFunc(a.Grants, func(g meter.Grant) bool { return g.ID == q.Grant.ID }) {
-		return m.answer(meter.CodeOK, meter.Reservation{})
+		return m.told(code, a)
 	}
 	total := q.Grant.Available
 	for _, g := range a.Grants {
 		total += g.Available + g.Held // cannot overflow: every account is kept within MaxCredits
 	}
 	switch {
-	case q.Grant.Available <= 0 || !total.Valid():
-		return m.answer(meter.CodeError, meter.Reservation{})
 	case len(a.Grants) >= meter.GrantsMax:
-		return m.answer(meter.CodeTooManyGrants, meter.Reservation{})
+		return m.told(meter.CodeTooManyGrants, a)
+	case q.Grant.Available <= 0 || !total.Valid():
+		return m.told(meter.CodeError, a)
 	}
 	a.Grants = append(a.Grants, q.Grant)
 	slices.SortFunc(a.Grants, meter.CompareGrants)
@@ -76,26 +119,26 @@ func (m *Model) Grant(q meter.GrantChange) meter.Decision {
 	})
 }
 
-// Revoke takes credit back from a grant: what can still be drawn at once, the rest as debt.
+// Revoke takes credit back from a grant: what can still be drawn at once, the rest as debt. Of a grant that is gone
+// all of it is debt, which only the ledger remembers.
 func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 	a, code, changed := m.admin(q.Account, q.ID, q.CheckedPseq)
 	if changed {
-		return m.answer(code, meter.Reservation{})
+		return m.told(code, a)
 	}
-	i := slices.IndexFunc(a.Grants, func(g meter.Grant) bool { return g.ID == q.Grant })
-	switch {
-	case q.Amount <= 0 || !q.Amount.Valid():
-		return m.answer(meter.CodeError, meter.Reservation{})
-	case i < 0:
-		return m.answer(meter.CodeGone, meter.Reservation{})
+	if q.Amount <= 0 || !q.Amount.Valid() {
+		return m.told(meter.CodeError, a)
 	}
-	g := &a.Grants[i]
-	take := min(q.Amount, g.Available)
-	g.Available -= take
-	g.Debt += q.Amount - take
+	var taken meter.Credits
+	if i := slices.IndexFunc(a.Grants, isGrant(q.Grant)); i >= 0 {
+		g := &a.Grants[i]
+		taken = min(q.Amount, g.Available)
+		g.Available -= taken
+		g.Debt += q.Amount - taken
+	}
 	return m.apply(q.Account, a, meter.Entry{
 		Kind: meter.KindRevoke, Amount: q.Amount, ID: q.ID, Note: q.Note,
-		Lines: []meter.Line{{Grant: g.ID, Revoked: take, Debt: q.Amount - take}},
+		Lines: []meter.Line{{Grant: q.Grant, Revoked: taken, Debt: q.Amount - taken}},
 	})
 }
 
@@ -104,11 +147,11 @@ func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 func (m *Model) MoveExpiry(q meter.ExpiryMove) meter.Decision {
 	a, code, changed := m.admin(q.Account, q.ID, q.CheckedPseq)
 	if changed {
-		return m.answer(code, meter.Reservation{})
+		return m.told(code, a)
 	}
-	i := slices.IndexFunc(a.Grants, func(g meter.Grant) bool { return g.ID == q.Grant })
+	i := slices.IndexFunc(a.Grants, isGrant(q.Grant))
 	if i < 0 {
-		return m.answer(meter.CodeGone, meter.Reservation{})
+		return m.told(meter.CodeGone, a)
 	}
 	a.Grants[i].ExpiresMs = q.ExpiresMs
 	slices.SortFunc(a.Grants, meter.CompareGrants)
@@ -124,7 +167,7 @@ func (m *Model) Lapse(account string, grant meter.ID) meter.Decision {
 		return m.answer(meter.CodeNotLoaded, meter.Reservation{})
 	}
 	a.Grants = slices.Clone(a.Grants)
-	i := slices.IndexFunc(a.Grants, func(g meter.Grant) bool { return g.ID == grant })
+	i := slices.IndexFunc(a.Grants, isGrant(grant))
 	if i < 0 {
 		return m.answer(meter.CodeGone, meter.Reservation{})
 	}
@@ -133,7 +176,7 @@ func (m *Model) Lapse(account string, grant meter.ID) meter.Decision {
 	case m.NowMs < g.ExpiresMs:
 		return m.answer(meter.CodeNotDue, meter.Reservation{})
 	case g.Available == 0:
-		return m.answer(meter.CodeOK, meter.Reservation{})
+		return m.answer(meter.CodeGone, meter.Reservation{})
 	}
 	lapsed := g.Available
 	g.Available = 0
@@ -152,9 +195,9 @@ func (m *Model) Suspend(account string, suspended bool, version uint32) meter.De
 	}
 	if version > a.FlagsVersion {
 		a.Suspended, a.FlagsVersion = suspended, version
-		m.Accounts[account] = a
+		m.store(account, a)
 	}
-	return m.answer(meter.CodeOK, meter.Reservation{})
+	return m.told(meter.CodeOK, m.Accounts[account])
 }
 
 // admin answers a change that was applied before, or that cannot be told from one that was: the account forgets the
@@ -169,16 +212,16 @@ func (m *Model) admin(account string, id meter.ID, checkedPseq uint64) (meter.Ac
 	case checkedPseq < a.PrunedPseq:
 		return a, meter.CodeRecheck, true
 	}
-	a.Grants, a.Applied = slices.Clone(a.Grants), slices.Clone(a.Applied)
-	a.Applied = slices.DeleteFunc(a.Applied, func(c meter.AppliedChange) bool {
-		if c.Pseq <= m.FlushedPseq {
-			a.PrunedPseq = max(a.PrunedPseq, c.Pseq)
+	unflushed := 0
+	for _, c := range a.Applied {
+		if c.Pseq > m.FlushedPseq {
+			unflushed++
 		}
-		return c.Pseq <= m.FlushedPseq
-	})
-	if len(a.Applied) >= appliedMax {
+	}
+	if unflushed >= appliedMax {
 		return a, meter.CodeBusy, true
 	}
+	a.Grants, a.Applied = slices.Clone(a.Grants), slices.Clone(a.Applied)
 	return a, meter.CodeOK, false
 }
 
@@ -187,5 +230,18 @@ func (m *Model) apply(account string, a meter.Account, e meter.Entry) meter.Deci
 	e.Account = account
 	a.Applied = append(a.Applied, meter.AppliedChange{ID: e.ID, Pseq: m.Pseq + 1})
 	m.book(account, a, e)
-	return m.answer(meter.CodeOK, meter.Reservation{})
+	return m.told(meter.CodeOK, m.Accounts[account])
+}
+
+// told answers with the account, where the code lets it be seen.
+func (m *Model) told(code meter.Code, a meter.Account) meter.Decision {
+	d := m.answer(code, meter.Reservation{})
+	if code == meter.CodeOK {
+		d.Account = a
+	}
+	return d
+}
+
+func isGrant(id meter.ID) func(meter.Grant) bool {
+	return func(g meter.Grant) bool { return g.ID == id }
 }

@@ -48,6 +48,13 @@ func (b *Book) AddLot(g meter.Grant) {
 	b.lots[g.ID] = g
 }
 
+// SetFlags writes down an account's flags.
+func (b *Book) SetFlags(name string, suspended bool, version uint32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.accounts[name].Suspended, b.accounts[name].FlagsVersion = suspended, version
+}
+
 // Fold takes records as the flusher would.
 func (b *Book) Fold(records []meter.Record) error {
 	b.mu.Lock()
@@ -149,6 +156,9 @@ func (b *Book) Account(_ context.Context, account string) (meter.Account, meter.
 	}
 	out := *a
 	out.Grants = slices.DeleteFunc(slices.Clone(a.Grants), func(g meter.Grant) bool { return g.Available == 0 })
+	for i := range out.Grants {
+		out.Grants[i].ExpiresMs = b.lots[out.Grants[i].ID].ExpiresMs // it may have been moved
+	}
 	slices.SortFunc(out.Grants, meter.CompareGrants)
 	return out, b.cursors[b.Layout.PartitionOf(account)], nil
 }

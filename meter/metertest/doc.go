@@ -8,5 +8,8 @@
 //	state.go       one partition as values, from Redis or from the model
 //	model.go       the verbs of a request: reserve, commit, release, extend, expire
 //	admin.go       the verbs of an operator and of time: grant, revoke, lapse, move an expiry, suspend, load, drop
+//	redis.go       reads a partition out of Redis
+//	dump.go        a partition as text
+//	book.go        Postgres as the engine sees it, in memory
 //	invariants.go  what must hold between a state and its ledger, whatever happened
 package metertest

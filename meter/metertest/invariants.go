@@ -37,7 +37,7 @@ type checker struct {
 	errs    []error
 }
 
-func (c *checker) expect(ok bool, format string, args ...any) {
+func (c *checker) expectf(ok bool, format string, args ...any) {
 	if !ok {
 		c.errs = append(c.errs, fmt.Errorf(format, args...))
 	}
@@ -54,19 +54,20 @@ func (c *checker) lot(id meter.ID) *lot {
 func (c *checker) ledger() {
 	var last meter.Record
 	for i, rec := range c.s.Ledger {
-		c.expect(rec.Pseq == last.Pseq+1, "I6: record %s follows %s", rec.Position, last.Position)
-		c.expect(rec.Epoch >= last.Epoch, "I6: the epoch goes back at record %s", rec.Position)
-		c.expect(rec.OccurredMs >= last.OccurredMs, "I11: time goes back at record %s", rec.Position)
-		c.expect(len(rec.Entries) > 0, "I6: record %d is empty", i)
+		c.expectf(rec.Pseq == last.Pseq+1, "I6: record %s follows %s", rec.Position, last.Position)
+		c.expectf(rec.Epoch >= last.Epoch, "I6: the epoch goes back at record %s", rec.Position)
+		c.expectf(rec.OccurredMs >= last.OccurredMs, "I11: time goes back at record %s", rec.Position)
+		c.expectf(len(rec.Entries) > 0, "I6: record %d is empty", i)
 		for j, e := range rec.Entries {
 			c.seq[e.Account]++
-			c.expect(e.Seq == c.seq[e.Account], "I6: entry %s of %s has seq %d, want %d", rec.EntryID(j), e.Account, e.Seq, c.seq[e.Account])
+			want := c.seq[e.Account]
+			c.expectf(e.Seq == want, "I6: entry %s of %s has seq %d, want %d", rec.EntryID(j), e.Account, e.Seq, want)
 			c.entry(rec.EntryID(j), e)
 		}
 		last = rec
 	}
-	c.expect(c.s.Pseq == last.Pseq, "I6: meta says pseq %d, the ledger ends with %d", c.s.Pseq, last.Pseq)
-	c.expect(c.s.FlushedPseq <= c.s.Pseq, "I10: flushed %d of %d", c.s.FlushedPseq, c.s.Pseq)
+	c.expectf(c.s.Pseq == last.Pseq, "I6: meta says pseq %d, the ledger ends with %d", c.s.Pseq, last.Pseq)
+	c.expectf(c.s.FlushedPseq <= c.s.Pseq, "I10: flushed %d of %d", c.s.FlushedPseq, c.s.Pseq)
 }
 
 // entry checks one entry by itself (I2) and adds it up.
@@ -78,15 +79,16 @@ func (c *checker) entry(name string, e meter.Entry) {
 			g.account = e.Account
 			g.grants++
 		}
-		c.expect(g.account == e.Account, "I2: entry %s of %s moves credit of %s", name, e.Account, g.account)
+		c.expectf(g.account == e.Account, "I2: entry %s of %s moves credit of %s", name, e.Account, g.account)
 		g.granted, g.spent, g.lapsed = g.granted+l.Granted, g.spent+l.Spent, g.lapsed+l.Lapsed
 		g.revoked, g.debt = g.revoked+l.Revoked, g.debt+l.Debt
 		granted, spent, returned = granted+l.Granted, spent+l.Spent, returned+l.Returned
 		lapsed, revoked, debt = lapsed+l.Lapsed, revoked+l.Revoked, debt+l.Debt
 		for _, part := range []meter.Credits{l.Granted, l.Spent, l.Returned, l.Lapsed, l.Revoked} {
-			c.expect(part >= 0, "I2: entry %s has a negative part: %+v", name, l)
+			c.expectf(part >= 0, "I2: entry %s has a negative part: %+v", name, l)
 		}
 	}
+	settled := granted == 0 && spent+returned == e.Amount && lapsed+revoked <= returned && debt == -revoked
 	sums := map[meter.Kind]bool{
 		meter.KindGrant:       granted == e.Amount && spent+returned+lapsed+revoked+debt == 0,
 		meter.KindLapse:       lapsed == e.Amount && granted+spent+returned+revoked+debt == 0,
@@ -94,11 +96,11 @@ func (c *checker) entry(name string, e meter.Entry) {
 		meter.KindAdjust:      e.Amount == 0 && granted+spent+returned+lapsed+revoked+debt == 0,
 		meter.KindLate:        spent == e.Amount && granted+returned+lapsed+revoked+debt == 0,
 		meter.KindUncollected: len(e.Lines) == 0,
-		meter.KindCommit:      spent > 0 && spent+returned == e.Amount && granted == 0 && lapsed+revoked <= returned && debt == -revoked,
-		meter.KindRelease:     spent == 0 && returned == e.Amount && granted == 0 && lapsed+revoked <= returned && debt == -revoked,
-		meter.KindExpire:      spent == 0 && returned == e.Amount && granted == 0 && lapsed+revoked <= returned && debt == -revoked,
+		meter.KindCommit:      settled && spent > 0,
+		meter.KindRelease:     settled && spent == 0,
+		meter.KindExpire:      settled && spent == 0,
 	}
-	c.expect(sums[e.Kind], "I2: entry %s (%s of %s) does not add up: %+v", name, e.Kind, e.Amount, e.Lines)
+	c.expectf(sums[e.Kind], "I2: entry %s (%s of %s) does not add up: %+v", name, e.Kind, e.Amount, e.Lines)
 	if e.Kind >= meter.KindCommit && e.Kind <= meter.KindUncollected {
 		c.settled[e.ID] = append(c.settled[e.ID], e)
 	}
@@ -106,8 +108,8 @@ func (c *checker) entry(name string, e meter.Entry) {
 
 // account compares a balance with the ledger at equal seq (I1, I3), and with what is open (I5).
 func (c *checker) account(name string, a meter.Account) {
-	c.expect(a.Seq == c.seq[name], "I3: %s is at seq %d, the ledger at %d", name, a.Seq, c.seq[name])
-	c.expect(len(a.Grants) <= meter.GrantsMax, "%s has %d grants", name, len(a.Grants))
+	c.expectf(a.Seq == c.seq[name], "I3: %s is at seq %d, the ledger at %d", name, a.Seq, c.seq[name])
+	c.expectf(len(a.Grants) <= meter.GrantsMax, "%s has %d grants", name, len(a.Grants))
 	holds := uint32(0)
 	for _, r := range c.s.Open {
 		if r.Account != name {
@@ -118,24 +120,27 @@ func (c *checker) account(name string, a meter.Account) {
 			c.lot(d.Grant).held += d.Amount
 		}
 	}
-	c.expect(a.Holds == holds, "I5: %s counts %d holds, %d are open", name, a.Holds, holds)
+	c.expectf(a.Holds == holds, "I5: %s counts %d holds, %d are open", name, a.Holds, holds)
 	seen := map[meter.ID]bool{}
 	for i, g := range a.Grants {
 		l := c.lot(g.ID)
 		seen[g.ID] = true
-		c.expect(i == 0 || meter.CompareGrants(a.Grants[i-1], g) < 0, "%s: grant %s is out of drain order", name, g.ID)
-		c.expect(g.Available >= 0 && g.Held >= 0 && g.Debt >= 0, "I1: grant %s is negative: %+v", g.ID, g)
-		c.expect(l.grants == 1 && l.account == name, "I8: grant %s of %s was granted %d times, to %s", g.ID, name, l.grants, l.account)
-		c.expect(l.granted == g.Available+g.Held+l.spent+l.lapsed+l.revoked,
+		c.expectf(i == 0 || meter.CompareGrants(a.Grants[i-1], g) < 0, "%s: grant %s is out of drain order", name, g.ID)
+		c.expectf(g.Available >= 0 && g.Held >= 0 && g.Debt >= 0, "I1: grant %s is negative: %+v", g.ID, g)
+		c.expectf(l.grants == 1 && l.account == name, "I8: grant %s of %s was granted %d times, to %s", g.ID, name, l.grants, l.account)
+		c.expectf(l.granted == g.Available+g.Held+l.spent+l.lapsed+l.revoked,
 			"I1: grant %s: granted %s ≠ available %s + held %s + spent %s + lapsed %s + revoked %s",
 			g.ID, l.granted, g.Available, g.Held, l.spent, l.lapsed, l.revoked)
-		c.expect(l.debt == g.Debt, "I1: grant %s owes %s, the ledger says %s", g.ID, g.Debt, l.debt)
-		c.expect(l.held == g.Held, "I5: grant %s holds %s, open reservations drew %s", g.ID, g.Held, l.held)
+		c.expectf(l.debt == g.Debt, "I1: grant %s owes %s, the ledger says %s", g.ID, g.Debt, l.debt)
+		at, watched := c.s.Lapses[Lapse{Account: name, Grant: g.ID}]
+		c.expectf(c.s.Lapses == nil || g.Available == 0 || g.ExpiresMs == meter.Never || watched && at <= g.ExpiresMs,
+			"grant %s of %s expires, and nobody will look in time", g.ID, name)
+		c.expectf(l.held == g.Held, "I5: grant %s holds %s, open reservations drew %s", g.ID, g.Held, l.held)
 	}
 	for id, l := range c.lots {
 		if l.account == name && !seen[id] {
-			c.expect(l.grants == 1, "I8: grant %s was granted %d times", id, l.grants)
-			c.expect(l.granted == l.spent+l.lapsed+l.revoked && l.held == 0,
+			c.expectf(l.grants == 1, "I8: grant %s was granted %d times", id, l.grants)
+			c.expectf(l.granted == l.spent+l.lapsed+l.revoked && l.held == 0,
 				"I1: grant %s is gone with granted %s, spent %s, lapsed %s, revoked %s, held %s",
 				id, l.granted, l.spent, l.lapsed, l.revoked, l.held)
 		}
@@ -146,31 +151,32 @@ func (c *checker) account(name string, a meter.Account) {
 func (c *checker) reservations() {
 	for id, r := range c.s.Open {
 		_, both := c.s.Done[id]
-		c.expect(!both, "I4: %s is both open and done", id)
-		c.expect(r.State == meter.Held && len(c.settled[id]) == 0, "I4: %s is open, %s, with %d entries", id, r.State, len(c.settled[id]))
+		c.expectf(!both, "I4: %s is both open and done", id)
+		entries := len(c.settled[id])
+		c.expectf(r.State == meter.Held && entries == 0, "I4: %s is open, %s, with %d entries", id, r.State, entries)
 		var drawn meter.Credits
 		for _, d := range r.Draws {
 			drawn += d.Amount
-			c.expect(d.Amount > 0 && d.Charged == 0, "I5: %s has draw %+v", id, d)
+			c.expectf(d.Amount > 0 && d.Charged == 0, "I5: %s has draw %+v", id, d)
 		}
-		c.expect(drawn == r.Amount, "I5: %s holds %s by draws of %s", id, r.Amount, drawn)
-		c.expect(drawn > 0 && c.s.Accounts[r.Account].Holds > 0, "I5: %s holds nothing of %s", id, r.Account)
+		c.expectf(drawn == r.Amount, "I5: %s holds %s by draws of %s", id, r.Amount, drawn)
+		c.expectf(drawn > 0 && c.s.Accounts[r.Account].Holds > 0, "I5: %s holds nothing of %s", id, r.Account)
 	}
 	for id, chain := range c.settled {
 		last := chain[len(chain)-1]
 		ok := len(chain) == 1 || len(chain) == 2 && chain[0].Kind == meter.KindExpire && last.Kind >= meter.KindLate
-		c.expect(ok, "I4: %s was settled %d times: %s, then %s", id, len(chain), chain[0].Kind, last.Kind)
+		c.expectf(ok, "I4: %s was settled %d times: %s, then %s", id, len(chain), chain[0].Kind, last.Kind)
 		if r, known := c.s.Done[id]; known {
-			c.expect(stateOf(last.Kind) == r.State, "I4: %s is %s, its last entry is %s", id, r.State, last.Kind)
-			c.expect(spent(last) == r.Charged, "I4: %s charged %s, its entry %s", id, r.Charged, spent(last))
+			c.expectf(stateOf(last.Kind) == r.State, "I4: %s is %s, its last entry is %s", id, r.State, last.Kind)
+			c.expectf(spent(last) == r.Charged, "I4: %s charged %s, its entry %s", id, r.Charged, spent(last))
 		} else {
-			c.expect(id.CreatedMs() < c.s.OutcomesFromMs, "I4: the outcome of %s is missing", id)
+			c.expectf(id.CreatedMs() < c.s.OutcomesFromMs, "I4: the outcome of %s is missing", id)
 		}
 	}
 	for id, r := range c.s.Done {
 		tombstone := r.State == meter.Released && r.Amount == 0
-		c.expect(tombstone || len(c.settled[id]) > 0, "I4: %s is %s without an entry", id, r.State)
-		c.expect(r.State != meter.Held, "I4: %s is done and held", id)
+		c.expectf(tombstone || len(c.settled[id]) > 0, "I4: %s is %s without an entry", id, r.State)
+		c.expectf(r.State != meter.Held, "I4: %s is done and held", id)
 	}
 }
 
@@ -183,18 +189,17 @@ func (c *checker) keys() {
 				continue
 			}
 			other, twice := charged[e.Note.Key.Hash]
-			c.expect(!twice, "I7: one Idempotency-Key is charged by %s and %s", other, id)
+			c.expectf(!twice, "I7: one Idempotency-Key is charged by %s and %s", other, id)
 			charged[e.Note.Key.Hash] = id
 		}
 	}
-	for hash, rec := range c.s.Keys {
-		by, ok := charged[hash]
-		isCharged := rec.State == meter.Committed || rec.State == meter.Late
-		c.expect(!ok || isCharged && rec.Reservation == by, "I7: a key charged by %s stands for %s, %s", by, rec.Reservation, rec.State)
-		c.expect(ok || !isCharged, "I7: a key says it is charged by %s, the ledger does not", rec.Reservation)
-		if r, open := c.s.Open[rec.Reservation]; open {
-			c.expect(rec.State == meter.Held && r.Note.Key != nil && r.Note.Key.Hash == hash, "I7: the key of %s is %s", rec.Reservation, rec.State)
-		}
+	for slot, rec := range c.s.Keys {
+		by, ok := charged[slot.Hash]
+		c.expectf(!rec.Charged() || ok && rec.Reservation == by, "I7: a key says %s was charged, the ledger %s", rec.Reservation, by)
+		r, open := c.s.Open[rec.Reservation]
+		c.expectf(!open || r.Note.Key != nil && r.Note.Key.Hash == slot.Hash,
+			"I7: a key stands for %s, which has another", rec.Reservation)
+		c.expectf(!open || !ok, "I7: %s is held under a key that %s was charged for", rec.Reservation, by)
 	}
 }
 

@@ -8,27 +8,33 @@ import (
 )
 
 // Model is the reference: one partition under a clock that the test moves. Every verb answers like the scripts and
-// appends the entry they would append, one record a verb. It is not safe for concurrent use.
+// appends the entry they would append, one record a verb unless they share a Batch. It is not safe for concurrent
+// use.
 type Model struct {
 	State
-	NowMs int64
-	Epoch uint64
+	batch bool // the last record of the ledger takes more entries
 }
 
 // NewModel is an open, empty partition at nowMs.
-func NewModel(nowMs int64) *Model { return &Model{State: NewState(), NowMs: nowMs, Epoch: 1} }
+func NewModel(layout meter.Layout, partition uint16, nowMs int64) *Model {
+	m := &Model{State: NewState(layout, partition)}
+	m.Epoch, m.NowMs = 1, nowMs
+	return m
+}
 
 // Reserve sets q.Amount aside, or says why not. The order of its checks is part of the rules: what is known of the
 // id comes first, so that a repeat is answered alike whatever happened to the account meanwhile.
 func (m *Model) Reserve(q meter.Reserve) meter.Decision {
 	id := q.ID.ID
-	if r, ok := m.Open[id]; ok {
+	r, known := m.known(id)
+	switch {
+	case known && r.Account != q.Account: // only a bug can ask for that
+		return m.answer(meter.CodeError, meter.Reservation{})
+	case known && r.State == meter.Held:
 		return m.answer(meter.CodeOK, r)
-	}
-	if r, ok := m.Done[id]; ok {
+	case known:
 		return m.answer(meter.CodeConflict, r)
-	}
-	if id.CreatedMs() < m.OutcomesFromMs {
+	case id.CreatedMs() < m.OutcomesFromMs:
 		return m.answer(meter.CodeStale, meter.Reservation{})
 	}
 	if d, taken := m.keyTaken(q.Note.Key); taken {
@@ -62,13 +68,13 @@ func (m *Model) Reserve(q meter.Reserve) meter.Decision {
 		g.Held += d.Amount
 	}
 	a.Holds++
-	m.Accounts[q.Account] = a
-	r := meter.Reservation{
+	m.store(q.Account, a)
+	r = meter.Reservation{
 		ID: q.ID, State: meter.Held, Account: q.Account, Amount: q.Amount, Available: a.Available(m.NowMs),
 		DeadlineMs: m.NowMs + q.Lease.Milliseconds(), Note: q.Note, Draws: draws,
 	}
 	m.Open[id] = r
-	m.setKey(q.Note.Key, r)
+	m.keepKey(q.Note.Key, id, meter.Reservation{})
 	return m.answer(meter.CodeOK, r)
 }
 
@@ -78,39 +84,52 @@ func (m *Model) keyTaken(key *meter.IdempotencyKey) (meter.Decision, bool) {
 	if key == nil {
 		return meter.Decision{}, false
 	}
-	rec, ok := m.Keys[key.Hash]
-	if !ok || !rec.taken() {
-		return meter.Decision{}, false
-	}
-	r, ok := m.known(rec.Reservation)
-	if !ok {
-		r = meter.Reservation{State: rec.State}
-		r.ID.ID = rec.Reservation
-	}
+	rec, ok := m.attempt(key.Hash, meter.ID{})
 	switch {
+	case !ok:
+		return meter.Decision{}, false
 	case rec.Fingerprint != key.Fingerprint:
 		return m.answer(meter.CodeKeyMismatch, meter.Reservation{}), true
-	case rec.State == meter.Held:
-		return m.answer(meter.CodeKeyInProgress, r), true
+	case rec.Charged():
+		return m.answer(meter.CodeKeyReplay, rec.Outcome), true
 	}
-	return m.answer(meter.CodeKeyReplay, r), true
+	return m.answer(meter.CodeKeyInProgress, m.Open[rec.Reservation]), true
+}
+
+// attempt is the charged or held attempt under a key, other than that of one id. There is at most one.
+func (m *Model) attempt(hash [16]byte, other meter.ID) (KeyRecord, bool) {
+	for slot, rec := range m.Keys {
+		_, held := m.Open[rec.Reservation]
+		if slot.Hash == hash && rec.Reservation != other && (held || rec.Charged()) {
+			return rec, true
+		}
+	}
+	return KeyRecord{}, false
 }
 
 // Commit charges q.Amount of the reservation. After the lease it is charged again from what is then there, or left
 // uncollected.
-func (m *Model) Commit(q meter.Settle) meter.Decision {
+func (m *Model) Commit(q meter.Settle) meter.Decision { return m.commit(q, true) }
+
+// CommitUncharged is Commit after Postgres was asked, and had no outcome of the reservation but, maybe, its expiry.
+func (m *Model) CommitUncharged(q meter.Settle) meter.Decision { return m.commit(q, false) }
+
+func (m *Model) commit(q meter.Settle, inLedger bool) meter.Decision {
 	r, known := m.known(q.ID.ID)
 	switch {
-	case q.Amount <= 0 || !q.Amount.Valid():
+	case q.Amount <= 0 || !q.Amount.Valid() || known && r.Account != q.Account:
 		return m.answer(meter.CodeError, meter.Reservation{})
 	case !known && q.Reserved == 0:
 		return m.answer(meter.CodeUnknown, meter.Reservation{})
-	case !known && q.ID.ID.CreatedMs() < m.OutcomesFromMs:
+	case !known && inLedger && q.ID.ID.CreatedMs() < m.OutcomesFromMs:
 		return m.answer(meter.CodeAskLedger, meter.Reservation{})
 	case !known && q.Amount > q.Reserved:
 		return m.answer(meter.CodeConflict, meter.Reservation{})
 	case !known:
 		return m.late(meter.Reservation{ID: q.ID, Account: q.Account, Amount: q.Reserved, Note: q.Note}, q)
+	}
+	if open := r.State == meter.Held || r.State == meter.Expired; open && q.Amount <= r.Amount && !sameKey(q.Note, r.Note) {
+		return m.answer(meter.CodeUnknown, r) // the caller may send it again with this note
 	}
 	switch r.State {
 	case meter.Held:
@@ -132,16 +151,22 @@ func (m *Model) Commit(q meter.Settle) meter.Decision {
 	return m.answer(meter.CodeConflict, r)
 }
 
+func sameKey(a, b meter.Note) bool {
+	return a.Key == b.Key || a.Key != nil && b.Key != nil && a.Key.Hash == b.Key.Hash
+}
+
 // Release gives the whole reservation back. Of an id that was never seen it leaves a tombstone, so that a delayed
 // reserve cannot hold credit after its gateway gave up.
 func (m *Model) Release(q meter.Settle) meter.Decision {
 	r, known := m.known(q.ID.ID)
 	switch {
+	case known && r.Account != q.Account:
+		return m.answer(meter.CodeError, meter.Reservation{})
 	case !known && q.ID.ID.CreatedMs() < m.OutcomesFromMs:
 		return m.answer(meter.CodeAskLedger, meter.Reservation{})
 	case !known:
 		r = meter.Reservation{ID: q.ID, State: meter.Released, Account: q.Account, SettledMs: m.NowMs}
-		m.Done[q.ID.ID] = r
+		m.keepDone(r)
 		return m.answer(meter.CodeOK, r)
 	case r.State == meter.Held:
 		return m.settle(r, meter.KindRelease, meter.Released, 0, 0)
@@ -155,8 +180,6 @@ func (m *Model) Release(q meter.Settle) meter.Decision {
 func (m *Model) Extend(id meter.ReservationID, lease time.Duration) meter.Decision {
 	r, known := m.known(id.ID)
 	switch {
-	case !known && id.ID.CreatedMs() < m.OutcomesFromMs:
-		return m.answer(meter.CodeAskLedger, meter.Reservation{})
 	case !known:
 		return m.answer(meter.CodeUnknown, meter.Reservation{})
 	case r.State != meter.Held:
@@ -168,11 +191,11 @@ func (m *Model) Extend(id meter.ReservationID, lease time.Duration) meter.Decisi
 }
 
 // Expire is the sweeper's release of a reservation whose lease is over.
-func (m *Model) Expire(id meter.ReservationID) meter.Decision {
+func (m *Model) Expire(id meter.ReservationID, account string) meter.Decision {
 	r, known := m.known(id.ID)
 	switch {
-	case !known && id.ID.CreatedMs() < m.OutcomesFromMs:
-		return m.answer(meter.CodeAskLedger, meter.Reservation{})
+	case known && r.Account != account:
+		return m.answer(meter.CodeError, meter.Reservation{})
 	case !known:
 		return m.answer(meter.CodeUnknown, meter.Reservation{})
 	case r.State != meter.Held:
@@ -184,7 +207,9 @@ func (m *Model) Expire(id meter.ReservationID) meter.Decision {
 }
 
 // settle ends a held reservation: charged stays spent, the rest goes back to the grants that it came from.
-func (m *Model) settle(r meter.Reservation, kind meter.Kind, to meter.State, charged meter.Credits, units uint32) meter.Decision {
+func (m *Model) settle(
+	r meter.Reservation, kind meter.Kind, to meter.State, charged meter.Credits, units uint32,
+) meter.Decision {
 	a := m.Accounts[r.Account]
 	a.Grants = slices.Clone(a.Grants)
 	r.Draws = meter.PlanCharge(r.Draws, a.Grants, charged, m.NowMs)
@@ -223,6 +248,7 @@ func (m *Model) late(r meter.Reservation, q meter.Settle) meter.Decision {
 	e := meter.Entry{Kind: meter.KindUncollected, Amount: q.Amount, ID: r.ID.ID, Units: q.Units, Note: r.Note}
 	draws := meter.PlanDraws(a.Grants, q.Amount, m.NowMs)
 	if draws == nil || m.keyOfAnother(r) {
+		r.Draws = nil
 		return m.finish(a, r, meter.Uncollected, 0, e)
 	}
 	a.Grants = slices.Clone(a.Grants)
@@ -239,46 +265,82 @@ func (m *Model) keyOfAnother(r meter.Reservation) bool {
 	if r.Note.Key == nil {
 		return false
 	}
-	rec, ok := m.Keys[r.Note.Key.Hash]
-	return ok && rec.taken() && rec.Reservation != r.ID.ID
+	_, ok := m.attempt(r.Note.Key.Hash, r.ID.ID)
+	return ok
 }
 
-// finish books e and keeps r as the outcome.
-func (m *Model) finish(a meter.Account, r meter.Reservation, to meter.State, charged meter.Credits, e meter.Entry) meter.Decision {
+// finish books e and keeps r as the outcome, for its key too if it was charged.
+func (m *Model) finish(
+	a meter.Account, r meter.Reservation, to meter.State, charged meter.Credits, e meter.Entry,
+) meter.Decision {
 	e.Account = r.Account
 	m.book(r.Account, a, e)
+	note := r.Note
 	r.State, r.Charged, r.SettledMs = to, charged, m.NowMs
 	r.Available = m.Accounts[r.Account].Available(m.NowMs)
-	m.setKey(r.Note.Key, r)
-	if to != meter.Expired { // only a late commit still needs the note
+	if to != meter.Expired { // a late commit still needs the note
 		r.Note = meter.Note{}
 	}
-	m.Done[r.ID.ID] = r
+	m.keepDone(r)
+	if charged > 0 {
+		m.keepKey(note.Key, r.ID.ID, r)
+	}
 	return m.answer(meter.CodeOK, r)
 }
 
-// setKey makes r the reservation of its key, or tells the key of r's outcome; a key that stands for another attempt
-// is left alone unless r was charged.
-func (m *Model) setKey(key *meter.IdempotencyKey, r meter.Reservation) {
+func (m *Model) keepDone(r meter.Reservation) {
+	m.Done[r.ID.ID] = r
+	m.Slots[m.Layout.Keys(m.Partition).Done(r.ID.ID.CreatedMs())] = m.NowMs
+}
+
+func (m *Model) keepKey(key *meter.IdempotencyKey, id meter.ID, outcome meter.Reservation) {
 	if key == nil {
 		return
 	}
-	rec, ok := m.Keys[key.Hash]
-	mine := ok && rec.Reservation == r.ID.ID
-	if mine || r.State == meter.Held || r.State == meter.Late {
-		m.Keys[key.Hash] = KeyRecord{Reservation: r.ID.ID, Fingerprint: key.Fingerprint, State: r.State}
-	}
+	m.Keys[keySlot(key.Hash, id)] = KeyRecord{Reservation: id, Fingerprint: key.Fingerprint, Outcome: outcome}
+	m.Slots[m.Layout.Keys(m.Partition).KeyDay(id.CreatedMs())] = m.NowMs
 }
 
-// book appends one record with e and stores the account, without the grants that hold nothing any more.
+// Batch runs verbs that share one ledger record.
+func (m *Model) Batch(verbs func()) {
+	before := len(m.Ledger)
+	m.Ledger = append(m.Ledger, meter.Record{
+		Layout: m.Layout.Number, Partition: m.Partition, Position: meter.Position{Epoch: m.Epoch, Pseq: m.Pseq + 1},
+		OccurredMs: m.NowMs,
+	})
+	m.batch = true
+	verbs()
+	m.batch = false
+	if len(m.Ledger[before].Entries) == 0 {
+		m.Ledger = m.Ledger[:before]
+		return
+	}
+	m.Pseq++
+}
+
+// book appends e and stores the account.
 func (m *Model) book(name string, a meter.Account, e meter.Entry) {
+	if !m.batch {
+		m.Batch(func() { m.book(name, a, e) })
+		return
+	}
 	a.Seq++
 	e.Seq = a.Seq
-	m.Pseq++
-	m.Ledger = append(m.Ledger, meter.Record{
-		Position: meter.Position{Epoch: m.Epoch, Pseq: m.Pseq}, OccurredMs: m.NowMs, Entries: []meter.Entry{e},
-	})
+	last := &m.Ledger[len(m.Ledger)-1]
+	last.Entries = append(last.Entries, e)
+	m.store(name, a)
+}
+
+// store keeps an account, without what can never move again: grants that hold nothing, and the ids of admin changes
+// whose entries are flushed. Of those only the newest pseq stays.
+func (m *Model) store(name string, a meter.Account) {
 	a.Grants = slices.DeleteFunc(slices.Clone(a.Grants), func(g meter.Grant) bool { return g.Available == 0 && g.Held == 0 })
+	a.Applied = slices.DeleteFunc(slices.Clone(a.Applied), func(c meter.AppliedChange) bool {
+		if c.Pseq <= m.FlushedPseq {
+			a.PrunedPseq = max(a.PrunedPseq, c.Pseq)
+		}
+		return c.Pseq <= m.FlushedPseq
+	})
 	m.Accounts[name] = a
 }
 

@@ -2,43 +2,68 @@ package metertest
 
 import (
 	"maps"
+	"reflect"
 	"slices"
+	"time"
 
 	"creditgate/meter"
 )
 
 // State is one partition as values: what Redis holds, decoded, and every record its ledger ever had.
 type State struct {
+	Layout         meter.Layout
+	Partition      uint16
+	Epoch          uint64
 	Pseq           uint64 // of the newest record
 	FlushedPseq    uint64
 	OutcomesFromMs int64 // ids created before it may have had an outcome that is forgotten
+	NowMs          int64 // the partition's clock: of Redis, when it last wrote
 	Accounts       map[string]meter.Account
-	Open           map[meter.ID]meter.Reservation
+	Open           map[meter.ID]meter.Reservation // deadlines in wall time
 	Done           map[meter.ID]meter.Reservation
-	Keys           map[[16]byte]KeyRecord
+	Keys           map[KeySlot]KeyRecord
+	Slots          map[string]int64 // outcome slots and key days in use → their last write
+	Lapses         map[Lapse]int64  // grants to look at → when; nil in the model, which needs no index
 	Ledger         []meter.Record
 }
 
-// KeyRecord is what an Idempotency-Key stands for: the reservation that has it, and for which request.
+// Lapse names a grant whose expiry is watched.
+type Lapse struct {
+	Account string
+	Grant   meter.ID
+}
+
+// KeySlot is where a key's record lies: an attempt writes it in the day of its own id, so one key may have several.
+type KeySlot struct {
+	Day  int64
+	Hash [16]byte
+}
+
+// KeyRecord is one attempt under an Idempotency-Key, the newest of its day, and for which request.
 type KeyRecord struct {
 	Reservation meter.ID
 	Fingerprint [16]byte
-	// State of that reservation. The record outlives the outcome, so it says by itself whether it was charged.
-	State meter.State
+	// Outcome is the charged reservation, kept here because the key outlives the outcome slots. While it is empty
+	// the key is taken only if the reservation is open.
+	Outcome meter.Reservation
 }
 
-// taken reports whether the key may not start a new attempt.
-func (k KeyRecord) taken() bool {
-	return k.State == meter.Held || k.State == meter.Committed || k.State == meter.Late
+// Charged reports whether the attempt was paid for.
+func (k KeyRecord) Charged() bool { return k.Outcome.State != 0 }
+
+func keySlot(hash [16]byte, id meter.ID) KeySlot {
+	return KeySlot{Day: id.CreatedMs() / (24 * time.Hour).Milliseconds(), Hash: hash}
 }
 
 // NewState is an empty partition.
-func NewState() State {
+func NewState(layout meter.Layout, partition uint16) State {
 	return State{
+		Layout: layout, Partition: partition,
 		Accounts: map[string]meter.Account{},
 		Open:     map[meter.ID]meter.Reservation{},
 		Done:     map[meter.ID]meter.Reservation{},
-		Keys:     map[[16]byte]KeyRecord{},
+		Keys:     map[KeySlot]KeyRecord{},
+		Slots:    map[string]int64{},
 	}
 }
 
@@ -54,4 +79,43 @@ func (s State) Entries() []meter.Entry {
 // sortedIDs are the keys of m, oldest first.
 func sortedIDs[V any](m map[meter.ID]V) []meter.ID {
 	return slices.SortedFunc(maps.Keys(m), func(a, b meter.ID) int { return slices.Compare(a[:], b[:]) })
+}
+
+// Equal reports whether two partitions are the same but for the clock, the index of lapses, and whether a list is nil
+// or empty.
+func (s State) Equal(o State) bool {
+	return s.Epoch == o.Epoch && s.Pseq == o.Pseq && s.FlushedPseq == o.FlushedPseq &&
+		s.OutcomesFromMs == o.OutcomesFromMs && maps.EqualFunc(s.Accounts, o.Accounts, equalAccounts) &&
+		maps.EqualFunc(s.Open, o.Open, equalReservations) && maps.EqualFunc(s.Done, o.Done, equalReservations) &&
+		maps.EqualFunc(s.Keys, o.Keys, func(a, b KeyRecord) bool {
+			return a.Reservation == b.Reservation && a.Fingerprint == b.Fingerprint && equalReservations(a.Outcome, b.Outcome)
+		}) && maps.Equal(s.Slots, o.Slots) && slices.EqualFunc(s.Ledger, o.Ledger, equalRecords)
+}
+
+func equalAccounts(a, b meter.Account) bool {
+	return a.Seq == b.Seq && a.Suspended == b.Suspended && a.FlagsVersion == b.FlagsVersion && a.Holds == b.Holds &&
+		a.PrunedPseq == b.PrunedPseq && slices.Equal(a.Applied, b.Applied) && slices.Equal(a.Grants, b.Grants)
+}
+
+func equalReservations(a, b meter.Reservation) bool {
+	if !slices.Equal(a.Draws, b.Draws) || !equalNotes(a.Note, b.Note) {
+		return false
+	}
+	a.Draws, b.Draws, a.Note, b.Note = nil, nil, meter.Note{}, meter.Note{}
+	return reflect.DeepEqual(a, b)
+}
+
+func equalNotes(a, b meter.Note) bool {
+	if a.Key != nil && b.Key != nil && *a.Key == *b.Key {
+		a.Key, b.Key = nil, nil
+	}
+	return a == b
+}
+
+func equalRecords(a, b meter.Record) bool {
+	return a.Position == b.Position && a.OccurredMs == b.OccurredMs &&
+		slices.EqualFunc(a.Entries, b.Entries, func(a, b meter.Entry) bool {
+			return a.Kind == b.Kind && a.Seq == b.Seq && a.Amount == b.Amount && a.Account == b.Account && a.ID == b.ID &&
+				a.Units == b.Units && equalNotes(a.Note, b.Note) && slices.Equal(a.Lines, b.Lines)
+		})
 }

@@ -160,7 +160,7 @@ func (c *cluster) stop() error {
 
 // prepare makes the template and the logins.
 func prepare(ctx context.Context, server *postgresd.Server) error {
-	if err := execute(ctx, server.URL("postgres"), "CREATE DATABASE "+template); err != nil {
+	if err := persist.EnsureDatabase(ctx, server.URL("postgres"), template); err != nil {
 		return err
 	}
 	if err := persist.Migrate(ctx, server.URL(template)); err != nil {

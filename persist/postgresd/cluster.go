@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -80,16 +81,16 @@ func (s *Server) unlock() error {
 	return nil // it is running, or was just killed: starting finds out
 }
 
-// tail is the end of the server's log, for errors.
-func tail(name string) string {
+// tail is the end of what the server's log got after position from, for errors.
+func tail(name string, from int64) string {
 	const lines, bytesMax = 12, 16 << 10
 	f, err := os.Open(name)
 	if err != nil {
 		return err.Error()
 	}
 	defer func() { _ = f.Close() }()
-	if info, err := f.Stat(); err == nil && info.Size() > bytesMax {
-		_, _ = f.Seek(-bytesMax, 2) // failing that, the tail is merely longer
+	if info, err := f.Stat(); err == nil {
+		_, _ = f.Seek(max(from, info.Size()-bytesMax), io.SeekStart) // failing that, the tail is merely longer
 	}
 	var last []string
 	for scan := bufio.NewScanner(f); scan.Scan(); {

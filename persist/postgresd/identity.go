@@ -32,7 +32,7 @@ func placement(ctx context.Context, bin Binaries, dir, elsewhere string) (identi
 	if inside.canRun(ctx, bin, dir) == nil {
 		return inside, dir, nil
 	}
-	if err := os.MkdirAll(elsewhere, 0o755); err != nil {
+	if err := os.MkdirAll(elsewhere, 0o755); err != nil { //nolint:gosec // the unprivileged user must pass through it
 		return self, "", fmt.Errorf("make a data directory outside %s: %w", dir, err)
 	}
 	if inside.canRun(ctx, bin, elsewhere) == nil {

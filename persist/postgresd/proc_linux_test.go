@@ -30,7 +30,7 @@ func playChild(dir string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(s.PID(), s.port, s.socket)
+	_, _ = fmt.Fprintln(os.Stdout, s.PID(), s.port, s.socket)
 	select {} // until killed
 }
 

@@ -30,6 +30,9 @@ const (
 // ErrExited says that the server ended while it was being started.
 var ErrExited = errors.New("PostgreSQL exited")
 
+// errAgain marks a failed start that is worth another attempt.
+var errAgain = errors.New("try again")
+
 // Options say where and how.
 type Options struct {
 	Dir    string // data and log; made if it does not exist
@@ -55,6 +58,7 @@ type Server struct {
 // process is one run of the server.
 type process struct {
 	pid  int
+	log  int64         // where its part of the log begins
 	done chan struct{} // closed when it has ended
 }
 
@@ -68,7 +72,7 @@ func Start(ctx context.Context, opt Options) (*Server, error) {
 	if opt.Dir, err = filepath.Abs(opt.Dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	if err := os.MkdirAll(opt.Dir, 0o755); err != nil {
+	if err := os.MkdirAll(opt.Dir, 0o750); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	id, home, err := placement(ctx, bin, opt.Dir, elsewhere(opt.Dir))
@@ -114,7 +118,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	defer cancel()
 	var err error
 	for range attemptsMax {
-		if err = s.startOnce(ctx); !errors.Is(err, ErrExited) {
+		if err = s.startOnce(ctx); !errors.Is(err, errAgain) {
 			return err
 		}
 		select {
@@ -128,7 +132,7 @@ func (s *Server) Restart(ctx context.Context) error {
 
 func (s *Server) startOnce(ctx context.Context) error {
 	if s.opt.Port == 0 && s.port == 0 {
-		port, err := freePort()
+		port, err := freePort(ctx)
 		if err != nil {
 			return err
 		}
@@ -141,15 +145,25 @@ func (s *Server) startOnce(ctx context.Context) error {
 	if err := s.await(ctx, p); err != nil {
 		_ = syscall.Kill(p.pid, syscall.SIGQUIT) // it is of no use to anybody
 		<-p.done
-		if s.opt.Port == 0 && strings.Contains(tail(s.log), "Address already in use") {
-			s.port = 0 // somebody took the free port first
-		}
-		return err
+		return s.diagnose(p, err)
 	}
 	s.mu.Lock()
 	s.proc = p
 	s.mu.Unlock()
 	return nil
+}
+
+// diagnose marks failures that another attempt may not meet.
+func (s *Server) diagnose(p *process, err error) error {
+	switch why := tail(s.log, p.log); {
+	case s.opt.Port == 0 && strings.Contains(why, "Address already in use"):
+		s.port = 0 // somebody took the free port first
+	case strings.Contains(why, "pre-existing shared memory block"):
+		// a killed server's children end a moment after it
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %w", errAgain, err)
 }
 
 // launch starts the process from a thread that stays until it ends: the parent-death signal is sent when the
@@ -166,10 +180,13 @@ func (s *Server) launch() (*process, error) {
 	if s.opt.NoSync {
 		args = append(args, "-c", "fsync=off", "-c", "full_page_writes=off")
 	}
-	cmd := exec.Command(s.bin.path("postgres"), args...)
+	cmd := exec.Command(s.bin.path("postgres"), args...) //nolint:noctx // it outlives the context of its start
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.SysProcAttr = s.identity.sysProcAttr()
 	p := &process{done: make(chan struct{})}
+	if info, err := log.Stat(); err == nil {
+		p.log = info.Size()
+	}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -201,7 +218,7 @@ func (s *Server) await(ctx context.Context, p *process) error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%w while starting; the end of %s:\n%s", ErrExited, s.log, tail(s.log))
+			return fmt.Errorf("%w while starting; the end of %s:\n%s", ErrExited, s.log, tail(s.log, p.log))
 		case <-ctx.Done():
 			return fmt.Errorf("PostgreSQL in %s does not answer (%w): %w", s.data, ctx.Err(), err)
 		case <-time.After(pollInterval):
@@ -315,13 +332,13 @@ func (s *Server) running() *process {
 
 // freePort picks a port below the range that systems use for outgoing connections (32768 on Linux, 49152 elsewhere),
 // so that nobody else takes it while the server is down between Kill and Restart.
-func freePort() (int, error) {
+func freePort(ctx context.Context) (int, error) {
 	const low, high, tries = 15000, 32000, 50
 	var err error
 	for range tries {
 		port := low + rand.IntN(high-low)
 		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
 			return port, l.Close()
 		}
 	}

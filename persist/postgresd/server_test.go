@@ -116,7 +116,7 @@ func TestUnprivilegedUserWhereNamespacesAreBarred(t *testing.T) {
 	id, err := lookup("nobody")
 	require.NoError(t, err)
 	require.NoError(t, id.canRun(t.Context(), bin, "/"))
-	home, err := os.MkdirTemp("/tmp", "cgpgtest")
+	home, err := os.MkdirTemp("/tmp", "cgpgtest") //nolint:usetesting // t.TempDir is closed to other users
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(home) })
 	require.NoError(t, os.Chmod(home, 0o755))

@@ -1,0 +1,265 @@
+package meter_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"creditgate/meter"
+	"creditgate/meter/metertest"
+	"creditgate/meter/redisd"
+)
+
+// world is two gateways on one Redis beside the model of each partition. Nothing in it happens by itself: no engine
+// runs its sweeper, and the partitions' clock stands still far ahead of the wall's, since `now` never falls behind
+// last_ms. So every reply and every byte of state can be predicted.
+type world struct {
+	t       require.TestingT
+	ctx     context.Context //nolint:containedctx // of the test, which the world does not outlive
+	layout  meter.Layout
+	book    *metertest.Book
+	engines [2]*meter.Engine
+	losses  [2]*loss
+	models  []*metertest.Model
+	ledgers [][]meter.Record // what was seen of each ledger, trimmed records included
+	verbs   int
+}
+
+// verb is one operation for both sides.
+type verb struct {
+	name      string
+	partition uint16
+	op        func() *meter.Op
+	model     func(*metertest.Model) meter.Decision
+}
+
+// newWorld empties the server. A mutation of the scripts is for tests of the tests.
+func newWorld(
+	ctx context.Context, t require.TestingT, server *redisd.Server, partitions uint16, mutations ...func(*meter.Engine),
+) *world {
+	w := &world{t: t, ctx: ctx, layout: meter.Layout{Number: 1, Partitions: partitions}}
+	w.book = metertest.NewBook(w.layout)
+	for i := range w.engines {
+		e, err := meter.New(meter.Options{
+			RedisURL: server.URL(), Layout: w.layout, Book: w.book, Rebuild: w.book, Log: zerolog.Nop(),
+			Metrics: prometheus.NewRegistry(),
+		})
+		require.NoError(t, err)
+		w.engines[i], w.losses[i] = e, &loss{}
+		e.Redis().AddHook(w.losses[i])
+		for _, mutate := range mutations {
+			mutate(e)
+		}
+	}
+	require.NoError(t, w.redis().FlushAll(ctx).Err())
+	nowMs := time.Now().Add(time.Hour).UnixMilli()
+	for p := range partitions {
+		w.models = append(w.models, metertest.NewModel(w.layout, p, nowMs))
+	}
+	w.ledgers = make([][]meter.Record, partitions)
+	w.open()
+	w.setClock()
+	return w
+}
+
+func (w *world) close() {
+	for _, e := range w.engines {
+		_ = e.Redis().Close()
+	}
+}
+
+func (w *world) redis() redis.UniversalClient { return w.engines[0].Redis() }
+
+func (w *world) open() {
+	for _, e := range w.engines {
+		require.NoError(w.t, e.OpenNow(w.ctx))
+	}
+}
+
+// setClock moves every partition's clock to its model's.
+func (w *world) setClock() {
+	for _, m := range w.models {
+		require.NoError(w.t, w.redis().HSet(w.ctx, w.layout.Keys(m.Partition).Meta(), "last_ms", m.NowMs).Err())
+	}
+}
+
+// loss is a connection that loses one reply: the flight was executed, and its sender is told that the line broke.
+type loss struct{ armed atomic.Bool }
+
+func (l *loss) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (l *loss) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (l *loss) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if !l.armed.CompareAndSwap(true, false) {
+			return err
+		}
+		for _, c := range cmds {
+			c.SetErr(io.ErrUnexpectedEOF)
+		}
+		return io.ErrUnexpectedEOF
+	}
+}
+
+// do sends verbs in one flight through one gateway, and asks the models the same. With lost the reply is lost and
+// the gateway sends the flight again by itself.
+func (w *world) do(gateway int, lost bool, verbs ...verb) []meter.Decision {
+	w.verbs += len(verbs)
+	var ops []*meter.Op
+	for _, v := range verbs {
+		ops = append(ops, v.op())
+	}
+	want := w.ask(verbs)
+	if lost {
+		w.losses[gateway].armed.Store(true)
+		want = w.ask(verbs) // the second time is the one that is answered
+	}
+	got, err := w.engines[gateway].Fly(ops...)
+	require.NoError(w.t, err)
+	for i := range verbs {
+		requireSameDecision(w.t, verbs[i].name, want[i], got[i])
+	}
+	return got
+}
+
+// ask runs the verbs on the models in the order of the scripts: what settles shares one record and comes first.
+func (w *world) ask(verbs []verb) []meter.Decision {
+	out := make([]meter.Decision, len(verbs))
+	for _, m := range w.models {
+		m.Batch(func() {
+			for i, v := range verbs {
+				if v.partition == m.Partition && !v.reserves() {
+					out[i] = v.model(m)
+				}
+			}
+		})
+		for i, v := range verbs {
+			if v.partition == m.Partition && v.reserves() {
+				out[i] = v.model(m)
+			}
+		}
+	}
+	return out
+}
+
+func (v verb) reserves() bool { return strings.HasPrefix(v.name, "reserve") }
+
+func requireSameDecision(t require.TestingT, name string, want, got meter.Decision) {
+	require.Equal(t, want.Code, got.Code, name)
+	if want.Code == meter.CodeError {
+		return
+	}
+	want.Account, got.Account = normal(want.Account), normal(got.Account)
+	require.Equal(t, want, got, name)
+}
+
+// normal makes no difference between no list and an empty one.
+func normal(a meter.Account) meter.Account {
+	if len(a.Grants) == 0 {
+		a.Grants = nil
+	}
+	if len(a.Applied) == 0 {
+		a.Applied = nil
+	}
+	return a
+}
+
+// compare reads every partition, checks its invariants and holds it against its model.
+func (w *world) compare() {
+	for p, m := range w.models {
+		var last meter.Position
+		if n := len(w.ledgers[p]); n > 0 {
+			last = w.ledgers[p][n-1].Position
+		}
+		got, err := metertest.ReadAfter(w.ctx, w.redis(), w.layout, m.Partition, last)
+		require.NoError(w.t, err)
+		w.ledgers[p] = append(w.ledgers[p], got.Ledger...)
+		got.Ledger = w.ledgers[p]
+		if err := metertest.Check(got); err != nil {
+			require.NoError(w.t, err, "invariants of partition %d:\n%s", p, got.Text(exact))
+		}
+		if !m.Equal(got) {
+			got.Lapses, got.NowMs = nil, m.NowMs
+			require.Equal(w.t, m.Text(exact), got.Text(exact), "partition %d", p)
+			require.Equal(w.t, m.State, got, "partition %d", p)
+			require.Fail(w.t, "State.Equal sees a difference that Text does not show")
+		}
+	}
+}
+
+var exact = metertest.Format{Round: time.Millisecond}
+
+// flush folds up to atMost records of each partition into the book, and tells Redis unless that message is lost.
+func (w *world) flush(atMost int, tell, trim bool) {
+	for p, m := range w.models {
+		at, err := w.book.Cursor(w.ctx, m.Partition)
+		require.NoError(w.t, err)
+		records, _, err := w.engines[0].Ledger().Read(w.ctx, m.Partition, at.Position, atMost, 0)
+		require.NoError(w.t, err)
+		require.NoError(w.t, w.book.Fold(records))
+		if !tell {
+			continue
+		}
+		at, err = w.book.Cursor(w.ctx, uint16(p))
+		require.NoError(w.t, err)
+		trimTo := meter.Position{}
+		if trim {
+			trimTo = at.Position
+		}
+		require.NoError(w.t, w.engines[1].Ledger().Flushed(w.ctx, m.Partition, at.Position, trimTo))
+		m.Flushed(at.Pseq)
+	}
+}
+
+// reopen is a restart of Redis without loss: both gateways are fenced until one of them opened a new epoch.
+func (w *world) reopen() {
+	for _, m := range w.models {
+		require.NoError(w.t, w.redis().HSet(w.ctx, w.layout.Keys(m.Partition).Meta(), "inc", "0").Err())
+		o := meter.ReadOp(m.Partition, meter.ID{1}, "nobody")
+		_, err := w.engines[0].Fly(o)
+		require.NoError(w.t, err)
+		require.Equal(w.t, meter.CodeFenced, o.Code())
+	}
+	require.NoError(w.t, w.engines[1].OpenNow(w.ctx))
+	for _, m := range w.models {
+		at, err := w.book.Cursor(w.ctx, m.Partition)
+		require.NoError(w.t, err)
+		m.Epoch++
+		m.Flushed(at.Pseq)
+		o := meter.ReadOp(m.Partition, meter.ID{1}, "nobody")
+		_, err = w.engines[0].Fly(o)
+		require.NoError(w.t, err)
+		require.Equal(w.t, meter.CodeEpoch, o.Code())
+	}
+	require.NoError(w.t, w.engines[0].OpenNow(w.ctx))
+}
+
+// lose deletes an account's key and lets a gateway load it again from the book.
+func (w *world) lose(account string) {
+	w.flush(1_000, true, false)
+	p := w.layout.PartitionOf(account)
+	require.NoError(w.t, w.redis().Del(w.ctx, w.layout.Keys(p).Account(account)).Err())
+	_, err := w.engines[0].Balance(w.ctx, account)
+	require.NoError(w.t, err)
+	w.models[p].Reload(account)
+}
+
+// describe names a verb in messages.
+func describe(name string, args ...any) string {
+	return name + " " + strings.Join(slices.Collect(func(yield func(string) bool) {
+		for _, a := range args {
+			if !yield(fmt.Sprintf("%+v", a)) {
+				return
+			}
+		}
+	}), " ")
+}
