@@ -74,7 +74,7 @@ func newNode(ctx context.Context, c *config, policies map[string]*policy.Policy,
 		return nil, fmt.Errorf("journal_dir: %w", err)
 	}
 	n.replayer = journal.NewReplayer(n.journal, n.engine)
-	changes := persist.NewAdmin(n.store, n.engine, log)
+	changes := persist.NewAdmin(n.store, n.engine, onlyProduct(policies), log)
 	n.flusher = persist.NewFlusher(n.store, n.engine.Ledger(), persist.FlushOptions{TrimLag: c.TrimLag}, metrics, log)
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
 	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
