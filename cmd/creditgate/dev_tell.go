@@ -95,7 +95,7 @@ func (d *dev) curlLines() []curlLine {
 		add("a backend that fails: its 500, and nothing charged", "-i", plus, json, "-H 'X-Studio-Fail-Rate: 1'", body, url)
 	}
 	if url := d.dataURL() + "/studio/apply"; priced("/studio/apply") {
-		body := "-d @" + d.dir.shown("samples/apply.json")
+		body := "-d @" + d.dir.path("samples/apply.json")
 		add("three photos before a new background for three credits", "-D - -o photos.json", plus, json, body, url)
 		add("one of them fails: two are charged", "-D - -o photos.json", plus, json, "-H 'X-Studio-Fail-Items: 1'", body, url)
 	}
