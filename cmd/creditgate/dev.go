@@ -81,6 +81,7 @@ func (a *app) dev(ctx context.Context, o devOptions) (err error) {
 		}
 	}
 	d := &dev{app: a, options: o, dir: dir, log: consoleLog(a.err)}
+	d.log.Info().Msgf("starting Redis, Postgres, backend and gateway in %s", o.dir)
 	if err := d.prepare(ctx); err != nil {
 		return err
 	}

@@ -46,12 +46,12 @@ func (d *dev) seed(ctx context.Context) error {
 			return err
 		}
 		for _, g := range a.grants {
-			if !slices.Contains(product.Buckets, g.bucket) {
-				d.log.Warn().Msgf("policy %s has no bucket %s: %s gets no credit in it", product.Name, g.bucket, a.name)
-				continue
+			bucket := g.bucket
+			if !slices.Contains(product.Buckets, bucket) { // another policy has other buckets
+				bucket = product.Buckets[len(product.Buckets)-1]
 			}
 			err := d.admin(ctx, http.MethodPost, "/v1/accounts/"+a.name+"/grants", map[string]any{
-				"bucket": g.bucket, "credits": g.credits, "external_ref": "dev-" + a.name + "-" + g.bucket, "reason": "demo",
+				"bucket": bucket, "credits": g.credits, "external_ref": "dev-" + a.name + "-" + g.bucket, "reason": "demo",
 			})
 			if err != nil {
 				return err

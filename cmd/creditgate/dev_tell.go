@@ -89,18 +89,18 @@ func (d *dev) curlLines() []curlLine {
 	}
 	if url := d.dataURL() + "/v1/images/generations"; priced("/v1/images/generations") {
 		body := `-d '{"prompt": "a red bicycle", "n": 1, "size": "256x256"}'`
-		add("a picture for one credit; what it cost stands in the X-Credits-* headers",
+		add("a picture; what it cost stands in the X-Credits-* headers",
 			"-D - -o picture.json", plus, json, body, url)
 		add("an account without credit: 402, and what is missing", "-i", empty, json, body, url)
 		add("a backend that fails: its 500, and nothing charged", "-i", plus, json, "-H 'X-Studio-Fail-Rate: 1'", body, url)
 	}
 	if url := d.dataURL() + "/studio/apply"; priced("/studio/apply") {
 		body := "-d @" + d.dir.path("samples/apply.json")
-		add("three photos before a new background for three credits", "-D - -o photos.json", plus, json, body, url)
-		add("one of them fails: two are charged", "-D - -o photos.json", plus, json, "-H 'X-Studio-Fail-Items: 1'", body, url)
+		add("three photos before a new background", "-D - -o photos.json", plus, json, body, url)
+		add("one of them fails, and is not charged", "-D - -o photos.json", plus, json, "-H 'X-Studio-Fail-Items: 1'", body, url)
 	}
 	if url := d.dataURL() + "/3d/generations"; priced("/3d/generations") {
-		add("a mesh", "-D - -o mesh.json", plus, json, `-d '{"model": "standard", "prompt": "a red bicycle"}'`, url)
+		add("a mesh", "-D - -o mesh.json", plus, json, `-d '{"model": "turbo", "prompt": "a red bicycle"}'`, url)
 	}
 	add("what is left", plus, d.dataURL()+"/credits/balance")
 	add("for operators: add credit", "-X POST", admin, json,
