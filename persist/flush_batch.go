@@ -18,6 +18,13 @@ type flushBatch struct {
 	grants   map[meter.ID]*grantDelta
 	// Changes whose entry is among the records.
 	granted, revoked, moved []meter.ID
+	buckets                 []bucketCredits // told by Postgres, which knows the grants' buckets
+}
+
+// bucketCredits is what a batch does to one bucket, in thousandths, for the metrics: a float will do.
+type bucketCredits struct {
+	bucket                          string
+	granted, spent, lapsed, revoked float64
 }
 
 // seqSpan is the first and last seq of an account in a batch.

@@ -5,12 +5,15 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"creditgate/meter"
 )
 
 // flushMetrics are the flusher's figures. Lag and pending are worked out when they are asked for, so that they rise
 // while Postgres is away and nothing else happens here.
 type flushMetrics struct {
 	rows    *prometheus.CounterVec
+	credits *prometheus.CounterVec
 	seconds prometheus.Histogram
 }
 
@@ -24,7 +27,10 @@ func newFlushMetrics(reg prometheus.Registerer) *flushMetrics {
 			Buckets: prometheus.ExponentialBuckets(0.002, 2, 13),
 		}),
 	}
-	reg.MustRegister(m.rows, m.seconds)
+	m.credits = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "creditgate_credits_total", Help: "Credits that the ledger booked, as flushed by this process.",
+	}, []string{"bucket", "event"})
+	reg.MustRegister(m.rows, m.credits, m.seconds)
 	return m
 }
 
@@ -33,6 +39,15 @@ func (m *flushMetrics) written(b *flushBatch, took time.Duration) {
 	m.rows.WithLabelValues("entry").Add(float64(b.entries))
 	m.rows.WithLabelValues("line").Add(float64(b.lines))
 	m.seconds.Observe(took.Seconds())
+	for _, c := range b.buckets {
+		for event, milli := range map[string]float64{
+			"granted": c.granted, "spent": c.spent, "lapsed": c.lapsed, "revoked": c.revoked,
+		} {
+			if milli > 0 { // a series appears when there is something to tell
+				m.credits.WithLabelValues(c.bucket, event).Add(milli / float64(meter.Credit))
+			}
+		}
+	}
 }
 
 // watch registers the gauges of one partition.

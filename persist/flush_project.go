@@ -27,6 +27,7 @@ func project(ctx context.Context, tx pgx.Tx, b *flushBatch) error {
 	for _, e := range expected {
 		batch.Queue(e.sql, e.args...)
 	}
+	b.queueBuckets(&batch)
 	results := tx.SendBatch(ctx, &batch)
 	var wrong error
 	for _, e := range expected {
@@ -39,13 +40,42 @@ func project(ctx context.Context, tx pgx.Tx, b *flushBatch) error {
 			wrong = fmt.Errorf("%w: %d of %d %s are as the ledger says", ErrLedgerBroken, tag.RowsAffected(), e.rows, e.what)
 		}
 	}
-	if err := results.Close(); err != nil {
+	if err := b.readBuckets(results); err != nil {
 		return err
 	}
 	if wrong != nil {
 		return fmt.Errorf("%w%s", wrong, b.explain(ctx, tx))
 	}
 	return nil
+}
+
+// queueBuckets asks what the batch did to each bucket, which is told as a metric once it is committed.
+func (b *flushBatch) queueBuckets(batch *pgx.Batch) {
+	ids, sums := make([][16]byte, 0, len(b.grants)), [4][]int64{}
+	for id, d := range b.grants {
+		ids = append(ids, id)
+		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked} {
+			sums[i] = append(sums[i], int64(v))
+		}
+	}
+	batch.Queue(`SELECT g.bucket, sum(u.granted), sum(u.spent), sum(u.lapsed), sum(u.revoked)
+		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+			u (grant_id, granted, spent, lapsed, revoked)
+		JOIN creditgate.grant_lot g ON g.id = u.grant_id GROUP BY g.bucket`, ids, sums[0], sums[1], sums[2], sums[3])
+}
+
+func (b *flushBatch) readBuckets(results pgx.BatchResults) error {
+	rows, err := results.Query()
+	if err == nil {
+		b.buckets, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c bucketCredits, err error) {
+			return c, row.Scan(&c.bucket, &c.granted, &c.spent, &c.lapsed, &c.revoked)
+		})
+	}
+	if err != nil {
+		_ = results.Close() // reports the same error
+		return err
+	}
+	return results.Close()
 }
 
 func (b *flushBatch) projections() []expectation {

@@ -1,6 +1,7 @@
 package persist_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -79,15 +80,28 @@ func TestMetricsShowABacklogWhilePostgresIsAway(t *testing.T) {
 	}, 5*time.Second, 5*time.Millisecond, "a drained backlog must show")
 	require.Zero(t, gauge(t, reg, "creditgate_flush_stopped"))
 
+	require.Equal(t, map[string]float64{"record": 4, "entry": 4, "line": 4}, counters(t, reg, "creditgate_flush_rows_total"))
+	require.Equal(t, map[string]float64{"promo granted": 10, "promo spent": 3},
+		counters(t, reg, "creditgate_credits_total"))
+}
+
+// counters are a family's values by its label values.
+func counters(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
+	t.Helper()
 	families, err := reg.Gather()
 	require.NoError(t, err)
-	rows := map[string]float64{}
+	out := map[string]float64{}
 	for _, family := range families {
-		if family.GetName() == "creditgate_flush_rows_total" {
-			for _, m := range family.GetMetric() {
-				rows[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+		if family.GetName() != name {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetValue())
 			}
+			out[strings.Join(labels, " ")] = m.GetCounter().GetValue()
 		}
 	}
-	require.Equal(t, map[string]float64{"record": 4, "entry": 4, "line": 4}, rows)
+	return out
 }
