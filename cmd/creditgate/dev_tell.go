@@ -54,7 +54,8 @@ func (d *dev) writeJSON() error {
 
 // printWelcome says where everything is, and gives lines to paste.
 func (d *dev) printWelcome(took time.Duration) {
-	p := func(format string, a ...any) { _, _ = fmt.Fprintf(d.app.out, format+"\n", a...) }
+	var b strings.Builder
+	p := func(format string, a ...any) { _, _ = fmt.Fprintf(&b, format+"\n", a...) }
 	p("creditgate is running (ready in %.1f s). Ctrl-C stops everything; data stays in %s.", took.Seconds(), d.options.dir)
 	p("")
 	p("  data plane     %s", d.dataURL())
@@ -68,6 +69,7 @@ func (d *dev) printWelcome(took time.Duration) {
 	for _, l := range d.curlLines() {
 		p("# %s\n%s\n", l.says, l.line)
 	}
+	_, _ = fmt.Fprint(d.app.out, b.String()) // at once, so that whoever reads the first line has all of them
 }
 
 // curlLine is something to paste.

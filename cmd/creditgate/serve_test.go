@@ -167,7 +167,7 @@ func TestRedisStopsAtCommit(t *testing.T) {
 			r := <-got
 			require.Equal(t, http.StatusOK, r.status, r.body)
 			require.Equal(t, "1", r.charged)
-			require.Contains(t, g.text(), "commit left to the journal")
+			g.await(t, "that the journal has it", func(line string) bool { return containsAll(line, "commit left to the journal") })
 
 			revive(t, w)
 			require.Eventually(t, func() bool {
