@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ func TestInspectAndVerify(t *testing.T) {
 	require.Regexp(t, `state +committed\n`, out)
 	require.Regexp(t, `charged +1\n`, out)
 	partition := meter.Layout{Number: 1, Partitions: 4}.PartitionOf("ada")
-	status, out = command(t, w.env(), "inspect", "partition", fmt.Sprint(partition))
+	status, out = command(t, w.env(), "inspect", "partition", strconv.Itoa(int(partition)))
 	require.Zero(t, status, out)
 	require.Regexp(t, `state +open\n`, out)
 	require.Regexp(t, `ledger +3 records, 1-1 to 1-3\n`, out)

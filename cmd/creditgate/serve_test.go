@@ -75,6 +75,14 @@ func TestTwoGatewaysSellExactlyWhatThereIs(t *testing.T) {
 	require.Equal(t, balance{}, gateways[1].balance(t, "crowd"))
 	w.verified(t)
 	require.Len(t, entriesOf(t, w, "crowd"), 1000, "one settlement for each that was sold")
+	metrics := gateways[0].must(t, "GET", "/metrics", "")
+	for _, name := range []string{ // of the contract
+		`requests_total{operation="generate",outcome="committed"}`, "request_duration_seconds", "overhead_seconds",
+		"credits_total", "reservations_open", "ledger_lag_seconds", "ledger_pending", "breaker_state", "flush_rows_total",
+		"drift_accounts",
+	} {
+		require.Contains(t, metrics, "\ncreditgate_"+name)
+	}
 	for _, g := range gateways {
 		require.NotContains(t, g.text(), key, "an API key in the log")
 		require.NotContains(t, g.text(), adminToken, "the admin token in the log")
