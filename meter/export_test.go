@@ -23,7 +23,7 @@ func (e *Engine) Redis() redis.UniversalClient { return e.client() }
 // OpenNow opens every partition, as Run does in the background.
 func (e *Engine) OpenNow(ctx context.Context) error {
 	for _, p := range e.partitions {
-		p.shut(sectionHead{epoch: p.epoch.Load()}, CodeFenced)
+		p.shut(p.epoch.Load(), CodeFenced)
 		if err := e.openPartition(ctx, p); err != nil {
 			return err
 		}
