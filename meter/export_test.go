@@ -72,6 +72,11 @@ func ExtendOp(id ReservationID, leaseMs int64) *Op  { return settleOp(verbExtend
 func ReadOp(p uint16, id ID, account string) *Op {
 	return newOp(verbRead, p, id, account).u8(readAccount)
 }
+
+func LoadOp(p uint16, id ID, account string) *Op {
+	return newOp(verbLoad, p, id, account).bytes16(AppendAccount(nil, Account{}))
+}
+
 func GrantOp(p uint16, g GrantChange) *Op     { return grantOp(p, g) }
 func RevokeOp(p uint16, r Revocation) *Op     { return revokeOp(p, r) }
 func MoveExpiryOp(p uint16, m ExpiryMove) *Op { return moveExpiryOp(p, m) }

@@ -21,7 +21,6 @@ type play struct {
 	revocations  []meter.Revocation
 	moves        []meter.ExpiryMove
 	keyRound     byte // raised when key records were dropped: their keys are not used again
-	serial       uint64
 	baseMs       int64
 }
 
@@ -96,16 +95,6 @@ func (p *play) send(t *rapid.T, verbs ...verb) {
 	}
 }
 
-func (p *play) id(createdMs int64) meter.ID {
-	p.serial++
-	id := meter.NewID(time.UnixMilli(createdMs))
-	for i := range 8 { // the rest of the id only has to differ, and to be the same when a failure is replayed
-		id[15-i] = byte(p.serial >> (8 * i))
-	}
-	id[6], id[7] = 0x70, 0
-	return id
-}
-
 func (p *play) account(t *rapid.T) string { return rapid.SampledFrom(accounts).Draw(t, "account") }
 
 func (p *play) home(account string) *metertest.Model { return p.models[p.layout.PartitionOf(account)] }
@@ -116,10 +105,7 @@ func (p *play) reserve(t *rapid.T) verb {
 	if !old || rapid.IntRange(0, 9).Draw(t, "repeat") > 2 {
 		q = p.newReserve(t)
 	}
-	return verb{
-		describe("reserve", q), q.ID.Partition, func() *meter.Op { return meter.ReserveOp(q) },
-		func(m *metertest.Model) meter.Decision { return m.Reserve(q) },
-	}
+	return p.reserving(q)
 }
 
 func (p *play) newReserve(t *rapid.T) meter.Reserve {
@@ -190,16 +176,10 @@ func (p *play) commit(t *rapid.T) verb {
 		q.Reserved = 0
 	}
 	// A gateway says that the ledger has no charge only when it has looked, at the head.
-	looked := p.unsettledInLedger(q.ID) && rapid.Bool().Draw(t, "looked")
-	return verb{
-		describe("commit", q, looked), q.ID.Partition, func() *meter.Op { return meter.CommitOp(q, !looked) },
-		func(m *metertest.Model) meter.Decision {
-			if looked {
-				return m.CommitUncharged(q)
-			}
-			return m.Commit(q)
-		},
+	if p.unsettledInLedger(q.ID) && rapid.Bool().Draw(t, "looked") {
+		return p.committingUncharged(q)
 	}
+	return p.committing(q)
 }
 
 func (p *play) unsettledInLedger(id meter.ReservationID) bool {
@@ -211,30 +191,16 @@ func (p *play) unsettledInLedger(id meter.ReservationID) bool {
 	return true
 }
 
-func (p *play) release(t *rapid.T) verb {
-	q := p.settle(t)
-	return verb{
-		describe("release", q.ID, q.Account), q.ID.Partition, func() *meter.Op { return meter.ReleaseOp(q) },
-		func(m *metertest.Model) meter.Decision { return m.Release(q) },
-	}
-}
+func (p *play) release(t *rapid.T) verb { return p.releasing(p.settle(t)) }
 
 func (p *play) extend(t *rapid.T) verb {
-	q := p.settle(t)
-	lease := time.Duration(rapid.SampledFrom([]int{1, 20}).Draw(t, "lease")) * time.Second
-	return verb{
-		describe("extend", q.ID, lease), q.ID.Partition,
-		func() *meter.Op { return meter.ExtendOp(q.ID, lease.Milliseconds()) },
-		func(m *metertest.Model) meter.Decision { return m.Extend(q.ID, lease) },
-	}
+	lease := rapid.SampledFrom([]time.Duration{time.Second, 20 * time.Second}).Draw(t, "lease")
+	return p.extending(p.settle(t).ID, lease)
 }
 
 func (p *play) expire(t *rapid.T) verb {
 	q := p.settle(t)
-	return verb{
-		describe("expire", q.ID), q.ID.Partition, func() *meter.Op { return meter.ExpireOp(q.ID, q.Account) },
-		func(m *metertest.Model) meter.Decision { return m.Expire(q.ID, q.Account) },
-	}
+	return p.expiring(q.ID, q.Account)
 }
 
 // grant adds a lot, or repeats one as the sweeper does: with the cursor that was read when it was written down, or
@@ -250,14 +216,6 @@ func (p *play) grant(t *rapid.T) verb {
 	g := p.grants[n-1]
 	g.CheckedPseq = p.checked(t, g.Account, g.Grant.ID, g.CheckedPseq)
 	return p.granting(g)
-}
-
-func (p *play) granting(g meter.GrantChange) verb {
-	part := p.layout.PartitionOf(g.Account)
-	return verb{
-		describe("grant", g), part, func() *meter.Op { return meter.GrantOp(part, g) },
-		func(m *metertest.Model) meter.Decision { return m.Grant(g) },
-	}
 }
 
 func (p *play) newGrant(t *rapid.T) meter.GrantChange {
@@ -348,14 +306,10 @@ func (p *play) revoke(t *rapid.T) verb {
 	}
 	r := p.revocations[n-1]
 	if !p.applied(r.Account, r.Grant) {
-		return p.balance(t)
+		return p.balancing(p.account(t))
 	}
 	r.CheckedPseq = p.checked(t, r.Account, r.ID, r.CheckedPseq)
-	part := p.layout.PartitionOf(r.Account)
-	return verb{
-		describe("revoke", r), part, func() *meter.Op { return meter.RevokeOp(part, r) },
-		func(m *metertest.Model) meter.Decision { return m.Revoke(r) },
-	}
+	return p.revoking(r)
 }
 
 func (p *play) applied(account string, change meter.ID) bool {
@@ -383,18 +337,17 @@ func (p *play) move(t *rapid.T) verb {
 	}
 	v := p.moves[n-1]
 	v.CheckedPseq = p.checked(t, v.Account, v.ID, v.CheckedPseq)
-	part := p.layout.PartitionOf(v.Account)
-	return verb{
-		describe("move", v), part, func() *meter.Op { return meter.MoveExpiryOp(part, v) },
-		func(m *metertest.Model) meter.Decision {
-			before := len(m.Entries())
-			d := m.MoveExpiry(v)
-			if len(m.Entries()) > before {
-				p.moveInBook(v)
-			}
-			return d
-		},
+	move := p.moving(v)
+	apply := move.model
+	move.model = func(m *metertest.Model) meter.Decision {
+		before := len(m.Entries())
+		d := apply(m)
+		if len(m.Entries()) > before {
+			p.moveInBook(v)
+		}
+		return d
 	}
+	return move
 }
 
 // moveInBook writes a move down where an account is loaded from.
@@ -409,39 +362,24 @@ func (p *play) moveInBook(v meter.ExpiryMove) {
 
 func (p *play) suspend(t *rapid.T) verb {
 	account, suspended := p.account(t), rapid.IntRange(0, 3).Draw(t, "suspended") == 0
-	version := uint32(rapid.IntRange(0, 20).Draw(t, "version"))
-	id, part := p.id(p.baseMs), p.layout.PartitionOf(account)
-	return verb{
-		describe("suspend", account, suspended, version), part,
-		func() *meter.Op { return meter.SuspendOp(part, id, account, suspended, version) },
-		func(m *metertest.Model) meter.Decision {
-			d := m.Suspend(account, suspended, version)
-			p.book.SetFlags(account, d.Account.Suspended, d.Account.FlagsVersion)
-			return d
-		},
+	v := p.suspending(account, suspended, uint32(rapid.IntRange(0, 20).Draw(t, "version")))
+	suspend := v.model
+	v.model = func(m *metertest.Model) meter.Decision {
+		d := suspend(m)
+		p.book.SetFlags(account, d.Account.Suspended, d.Account.FlagsVersion)
+		return d
 	}
+	return v
 }
 
-func (p *play) balance(t *rapid.T) verb {
-	account := p.account(t)
-	id, part := p.id(p.baseMs), p.layout.PartitionOf(account)
-	return verb{
-		describe("balance", account), part, func() *meter.Op { return meter.ReadOp(part, id, account) },
-		func(m *metertest.Model) meter.Decision { return m.Balance(account) },
-	}
-}
+func (p *play) balance(t *rapid.T) verb { return p.balancing(p.account(t)) }
 
 func (p *play) lapse(t *rapid.T) verb {
 	if len(p.grants) == 0 {
-		return p.balance(t)
+		return p.balancing(p.account(t))
 	}
 	g := p.someGrant(t)
-	id, part := p.id(p.baseMs), p.layout.PartitionOf(g.Account)
-	return verb{
-		describe("lapse", g.Account, g.Grant.ID), part,
-		func() *meter.Op { return meter.LapseOp(part, id, g.Account, g.Grant.ID) },
-		func(m *metertest.Model) meter.Decision { return m.Lapse(g.Account, g.Grant.ID) },
-	}
+	return p.lapsing(g.Account, g.Grant.ID)
 }
 
 // pass lets time go by.
@@ -462,13 +400,9 @@ func (p *play) forget(t *rapid.T) {
 	if rapid.Bool().Draw(t, "flushed") {
 		p.flush(1_000, true, false)
 	}
-	created, keys := q.ID.ID.CreatedMs(), p.layout.Keys(q.ID.Partition)
+	created := q.ID.ID.CreatedMs()
 	if rapid.IntRange(0, 3).Draw(t, "what") > 0 {
-		p.do(0, false, verb{
-			"drop done", q.ID.Partition,
-			func() *meter.Op { return p.engines[0].DropOp(q.ID.Partition, keys.Done(created)) },
-			func(m *metertest.Model) meter.Decision { return m.DropDone(created) },
-		})
+		p.do(0, false, p.dropping(q.ID.Partition, created, false))
 		return
 	}
 	if rapid.Bool().Draw(t, "a day later") {
@@ -478,11 +412,7 @@ func (p *play) forget(t *rapid.T) {
 		p.setClock()
 	}
 	p.keyRound++
-	p.do(0, false, verb{
-		"drop keys", q.ID.Partition,
-		func() *meter.Op { return p.engines[0].DropOp(q.ID.Partition, keys.KeyDay(created)) },
-		func(m *metertest.Model) meter.Decision { return m.DropKeys(created) },
-	})
+	p.do(0, false, p.dropping(q.ID.Partition, created, true))
 }
 
 // disturb is what happens to Redis from outside: a restart, an outage, the loss of one account.
@@ -494,7 +424,7 @@ func (p *play) disturb(t *rapid.T) {
 		ms := rapid.SampledFrom([]int64{500, 5_000}).Draw(t, "outage ms")
 		for _, m := range p.models {
 			m.Outage(ms)
-			require.NoError(p.t, p.redis().HIncrBy(p.ctx, p.layout.Keys(m.Partition).Meta(), "down_ms", ms).Err())
+			require.NoError(p.t, p.client.HIncrBy(p.ctx, p.layout.Keys(m.Partition).Meta(), "down_ms", ms).Err())
 		}
 		p.setClock()
 	case 2:
