@@ -148,6 +148,7 @@ func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partition
 	if err := e.openScript(ctx, p.number, "loaded", epoch, epoch, at.Position); err != nil {
 		return err
 	}
+	p.reopen.Store(false)
 	p.open(epoch, at.Pseq)
 	e.log.Info().Uint16("partition", p.number).Uint64("epoch", epoch).Int("accounts", accounts).
 		Msg("partition rebuilt from Postgres")

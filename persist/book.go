@@ -1,0 +1,141 @@
+package persist
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"creditgate/meter"
+)
+
+// The store is what the engine asks of Postgres. Each answer comes from one snapshot, with the cursor of the same
+// snapshot: the engine then knows which ledger records the answer contains.
+var (
+	_ meter.Book          = (*Store)(nil)
+	_ meter.RebuildSource = (*Store)(nil)
+)
+
+// pageRows bounds what is read from Postgres in one go.
+const pageRows = 1000
+
+// Cursor is the place up to which a partition's ledger is in Postgres.
+func (s *Store) Cursor(ctx context.Context, partition uint16) (meter.Cursor, error) {
+	var c meter.Cursor
+	err := s.snapshot(ctx, "read flush cursor", func(tx pgx.Tx) (err error) {
+		c, err = s.cursor(ctx, tx, int(partition))
+		return err
+	})
+	return c, err
+}
+
+// querier is a pool, a connection or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func (s *Store) cursor(ctx context.Context, tx querier, partition int) (c meter.Cursor, err error) {
+	var hash []byte
+	err = tx.QueryRow(ctx, `SELECT p.cursor_epoch, p.cursor_pseq, p.cursor_hash, r.body
+		FROM creditgate.partition p LEFT JOIN creditgate.ledger_record r
+			ON (r.layout, r.partition, r.pseq) = (p.layout, p.partition, p.cursor_pseq)
+		WHERE p.layout = $1 AND p.partition = $2`, s.layoutNumber(), partition).
+		Scan(&c.Epoch, &c.Pseq, &hash, &c.Body)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return c, ErrLayout // EnsureLayout was never called on this database
+	}
+	copy(c.Hash[:], hash)
+	return c, err
+}
+
+// ClaimEpoch raises the partition's epoch above both its own and atLeast. A flush under an older epoch that is under
+// way either commits before this returns or not at all: both update the same row.
+//
+// What Redis was seen to have of accounts' flags is forgotten, because the Redis being opened may be a replica that
+// never got it; the sweeper applies them again.
+func (s *Store) ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64) (epoch uint64, err error) {
+	err = s.tx(ctx, "claim epoch", func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, `UPDATE creditgate.partition SET epoch = greatest(epoch, $3) + 1
+			WHERE layout = $1 AND partition = $2 RETURNING epoch`,
+			s.layoutNumber(), int(partition), int64(atLeast)).Scan(&epoch)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrLayout
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `UPDATE creditgate.account SET applied_flags_version = 0
+			WHERE layout = $1 AND partition = $2 AND applied_flags_version > 0`, s.layoutNumber(), int(partition))
+		return err
+	})
+	return epoch, err
+}
+
+// Account is an account's state as of the cursor returned with it: what its live grants have by the ledger, nothing
+// held. Since every admin change up to the cursor is forgotten, PrunedPseq is the cursor.
+func (s *Store) Account(ctx context.Context, account string) (a meter.Account, at meter.Cursor, err error) {
+	err = s.snapshot(ctx, "load account "+account, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, `SELECT s.seq, a.suspended, a.flags_version
+			FROM creditgate.account a JOIN creditgate.account_state s ON s.account = a.id WHERE a.id = $1`, account).
+			Scan(&a.Seq, &a.Suspended, &a.FlagsVersion)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return meter.ErrNoAccount
+		}
+		if err != nil {
+			return err
+		}
+		if a.Grants, err = liveGrants(ctx, tx, account); err != nil {
+			return err
+		}
+		at, err = s.cursor(ctx, tx, s.partitionOf(account))
+		a.PrunedPseq = at.Pseq
+		return err
+	})
+	return a, at, err
+}
+
+func liveGrants(ctx context.Context, tx pgx.Tx, account string) ([]meter.Grant, error) {
+	rows, err := tx.Query(ctx, `SELECT g.id, g.bucket, g.rank, g.paid, g.effective_at, g.created_at, t.expires_at,
+			t.granted - t.spent - t.lapsed - t.revoked, t.debt
+		FROM creditgate.grant_state t JOIN creditgate.grant_lot g ON g.id = t.grant_id
+		WHERE t.account = $1 AND t.live`, account)
+	if err != nil {
+		return nil, err
+	}
+	grants, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g meter.Grant, err error) {
+		var effective, created time.Time
+		var expires *time.Time
+		err = row.Scan((*[16]byte)(&g.ID), &g.Bucket, &g.Rank, &g.Paid, &effective, &created, &expires,
+			(*int64)(&g.Available), (*int64)(&g.Debt))
+		g.EffectiveMs, g.CreatedMs, g.ExpiresMs = effective.UnixMilli(), created.UnixMilli(), expiryToMs(expires)
+		return g, err
+	})
+	slices.SortFunc(grants, meter.CompareGrants)
+	return grants, err
+}
+
+// Accounts calls fn with the names of the partition's accounts in order.
+func (s *Store) Accounts(ctx context.Context, partition uint16, fn func(names []string) error) error {
+	after := ""
+	for {
+		rows, err := s.pool.Query(ctx, `SELECT id::text FROM creditgate.account
+			WHERE layout = $1 AND partition = $2 AND id > $3 ORDER BY id LIMIT $4`,
+			s.layoutNumber(), int(partition), after, pageRows)
+		if err != nil {
+			return storeError("list accounts", err)
+		}
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return storeError("list accounts", err)
+		}
+		if len(names) == 0 {
+			return nil
+		}
+		if err := fn(names); err != nil {
+			return err
+		}
+		after = names[len(names)-1]
+	}
+}

@@ -1,0 +1,292 @@
+package persist
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"creditgate/meter"
+)
+
+// NewGrant is a lot of credit to be added.
+type NewGrant struct {
+	Account     string
+	Bucket      string
+	Rank        uint8 // of the bucket in the policy's drain order
+	Credits     meter.Credits
+	EffectiveAt time.Time // zero: now
+	ExpiresAt   time.Time // zero: never
+	Ref         string
+	Reason      string
+	Actor       string
+	Price       *Price // nil: nothing was paid for it
+}
+
+// Price is what was paid for a grant, in the currency's minor unit (ISO 4217).
+type Price struct {
+	Minor    int64
+	Currency string
+}
+
+// NewRevocation takes back credit of one grant, named by its id or by the reference it was granted under. Credits 0
+// means all of it that was not revoked before.
+type NewRevocation struct {
+	Account     string
+	GrantID     meter.ID
+	PurchaseRef string
+	Credits     meter.Credits
+	Ref         string
+	Reason      string
+	Actor       string
+}
+
+// ExpiryChange moves the expiry of a grant.
+type ExpiryChange struct {
+	Account   string
+	GrantID   meter.ID
+	ExpiresAt time.Time // zero: never
+	Ref       string
+	Reason    string
+	Actor     string
+}
+
+// recorded is a change as Postgres has it, by this call or an earlier one with the same reference.
+type recorded struct {
+	id       meter.ID
+	repeated bool
+}
+
+// fingerprint tells a repeated request from another one under the same reference. Each part is preceded by its
+// length, so that no two contents run together to the same bytes.
+func fingerprint(parts ...any) []byte {
+	h := sha256.New()
+	for _, p := range parts {
+		text := fmt.Sprint(p)
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(text))))
+		h.Write([]byte(text))
+	}
+	return h.Sum(nil)
+}
+
+// stamp is a time as part of a fingerprint.
+func stamp(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// lockAccount serialises admin changes of one account, and proves that it exists.
+func lockAccount(ctx context.Context, tx pgx.Tx, account string) error {
+	var one int
+	err := tx.QueryRow(ctx, `SELECT 1 FROM creditgate.account WHERE id = $1 FOR NO KEY UPDATE`, account).Scan(&one)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("%w: %q", meter.ErrNoAccount, account)
+	}
+	return err
+}
+
+// earlier looks for a change made before under the same reference. table is one of our own names.
+func earlier(ctx context.Context, tx pgx.Tx, table, ref string, content []byte) (r recorded, found bool, err error) {
+	var same bool
+	err = tx.QueryRow(ctx, `SELECT id, fingerprint = $2 FROM creditgate.`+table+` WHERE external_ref = $1`, ref, content).
+		Scan((*[16]byte)(&r.id), &same)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return r, false, nil
+	}
+	if err == nil && !same {
+		err = fmt.Errorf("%w: %q", ErrRefConflict, ref)
+	}
+	r.repeated = true
+	return r, true, err
+}
+
+// insertGrant records a grant as pending. It counts as live whatever Redis may still hold: the projection is never
+// ahead of Redis in using grants up, so Redis has at most as many.
+func (s *Store) insertGrant(ctx context.Context, g NewGrant) (r recorded, err error) {
+	if err := g.check(); err != nil {
+		return r, err
+	}
+	content := fingerprint(g.Account, g.Bucket, g.Credits, stamp(g.EffectiveAt), stamp(g.ExpiresAt), g.Reason, g.priceText())
+	err = s.tx(ctx, "record grant "+g.Ref, func(tx pgx.Tx) error {
+		if err := lockAccount(ctx, tx, g.Account); err != nil {
+			return err
+		}
+		var found bool
+		if r, found, err = earlier(ctx, tx, "grant_lot", g.Ref, content); found || err != nil {
+			return err
+		}
+		if err := checkRoom(ctx, tx, g.Account); err != nil {
+			return err
+		}
+		r.id = meter.NewID(time.Now())
+		return g.insert(ctx, tx, r.id, content)
+	})
+	return r, refRace(err, g.Ref)
+}
+
+func checkRoom(ctx context.Context, tx pgx.Tx, account string) error {
+	var live int
+	err := tx.QueryRow(ctx, `SELECT (SELECT count(*) FROM creditgate.grant_state WHERE account = $1 AND live)
+		+ (SELECT count(*) FROM creditgate.grant_lot WHERE account = $1 AND status = 'pending')`, account).Scan(&live)
+	if err == nil && live >= meter.GrantsMax {
+		return fmt.Errorf("%w: %q has %d, which is the most", ErrTooManyGrants, account, live)
+	}
+	return err
+}
+
+func (g NewGrant) check() error {
+	switch {
+	case !meter.ValidName(g.Ref):
+		return fmt.Errorf("%w: reference %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, g.Ref)
+	case !meter.ValidName(g.Bucket):
+		return fmt.Errorf("%w: bucket %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, g.Bucket)
+	case g.Credits <= 0 || !g.Credits.Valid():
+		return fmt.Errorf("%w: a grant of %s credits; it must be above 0 and at most %s", ErrInvalid, g.Credits, meter.MaxCredits)
+	case !g.ExpiresAt.IsZero() && !g.ExpiresAt.After(g.EffectiveAt):
+		return fmt.Errorf("%w: the grant would expire before it begins", ErrInvalid)
+	case g.ExpiresAt.UnixMilli() > meter.Never || g.EffectiveAt.UnixMilli() > meter.Never:
+		return fmt.Errorf("%w: the grant's dates are too far away", ErrInvalid)
+	}
+	return nil
+}
+
+func (g NewGrant) priceText() string {
+	if g.Price == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d %s", g.Price.Minor, g.Price.Currency)
+}
+
+func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID, content []byte) error {
+	created := fromMs(id.CreatedMs())
+	effective := created
+	if !g.EffectiveAt.IsZero() {
+		effective = g.EffectiveAt.UTC().Truncate(time.Millisecond)
+	}
+	var minor *int64
+	var currency *string
+	if g.Price != nil {
+		minor, currency = &g.Price.Minor, &g.Price.Currency
+	}
+	expires := optionalTime(g.ExpiresAt)
+	_, err := tx.Exec(ctx, `INSERT INTO creditgate.grant_lot (id, account, bucket, rank, credits, paid, price_minor,
+			currency, effective_at, expires_at, external_ref, fingerprint, reason, actor, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+		[16]byte(id), g.Account, g.Bucket, int16(g.Rank), int64(g.Credits), g.Price != nil && g.Price.Minor > 0,
+		minor, currency, effective, expires, g.Ref, content, g.Reason, g.Actor, created)
+	if err != nil {
+		return invalid(err)
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state (grant_id, account, credits, expires_at)
+		VALUES ($1, $2, $3, $4)`, [16]byte(id), g.Account, int64(g.Credits), expires)
+	return err
+}
+
+// insertRevocation records a revocation as pending and returns how much it takes.
+func (s *Store) insertRevocation(ctx context.Context, v NewRevocation) (r recorded, err error) {
+	if !meter.ValidName(v.Ref) {
+		return r, fmt.Errorf("%w: reference %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, v.Ref)
+	}
+	if v.Credits < 0 || !v.Credits.Valid() {
+		return r, fmt.Errorf("%w: a revocation of %s credits", ErrInvalid, v.Credits)
+	}
+	content := fingerprint(v.Account, v.GrantID, v.PurchaseRef, v.Credits, v.Reason)
+	err = s.tx(ctx, "record revocation "+v.Ref, func(tx pgx.Tx) error {
+		if err := lockAccount(ctx, tx, v.Account); err != nil {
+			return err
+		}
+		var found bool
+		if r, found, err = earlier(ctx, tx, "revocation", v.Ref, content); found || err != nil {
+			return err
+		}
+		grant, left, err := revocable(ctx, tx, v)
+		if err != nil {
+			return err
+		}
+		credits := v.Credits
+		if credits == 0 {
+			credits = left
+		}
+		if credits > left || credits == 0 {
+			return fmt.Errorf("%w: %s of grant %s can still be revoked", ErrExceedsGrant, left, grant)
+		}
+		r.id = meter.NewID(time.Now())
+		_, err = tx.Exec(ctx, `INSERT INTO creditgate.revocation
+				(id, account, grant_id, credits, external_ref, fingerprint, reason, actor, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, [16]byte(r.id), v.Account, [16]byte(grant), int64(credits),
+			v.Ref, content, v.Reason, v.Actor, fromMs(r.id.CreatedMs()))
+		return invalid(err)
+	})
+	return r, refRace(err, v.Ref)
+}
+
+// revocable finds the grant and what of it no earlier revocation asked for. The account's lock is held.
+func revocable(ctx context.Context, tx pgx.Tx, v NewRevocation) (grant meter.ID, left meter.Credits, err error) {
+	err = tx.QueryRow(ctx, `SELECT g.id, g.credits - coalesce(sum(r.credits), 0)::bigint
+		FROM creditgate.grant_lot g LEFT JOIN creditgate.revocation r ON r.grant_id = g.id
+		WHERE g.account = $1 AND CASE WHEN $3 = '' THEN g.id = $2 ELSE g.external_ref = $3 END
+		GROUP BY g.id`, v.Account, [16]byte(v.GrantID), v.PurchaseRef).Scan((*[16]byte)(&grant), (*int64)(&left))
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = fmt.Errorf("%w: account %q", ErrNoGrant, v.Account)
+	}
+	return grant, left, err
+}
+
+// insertMove records an expiry move as pending.
+func (s *Store) insertMove(ctx context.Context, m ExpiryChange) (r recorded, err error) {
+	if !meter.ValidName(m.Ref) {
+		return r, fmt.Errorf("%w: reference %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, m.Ref)
+	}
+	if m.ExpiresAt.UnixMilli() > meter.Never {
+		return r, fmt.Errorf("%w: the expiry is too far away", ErrInvalid)
+	}
+	content := fingerprint(m.Account, m.GrantID, stamp(m.ExpiresAt), m.Reason)
+	err = s.tx(ctx, "record expiry move "+m.Ref, func(tx pgx.Tx) error {
+		if err := lockAccount(ctx, tx, m.Account); err != nil {
+			return err
+		}
+		var found bool
+		if r, found, err = earlier(ctx, tx, "expiry_move", m.Ref, content); found || err != nil {
+			return err
+		}
+		// The newest wish counts. An older one that Redis has already is booked as applied all the same.
+		_, err = tx.Exec(ctx, `UPDATE creditgate.expiry_move SET status = 'void', applied_at = now()
+			WHERE grant_id = $1 AND status = 'pending'`, [16]byte(m.GrantID))
+		if err != nil {
+			return err
+		}
+		r.id = meter.NewID(time.Now())
+		_, err = tx.Exec(ctx, `INSERT INTO creditgate.expiry_move
+				(id, account, grant_id, expires_at, external_ref, fingerprint, reason, actor, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, [16]byte(r.id), m.Account, [16]byte(m.GrantID),
+			optionalTime(m.ExpiresAt), m.Ref, content, m.Reason, m.Actor, fromMs(r.id.CreatedMs()))
+		if _, ok := violates(err, foreignKeyViolation); ok {
+			return fmt.Errorf("%w: %s of account %q", ErrNoGrant, m.GrantID, m.Account)
+		}
+		return invalid(err)
+	})
+	return r, refRace(err, m.Ref)
+}
+
+// refRace is err unless two accounts used one reference at the same moment; the lock of one account does not see
+// the other.
+func refRace(err error, ref string) error {
+	if _, ok := violates(err, uniqueViolation); ok {
+		return fmt.Errorf("%w: %q", ErrRefConflict, ref)
+	}
+	return err
+}
+
+// invalid turns what a check of the schema refused into ErrInvalid.
+func invalid(err error) error {
+	if constraint, ok := violates(err, checkViolation); ok {
+		return fmt.Errorf("%w: %s: %w", ErrInvalid, constraint, err)
+	}
+	return err
+}

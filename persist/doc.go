@@ -1,0 +1,24 @@
+// Package persist speaks to Postgres, the system of record: accounts, keys and grants, which start here, and the
+// ledger, which Redis decides and a flusher brings here exactly once.
+//
+// It refuses to decide about credit (the scripts do), to know HTTP, and to be asked on the path of a priced request.
+//
+//	store.go, errors.go    the connection pool, the layout check, sentinels
+//	migrate.go, roles.go   schema versions and roles; migrations/ has the SQL, and the reason of each constraint
+//	accounts.go, keys.go   accounts and API keys
+//	changes.go             grants, revocations, expiry moves: recorded once per reference
+//	pending.go             what is recorded and not known to be in Redis
+//	admin.go, sweeper.go   recorded first, applied to Redis in the same call, or later
+//	book.go, outcome.go    what the engine asks: meter.Book and meter.RebuildSource
+//	history.go             an account's entries, page by page
+//	flusher.go             why each record arrives exactly once; one worker per partition
+//	flush_lead.go          the worker: leading, reading, reporting
+//	flush_batch.go         what can be checked without Postgres; the hash chain
+//	flush_write.go         one transaction: cursor, rows
+//	flush_project.go       … projections, statuses
+//	flush_metrics.go       rows, lag, pending, stopped
+//	trim.go                how long Redis keeps what is committed
+//	verify.go              `creditgate verify`: verify_chain.go, verify_sums.go, verify_live.go
+//
+// persist/postgresd runs a private server; persist/persisttest gives each test a database.
+package persist

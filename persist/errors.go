@@ -1,0 +1,74 @@
+package persist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Sentinels that callers branch on. meter.ErrNoAccount is used for an account that does not exist.
+var (
+	// ErrUnavailable says that Postgres did not answer. Whether a write happened is unknown; every write here may
+	// be repeated.
+	ErrUnavailable = errors.New("database unavailable")
+	// ErrRefConflict says that an external reference was used before with another content.
+	ErrRefConflict = errors.New("external reference was used with another content")
+	// ErrTooManyGrants says that the account has meter.GrantsMax grants that hold credit or are about to.
+	ErrTooManyGrants = errors.New("too many live grants")
+	// ErrGrantGone says that the grant holds nothing any more, so that its expiry cannot move.
+	ErrGrantGone = errors.New("grant is used up")
+	// ErrNoGrant says that the account has no such grant.
+	ErrNoGrant = errors.New("no such grant")
+	// ErrNoKey says that there is no such API key.
+	ErrNoKey = errors.New("no such key")
+	// ErrExceedsGrant says that the revocations of a grant would exceed what it granted.
+	ErrExceedsGrant = errors.New("revocations exceed the grant")
+	// ErrInvalid says that a value is outside what the schema allows.
+	ErrInvalid = errors.New("invalid value")
+	// ErrLayout says that the database was made for another layout.
+	ErrLayout = errors.New("layout mismatch")
+)
+
+// SQLSTATEs that are told apart (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+const (
+	uniqueViolation     = "23505"
+	foreignKeyViolation = "23503"
+	checkViolation      = "23514"
+
+	undefinedTable        = "42P01"
+	insufficientPrivilege = "42501"
+	duplicateObject       = "42710"
+	duplicateDatabase     = "42P04"
+)
+
+// storeError wraps err with what was being done, and with ErrUnavailable when Postgres could not be asked.
+func storeError(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if unavailable(err) {
+		return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+func unavailable(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pg.Code[:2] {
+		case "08", "53", "57", "58": // connection, resources, operator intervention, system error
+			return true
+		case "40", "55": // serialization failure or deadlock, object in use: as if it had not been asked
+			return true
+		}
+		return pg.Code == "25006" // read-only: a standby, during failover
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.Timeout(err) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
+}

@@ -1,0 +1,213 @@
+package persist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/rs/zerolog"
+
+	"creditgate/meter"
+)
+
+// flushWorker flushes one partition. All but the atomics belong to its goroutine.
+type flushWorker struct {
+	flusher   *Flusher
+	partition uint16
+	log       zerolog.Logger
+
+	conn     *pgx.Conn      // holds the advisory lock; nil while not leading
+	claimed  uint64         // the partition's epoch in Postgres
+	at       meter.Cursor   // what is committed; Body is not kept
+	reported meter.Position // what Redis was told
+	trim     trimMarks
+	readMax  int       // records to ask for
+	strange  time.Time // since when Redis' epoch is not the claimed one; zero: it is
+
+	// For the metrics, which are read from elsewhere.
+	oldestMs atomic.Int64  // when the oldest record that was read and not committed happened; 0: none
+	behind   atomic.Uint64 // records that Redis has and Postgres has not
+	broken   atomic.Bool
+}
+
+// lockClass keeps our advisory locks apart from those of other programs in the database ("CG" and the layout).
+const lockClass = 0x43470000
+
+// lead waits until this worker is the one for the partition, then flushes until something fails. flushed says
+// whether anything was committed.
+func (w *flushWorker) lead(ctx context.Context) (flushed bool, err error) {
+	config := w.flusher.store.pool.Config().ConnConfig
+	config.RuntimeParams["application_name"] = fmt.Sprintf("creditgate flusher %d", w.partition)
+	config.RuntimeParams["synchronous_commit"] = "on" // Redis forgets what we say is committed
+	if w.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
+		return false, storeError("connect", err)
+	}
+	for {
+		leads, err := w.tryLock(ctx)
+		if err != nil {
+			return false, err
+		}
+		if leads {
+			break
+		}
+		// Waiting inside pg_advisory_lock would keep a snapshot open and Postgres from vacuuming.
+		if !sleep(ctx, lockInterval) {
+			return false, ctx.Err()
+		}
+	}
+	w.reported = meter.Position{}
+	if err := w.readCursor(ctx); err != nil {
+		return false, err
+	}
+	w.log.Debug().Stringer("cursor", w.at.Position).Msg("flushing")
+	for {
+		n, err := w.step(ctx)
+		flushed = flushed || n > 0
+		if err != nil {
+			return flushed, err
+		}
+	}
+}
+
+func (w *flushWorker) tryLock(ctx context.Context) (leads bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	err = w.conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`,
+		lockClass+w.flusher.store.layoutNumber(), int(w.partition)).Scan(&leads)
+	return leads, storeError("take the lead", err)
+}
+
+// leave gives up the connection, and the lock with it.
+func (w *flushWorker) leave(ctx context.Context) {
+	if w.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = w.conn.Close(ctx) // it is closed whatever the server answers
+	w.conn = nil
+}
+
+func (w *flushWorker) readCursor(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	var hash []byte
+	s := w.flusher.store
+	err := w.conn.QueryRow(ctx, `SELECT epoch, cursor_epoch, cursor_pseq, cursor_hash FROM creditgate.partition
+		WHERE layout = $1 AND partition = $2`, s.layoutNumber(), int(w.partition)).
+		Scan(&w.claimed, &w.at.Epoch, &w.at.Pseq, &hash)
+	copy(w.at.Hash[:], hash)
+	return storeError("read flush cursor", err)
+}
+
+// step reads once and writes what came, and returns how many records were committed.
+func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
+	f := w.flusher
+	records, epoch, err := f.source.Read(ctx, w.partition, w.at.Position, w.readMax, f.options.Wait)
+	if err != nil {
+		if errors.Is(err, meter.ErrPacked) {
+			err = fmt.Errorf("%w: %w", ErrLedgerBroken, err)
+		}
+		return 0, err
+	}
+	if len(records) == 0 {
+		w.oldestMs.Store(0)
+		w.behind.Store(0)
+		w.broken.Store(false)
+		return 0, w.report(ctx)
+	}
+	f.options.OnStep(w.partition, StepRead)
+	w.oldestMs.Store(records[0].OccurredMs)
+	if ok, err := w.sameEpoch(ctx, epoch); !ok {
+		return 0, err
+	}
+	entries := 0
+	for rest := records; len(rest) > 0; {
+		batch, err := collect(f.store.layout, w.partition, w.at, rest)
+		if err != nil {
+			return committed, err
+		}
+		if err := w.write(ctx, batch); err != nil {
+			if errors.Is(err, errCursorMoved) {
+				return committed, w.readCursor(ctx) // read again from where it is now
+			}
+			return committed, err
+		}
+		rest = rest[len(batch.records):]
+		committed += len(batch.records)
+		entries += batch.entries
+		if len(rest) > 0 {
+			w.oldestMs.Store(rest[0].OccurredMs)
+		}
+		w.trim.add(time.Now(), w.at.Position)
+		if err := w.report(ctx); err != nil {
+			return committed, err
+		}
+	}
+	w.caughtUp(ctx, len(records))
+	// The next read should bring about one transaction's worth, whether records carry one entry or thousands.
+	w.readMax = max(batchReadMin, batchEntries*len(records)/entries)
+	return committed, nil
+}
+
+// sameEpoch reports whether the records were read under the epoch claimed in Postgres. When they were not, an
+// opening is under way, here or elsewhere; one that does not finish is started again.
+func (w *flushWorker) sameEpoch(ctx context.Context, epoch uint64) (bool, error) {
+	if epoch != w.claimed {
+		if err := w.readCursor(ctx); err != nil { // the opening may just be over
+			return false, err
+		}
+	}
+	switch {
+	case epoch == w.claimed:
+		w.strange = time.Time{}
+		return true, nil
+	case w.strange.IsZero():
+		w.strange = time.Now()
+	case time.Since(w.strange) > reopenGrace:
+		w.log.Warn().Uint64("redis", epoch).Uint64("postgres", w.claimed).Msg("epochs differ: opening the partition again")
+		w.flusher.source.Reopen(w.partition)
+		w.strange = time.Time{}
+	}
+	if !sleep(ctx, mismatchPause) {
+		return false, ctx.Err()
+	}
+	return false, nil
+}
+
+// caughtUp updates the metrics after a batch: a short read means that there is no more.
+func (w *flushWorker) caughtUp(ctx context.Context, read int) {
+	w.broken.Store(false)
+	if read < w.readMax {
+		w.oldestMs.Store(0)
+		w.behind.Store(0)
+		return
+	}
+	w.observe(ctx)
+}
+
+// observe asks Redis how far it is ahead. A failure leaves the metric as it was.
+func (w *flushWorker) observe(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if head, err := w.flusher.source.Head(ctx, w.partition); err == nil {
+		w.behind.Store(max(head.Pseq, w.at.Pseq) - w.at.Pseq)
+	}
+}
+
+// report tells Redis what is committed, when that or what may be trimmed has changed.
+func (w *flushWorker) report(ctx context.Context) error {
+	trimTo := w.trim.due(time.Now())
+	if w.at.Pseq == 0 || w.reported == w.at.Position && trimTo == (meter.Position{}) {
+		return nil
+	}
+	if err := w.flusher.source.Flushed(ctx, w.partition, w.at.Position, trimTo); err != nil {
+		return fmt.Errorf("tell Redis what is flushed: %w", err)
+	}
+	w.reported = w.at.Position
+	w.flusher.options.OnStep(w.partition, StepTrimmed)
+	return nil
+}

@@ -1,0 +1,175 @@
+package persist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"creditgate/meter"
+)
+
+// expectation is a statement that must change so many rows; anything else means that Postgres does not know what
+// Redis decided about.
+type expectation struct {
+	what string
+	rows int
+	sql  string
+	args []any
+}
+
+// project brings the projections and the statuses of changes up to the batch: one statement each, whatever the
+// batch holds, and all of them in one round trip.
+func project(ctx context.Context, tx pgx.Tx, b *flushBatch) error {
+	expected := append(b.projections(), b.statuses()...)
+	var batch pgx.Batch
+	for _, e := range expected {
+		batch.Queue(e.sql, e.args...)
+	}
+	b.queueBuckets(&batch)
+	results := tx.SendBatch(ctx, &batch)
+	var wrong error
+	for _, e := range expected {
+		tag, err := results.Exec()
+		if err != nil {
+			_ = results.Close() // reports the same error
+			return err
+		}
+		if wrong == nil && tag.RowsAffected() != int64(e.rows) {
+			wrong = fmt.Errorf("%w: %d of %d %s are as the ledger says", ErrLedgerBroken, tag.RowsAffected(), e.rows, e.what)
+		}
+	}
+	if err := b.readBuckets(results); err != nil {
+		return err
+	}
+	if wrong != nil {
+		return fmt.Errorf("%w%s", wrong, b.explain(ctx, tx))
+	}
+	return nil
+}
+
+// queueBuckets asks what the batch did to each bucket, which is told as a metric once it is committed.
+func (b *flushBatch) queueBuckets(batch *pgx.Batch) {
+	ids, sums := make([][16]byte, 0, len(b.grants)), [4][]int64{}
+	for id, d := range b.grants {
+		ids = append(ids, id)
+		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked} {
+			sums[i] = append(sums[i], int64(v))
+		}
+	}
+	batch.Queue(`SELECT g.bucket, sum(u.granted), sum(u.spent), sum(u.lapsed), sum(u.revoked)
+		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+			u (grant_id, granted, spent, lapsed, revoked)
+		JOIN creditgate.grant_lot g ON g.id = u.grant_id GROUP BY g.bucket`, ids, sums[0], sums[1], sums[2], sums[3])
+}
+
+func (b *flushBatch) readBuckets(results pgx.BatchResults) error {
+	rows, err := results.Query()
+	if err == nil {
+		b.buckets, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c bucketCredits, err error) {
+			return c, row.Scan(&c.bucket, &c.granted, &c.spent, &c.lapsed, &c.revoked)
+		})
+	}
+	if err != nil {
+		_ = results.Close() // reports the same error
+		return err
+	}
+	return results.Close()
+}
+
+func (b *flushBatch) projections() []expectation {
+	accounts := make([]string, 0, len(b.accounts))
+	before, last := make([]int64, 0, len(b.accounts)), make([]int64, 0, len(b.accounts))
+	for account, span := range b.accounts {
+		accounts = append(accounts, account)
+		before, last = append(before, int64(span.first)-1), append(last, int64(span.last))
+	}
+	ids, owners := make([][16]byte, 0, len(b.grants)), make([]string, 0, len(b.grants))
+	var sums [5][]int64
+	for id, d := range b.grants {
+		ids, owners = append(ids, id), append(owners, d.account)
+		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked, d.debt} {
+			sums[i] = append(sums[i], int64(v))
+		}
+	}
+	return []expectation{{
+		what: "account seqs", rows: len(accounts), args: []any{accounts, before, last},
+		sql: `UPDATE creditgate.account_state s SET seq = u.last
+			FROM unnest($1::text[], $2::bigint[], $3::bigint[]) u (account, before, last)
+			WHERE s.account = u.account AND s.seq = u.before`,
+	}, {
+		what: "grants", rows: len(ids), args: []any{ids, owners, sums[0], sums[1], sums[2], sums[3], sums[4]},
+		sql: `UPDATE creditgate.grant_state s SET granted = s.granted + u.granted, spent = s.spent + u.spent,
+				lapsed = s.lapsed + u.lapsed, revoked = s.revoked + u.revoked, debt = s.debt + u.debt
+			FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+				u (grant_id, account, granted, spent, lapsed, revoked, debt)
+			WHERE s.grant_id = u.grant_id AND s.account = u.account`,
+	}}
+}
+
+// statuses marks changes as applied, in the transaction that has their entries. A void move can turn out to have
+// been applied after all; an applied one cannot be applied again.
+func (b *flushBatch) statuses() []expectation {
+	var out []expectation
+	for _, c := range [...]struct {
+		table string
+		ids   []meter.ID
+	}{{"grant_lot", b.granted}, {"revocation", b.revoked}, {"expiry_move", b.moved}} {
+		if len(c.ids) > 0 {
+			out = append(out, expectation{
+				what: c.table + " rows", rows: len(c.ids), args: []any{uuids(c.ids)},
+				sql: `UPDATE creditgate.` + c.table + ` SET status = 'applied', applied_at = now()
+					WHERE id = ANY ($1::uuid[]) AND status <> 'applied'`,
+			})
+		}
+	}
+	if len(b.moved) > 0 {
+		grants := map[meter.ID]bool{}
+		for _, rec := range b.records {
+			for _, e := range rec.Entries {
+				if e.Kind == meter.KindAdjust {
+					for _, l := range e.Lines {
+						grants[l.Grant] = true
+					}
+				}
+			}
+		}
+		out = append(out, expectation{
+			what: "moved expiries", rows: len(grants), args: []any{uuids(b.moved)},
+			// several moves of one grant: the last one in the ledger counts
+			sql: `UPDATE creditgate.grant_state s SET expires_at = m.expires_at
+				FROM (SELECT DISTINCT ON (m.grant_id) m.grant_id, m.expires_at
+					FROM unnest($1::uuid[]) WITH ORDINALITY u (id, n) JOIN creditgate.expiry_move m USING (id)
+					ORDER BY m.grant_id, u.n DESC) m
+				WHERE s.grant_id = m.grant_id`,
+		})
+	}
+	return out
+}
+
+func uuids(ids []meter.ID) [][16]byte {
+	out := make([][16]byte, len(ids))
+	for i, id := range ids {
+		out[i] = id
+	}
+	return out
+}
+
+// explain names one account whose seq is not what the batch continues, for the alarm. It says nothing when the seqs
+// are right or Postgres cannot be asked.
+func (b *flushBatch) explain(ctx context.Context, tx pgx.Tx) string {
+	for account, span := range b.accounts {
+		var seq uint64
+		err := tx.QueryRow(ctx, `SELECT seq FROM creditgate.account_state WHERE account = $1`, account).Scan(&seq)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return fmt.Sprintf("; account %q is not in Postgres", account)
+		case err != nil:
+			return ""
+		case seq != span.last: // the statement ran: a matching account stands at last now
+			return fmt.Sprintf("; account %q is at seq %d and the ledger goes on with %d", account, seq, span.first)
+		}
+	}
+	return ""
+}

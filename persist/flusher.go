@@ -1,0 +1,164 @@
+package persist
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"creditgate/meter"
+)
+
+// Source hands over ledger records. *meter.LedgerReader is one.
+type Source interface {
+	Ledger
+	// Read returns records after a position, in order, at most limit, and the epoch under which the partition is open
+	// at the Redis that they come from. When there are none it waits for the first, at most wait.
+	Read(ctx context.Context, partition uint16, after meter.Position, limit int, wait time.Duration) (
+		records []meter.Record, epoch uint64, err error)
+	// Flushed tells Redis how far Postgres is, and lets it forget records before trimTo (zero: none).
+	Flushed(ctx context.Context, partition uint16, at, trimTo meter.Position) error
+	// Reopen says that Postgres has another epoch than Redis runs under: an opening was claimed and not finished.
+	Reopen(partition uint16)
+}
+
+// ErrLedgerBroken says that a partition's ledger is not what it must be: a gap, an entry booked twice, a grant or an
+// account that Postgres does not know, amounts that do not add up. The partition stays where it is until a person
+// has looked; going on would hide it for ever.
+var ErrLedgerBroken = errors.New("ledger is broken")
+
+// Step is a moment in the life of a batch, for tests that end the process there.
+type Step int
+
+// The steps, in order.
+const (
+	StepRead Step = iota + 1
+	StepCopied
+	StepCommitted
+	StepTrimmed
+)
+
+// FlushOptions are the flusher's settings. The zero value of each is a good one.
+type FlushOptions struct {
+	// TrimLag is how long records stay in Redis after they were committed to Postgres; default 15 min. It must be
+	// longer than what a failover of Postgres can lose.
+	TrimLag time.Duration
+	// Wait bounds one blocking read; default 5 s.
+	Wait time.Duration
+	// OnStep is called at each step; nil in production.
+	OnStep func(partition uint16, step Step)
+}
+
+// Bounds of the flusher.
+const (
+	batchEntries   = 2000                   // a transaction takes records until it has that many entries
+	batchReadMin   = 16                     // records a read asks for, when each carries a full batch of entries
+	writeTimeout   = 30 * time.Second       // of one transaction; a frozen Postgres is noticed by it
+	lockInterval   = time.Second            // between a follower's attempts to lead
+	retryMin       = 50 * time.Millisecond  // after a failure, doubled each time …
+	retryMax       = 5 * time.Second        // … up to this
+	brokenInterval = 30 * time.Second       // between looks at a broken ledger, so that repairing it is enough
+	reopenGrace    = 2 * time.Second        // an opening that is under way gets this long to finish
+	mismatchPause  = 100 * time.Millisecond // between looks at an epoch that does not match
+)
+
+// Flusher copies the ledger from Redis to Postgres, each record exactly once. Every gateway runs one; per partition
+// an advisory lock lets one of them work and the others wait. The lock is for economy. What makes it safe is the
+// cursor in Postgres, which the first statement of each transaction compares and advances:
+//
+//   - two flushers at one partition: the second waits for the first's row lock, then finds the cursor moved;
+//   - COMMIT without an answer: the next transaction, on a new connection, waits and finds out the same way;
+//   - a Redis left behind by a failover: opening the other one claimed a newer epoch in the same row. Records of an
+//     older epoch are still flushed, since they precede it, but only when read from a Redis that is open under the
+//     claimed one. A flusher that reads from the old Redis reads under the old epoch and changes nothing.
+type Flusher struct {
+	store   *Store
+	source  Source
+	options FlushOptions
+	metrics *flushMetrics
+	log     zerolog.Logger
+	workers []*flushWorker
+}
+
+// NewFlusher makes a flusher for all partitions of the store's layout.
+func NewFlusher(store *Store, source Source, options FlushOptions, reg prometheus.Registerer, log zerolog.Logger) *Flusher {
+	if options.TrimLag == 0 {
+		options.TrimLag = 15 * time.Minute
+	}
+	if options.Wait == 0 {
+		options.Wait = 5 * time.Second
+	}
+	if options.OnStep == nil {
+		options.OnStep = func(uint16, Step) {}
+	}
+	f := &Flusher{store: store, source: source, options: options, metrics: newFlushMetrics(reg), log: log}
+	for p := range store.layout.Partitions {
+		w := &flushWorker{
+			flusher: f, partition: p, readMax: batchEntries,
+			trim: trimMarks{lag: options.TrimLag},
+			log:  log.With().Uint16("partition", p).Logger(),
+		}
+		f.workers = append(f.workers, w)
+		f.metrics.watch(reg, w)
+	}
+	return f
+}
+
+// Run flushes until ctx ends.
+func (f *Flusher) Run(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, w := range f.workers {
+		all.Go(func() { w.run(ctx) })
+	}
+	all.Wait()
+}
+
+// run leads the partition whenever it can, and comes back after every failure with a pause.
+func (w *flushWorker) run(ctx context.Context) {
+	pause := retryMin
+	for ctx.Err() == nil {
+		flushed, err := w.lead(ctx)
+		w.leave(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if flushed {
+			pause = retryMin
+		}
+		wait := pause
+		if errors.Is(err, ErrLedgerBroken) {
+			w.stop(err)
+			wait = brokenInterval
+		} else {
+			w.log.Warn().Err(err).Dur("retry_in", wait).Msg("flush interrupted")
+		}
+		w.observe(ctx)
+		if !sleep(ctx, wait/2+rand.N(wait)) {
+			return
+		}
+		pause = min(2*pause, retryMax)
+	}
+}
+
+// stop raises the alarm: a log line at each look, and a metric that stays up until the ledger is repaired.
+func (w *flushWorker) stop(err error) {
+	w.broken.Store(true)
+	w.log.Error().Err(err).Stringer("cursor", w.at.Position).
+		Msg("partition is not flushed until a person has looked: run `creditgate verify`")
+}
+
+// sleep reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

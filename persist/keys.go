@@ -1,0 +1,110 @@
+package persist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"creditgate/meter"
+)
+
+// NewKey is an API key to be stored: its hash, never the key.
+type NewKey struct {
+	Account string
+	KeyID   string   // a UUID
+	Hash    [32]byte // SHA-256 of the key
+	Ref     string   // may be empty: every call then makes a new key
+	Actor   string
+}
+
+// KeyCreated names the key; when Repeated, it is the one of the first call and not NewKey's.
+type KeyCreated struct {
+	KeyID    string
+	Repeated bool
+}
+
+// Identity is who a key belongs to.
+type Identity struct {
+	Account   string
+	Product   string
+	KeyID     string // empty when the account was named and not proved by a key
+	Suspended bool
+}
+
+// CreateKey stores a key. A Ref used before for the same account returns the first key; for another account it is
+// ErrRefConflict, as is a hash that is stored already.
+func (s *Store) CreateKey(ctx context.Context, k NewKey) (out KeyCreated, err error) {
+	id, err := meter.ParseID(k.KeyID)
+	if err != nil {
+		return out, fmt.Errorf("%w: key id: %w", ErrInvalid, err)
+	}
+	var ref *string
+	if k.Ref != "" {
+		ref = &k.Ref
+	}
+	err = s.tx(ctx, "create key for "+k.Account, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `INSERT INTO creditgate.api_key (id, account, hash, external_ref, actor)
+			VALUES ($1, $2, $3, $4, $5) ON CONFLICT (external_ref) DO NOTHING`,
+			[16]byte(id), k.Account, k.Hash[:], ref, k.Actor)
+		if constraint, ok := violates(err, uniqueViolation); ok {
+			return fmt.Errorf("%w: %s", ErrRefConflict, constraint)
+		}
+		if _, ok := violates(err, foreignKeyViolation); ok {
+			return meter.ErrNoAccount
+		}
+		if err != nil || tag.RowsAffected() == 1 {
+			out = KeyCreated{KeyID: k.KeyID}
+			return err
+		}
+		var first [16]byte
+		var account string
+		err = tx.QueryRow(ctx, `SELECT id, account FROM creditgate.api_key WHERE external_ref = $1`, ref).
+			Scan(&first, &account)
+		if err != nil {
+			return err
+		}
+		if account != k.Account {
+			return fmt.Errorf("%w: %q made a key of another account", ErrRefConflict, k.Ref)
+		}
+		out = KeyCreated{KeyID: meter.ID(first).String(), Repeated: true}
+		return nil
+	})
+	return out, err
+}
+
+// RevokeKey ends a key for ever. It is idempotent; ErrNoKey if the account never had the key.
+func (s *Store) RevokeKey(ctx context.Context, account, keyID, actor string) error {
+	id, err := meter.ParseID(keyID)
+	if err != nil {
+		return fmt.Errorf("%w: %q", ErrNoKey, keyID)
+	}
+	tag, err := s.pool.Exec(ctx, `UPDATE creditgate.api_key SET
+			revoked_by = CASE WHEN revoked_at IS NULL THEN $3 ELSE revoked_by END,
+			revoked_at = coalesce(revoked_at, now())
+		WHERE id = $1 AND account = $2`, [16]byte(id), account, actor)
+	if err == nil && tag.RowsAffected() == 0 {
+		return fmt.Errorf("%w: %s of account %s", ErrNoKey, keyID, account)
+	}
+	return storeError("revoke key "+keyID, err)
+}
+
+// IdentityByKey returns whom the key with this hash belongs to; ErrNoKey if it does not exist or is revoked.
+func (s *Store) IdentityByKey(ctx context.Context, hash [32]byte) (i Identity, err error) {
+	var id [16]byte
+	err = s.pool.QueryRow(ctx, `SELECT k.id, a.id, a.product, a.suspended
+		FROM creditgate.api_key k JOIN creditgate.account a ON a.id = k.account
+		WHERE k.hash = $1 AND k.revoked_at IS NULL`, hash[:]).Scan(&id, &i.Account, &i.Product, &i.Suspended)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return i, ErrNoKey
+	}
+	i.KeyID = meter.ID(id).String()
+	return i, storeError("look up key", err)
+}
+
+// IdentityByAccount returns an account that a trusted peer has named; meter.ErrNoAccount if it does not exist.
+func (s *Store) IdentityByAccount(ctx context.Context, account string) (Identity, error) {
+	a, err := s.AccountState(ctx, account)
+	return Identity{Account: a.Account, Product: a.Product, Suspended: a.Suspended}, err
+}

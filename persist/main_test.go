@@ -1,0 +1,15 @@
+package persist_test
+
+import (
+	"os"
+	"testing"
+
+	"creditgate/persist/persisttest"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(crashEnv) != "" {
+		crash()
+	}
+	persisttest.Main(m)
+}

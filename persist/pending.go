@@ -1,0 +1,162 @@
+package persist
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"creditgate/meter"
+)
+
+// changeKind says which table a change is in.
+type changeKind string
+
+const (
+	grantChange      changeKind = "grant"
+	revocationChange changeKind = "revocation"
+	expiryChange     changeKind = "expiry move"
+)
+
+// PendingChange names a change that Redis may not have yet.
+type PendingChange struct {
+	Kind      string // grant, revocation, expiry move, suspension
+	ID        meter.ID
+	Account   string
+	CreatedAt time.Time
+}
+
+// change is a row with what applying it to Redis needs, all from one snapshot.
+type change struct {
+	kind    changeKind
+	status  string
+	checked uint64 // the flush cursor at which status was seen: the engine's CheckedPseq
+	account string
+	note    meter.Note
+	// grant is the lot granted, revoked or moved; grantStatus is its own status.
+	grant       meter.Grant
+	grantStatus string
+	credits     meter.Credits // of a revocation
+	expiresMs   int64         // of a move
+}
+
+// The same columns from each table, so that one function reads them.
+const (
+	changeOfGrant = `SELECT g.status, g.account, g.reason, g.actor, g.status, g.credits, g.expires_at,
+			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, g.expires_at, g.created_at
+		FROM creditgate.grant_lot g WHERE g.id = $1`
+	changeOfRevocation = `SELECT c.status, c.account, c.reason, c.actor, g.status, c.credits, NULL::timestamptz,
+			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, g.expires_at, g.created_at
+		FROM creditgate.revocation c JOIN creditgate.grant_lot g ON g.id = c.grant_id WHERE c.id = $1`
+	changeOfExpiry = `SELECT c.status, c.account, c.reason, c.actor, g.status, 0::bigint, c.expires_at,
+			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, g.expires_at, g.created_at
+		FROM creditgate.expiry_move c JOIN creditgate.grant_lot g ON g.id = c.grant_id WHERE c.id = $1`
+)
+
+// change reads a change and the flush cursor of its partition in one snapshot. That the change is pending at this
+// cursor proves that no record up to it has the change; a script that knows of later records it has forgotten
+// answers CodeRecheck.
+func (s *Store) change(ctx context.Context, kind changeKind, id meter.ID) (c change, err error) {
+	query := map[changeKind]string{
+		grantChange: changeOfGrant, revocationChange: changeOfRevocation, expiryChange: changeOfExpiry,
+	}[kind]
+	c.kind = kind
+	err = s.snapshot(ctx, "read "+string(kind), func(tx pgx.Tx) error {
+		var effective, created time.Time
+		var moved, expires *time.Time
+		err := tx.QueryRow(ctx, query, [16]byte(id)).Scan(&c.status, &c.account, &c.note.Reason, &c.note.Actor,
+			&c.grantStatus, (*int64)(&c.credits), &moved, (*[16]byte)(&c.grant.ID), &c.grant.Bucket, &c.grant.Rank,
+			&c.grant.Paid, (*int64)(&c.grant.Available), &effective, &expires, &created)
+		if err != nil {
+			return err
+		}
+		c.expiresMs = expiryToMs(moved)
+		c.grant.EffectiveMs, c.grant.CreatedMs = effective.UnixMilli(), created.UnixMilli()
+		c.grant.ExpiresMs = expiryToMs(expires)
+		at, err := s.cursor(ctx, tx, s.partitionOf(c.account))
+		c.checked = at.Pseq
+		return err
+	})
+	return c, err
+}
+
+// voidMove ends an expiry move that found its grant used up.
+func (s *Store) voidMove(ctx context.Context, id meter.ID) error {
+	_, err := s.pool.Exec(ctx, `UPDATE creditgate.expiry_move SET status = 'void', applied_at = now()
+		WHERE id = $1 AND status = 'pending'`, [16]byte(id))
+	return storeError("void expiry move", err)
+}
+
+// Pending lists changes of the partition's accounts that were made before olderThan ago and are not known to be in
+// Redis, oldest first, starting after the given one (the zero value: at the oldest).
+func (s *Store) Pending(
+	ctx context.Context, partition uint16, olderThan time.Duration, after PendingChange, limit int,
+) ([]PendingChange, error) {
+	rows, err := s.pool.Query(ctx, `SELECT kind, c.id, account, c.created_at FROM (
+			SELECT 'grant' AS kind, id, account, created_at FROM creditgate.grant_lot WHERE status = 'pending'
+			UNION ALL SELECT 'revocation', id, account, created_at FROM creditgate.revocation WHERE status = 'pending'
+			UNION ALL SELECT 'expiry move', id, account, created_at FROM creditgate.expiry_move WHERE status = 'pending'
+			UNION ALL SELECT 'suspension', '00000000-0000-0000-0000-000000000000', id, flags_changed_at
+				FROM creditgate.account WHERE applied_flags_version <> flags_version) c
+		JOIN creditgate.account a ON a.id = c.account
+		WHERE a.layout = $1 AND a.partition = $2 AND c.created_at < now() - $3::interval
+			AND (c.created_at, c.account::text, c.id) > ($4, $5, $6)
+		ORDER BY c.created_at, c.account::text, c.id LIMIT $7`,
+		s.layoutNumber(), int(partition), olderThan, after.CreatedAt, after.Account, [16]byte(after.ID), limit)
+	if err != nil {
+		return nil, storeError("list pending changes", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p PendingChange, err error) {
+		err = row.Scan(&p.Kind, (*[16]byte)(&p.ID), &p.Account, &p.CreatedAt)
+		return p, err
+	})
+	return out, storeError("list pending changes", err)
+}
+
+// GrantState is a grant as Postgres has it.
+type GrantState struct {
+	GrantID     meter.ID
+	Bucket      string
+	Credits     meter.Credits
+	EffectiveAt time.Time
+	ExpiresAt   time.Time // zero: never
+	Ref         string
+	Applied     bool
+	Repeated    bool
+}
+
+// GrantState returns a grant as it was granted, but for its expiry, which is where it was last moved to. ErrNoGrant if
+// the account has none with this id.
+func (s *Store) GrantState(ctx context.Context, account string, id meter.ID) (g GrantState, err error) {
+	var expires *time.Time
+	err = s.pool.QueryRow(ctx, `SELECT g.id, g.bucket, g.credits, g.effective_at, g.external_ref, g.status = 'applied',
+			CASE WHEN m.id IS NULL THEN t.expires_at ELSE m.expires_at END
+		FROM creditgate.grant_lot g
+		JOIN creditgate.grant_state t ON t.grant_id = g.id
+		LEFT JOIN creditgate.expiry_move m ON m.grant_id = g.id AND m.status = 'pending'
+		WHERE g.id = $1 AND g.account = $2`, [16]byte(id), account).
+		Scan((*[16]byte)(&g.GrantID), &g.Bucket, (*int64)(&g.Credits), &g.EffectiveAt, &g.Ref, &g.Applied, &expires)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrNoGrant
+	}
+	g.EffectiveAt, g.ExpiresAt = g.EffectiveAt.UTC(), timeOrZero(expires)
+	return g, storeError("read grant", err)
+}
+
+// RevocationState is a revocation as Postgres has it.
+type RevocationState struct {
+	RevocationID meter.ID
+	GrantID      meter.ID
+	Credits      meter.Credits
+	Ref          string
+	Applied      bool
+	Repeated     bool
+}
+
+func (s *Store) revocationState(ctx context.Context, id meter.ID) (r RevocationState, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT id, grant_id, credits, external_ref, status = 'applied'
+		FROM creditgate.revocation WHERE id = $1`, [16]byte(id)).
+		Scan((*[16]byte)(&r.RevocationID), (*[16]byte)(&r.GrantID), (*int64)(&r.Credits), &r.Ref, &r.Applied)
+	return r, storeError("read revocation", err)
+}

@@ -1,0 +1,153 @@
+package persist
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"creditgate/meter"
+)
+
+// Ledger is what the sweeper asks of Redis: how far a partition's ledger goes.
+type Ledger interface {
+	Head(ctx context.Context, partition uint16) (meter.Position, error)
+}
+
+// SweepOptions say how often. The zero value of each is a good one.
+type SweepOptions struct {
+	Every   time.Duration // between rounds; default 5 s
+	Pending time.Duration // age at which a change is applied again; default 30 s
+}
+
+// Bounds of a round.
+const (
+	sweepPage      = 100
+	cursorWaitMax  = 10 * time.Second // for the flusher to pass the head
+	cursorInterval = 100 * time.Millisecond
+)
+
+// Sweeper applies changes that are still pending after a while, because Redis was away or the gateway died between
+// Postgres and Redis. Every gateway runs one; two at the same change do no harm.
+type Sweeper struct {
+	admin   *Admin
+	ledger  Ledger
+	options SweepOptions
+	pending *prometheus.GaugeVec
+	swept   prometheus.Counter
+	log     zerolog.Logger
+}
+
+// NewSweeper makes a sweeper over admin's store and engine.
+func NewSweeper(admin *Admin, ledger Ledger, options SweepOptions, reg prometheus.Registerer, log zerolog.Logger) *Sweeper {
+	if options.Every == 0 {
+		options.Every = 5 * time.Second
+	}
+	if options.Pending == 0 {
+		options.Pending = 30 * time.Second
+	}
+	s := &Sweeper{
+		admin: admin, ledger: ledger, options: options, log: log,
+		pending: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "creditgate_changes_pending",
+			Help: "Grants, revocations, expiry moves and suspensions that Redis may not have yet, at the last sweep.",
+		}, []string{"partition"}),
+		swept: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "creditgate_changes_swept_total", Help: "Pending changes that the sweeper applied.",
+		}),
+	}
+	reg.MustRegister(s.pending, s.swept)
+	return s
+}
+
+// Run sweeps until ctx ends. Rounds of several gateways are spread by chance.
+func (s *Sweeper) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(s.options.Every/2 + rand.N(s.options.Every)):
+		}
+		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn().Err(err).Msg("sweep of pending changes failed; the next round tries again")
+		}
+	}
+}
+
+// Sweep applies what is pending once, in every partition. A partition that cannot be swept does not keep the others
+// from it; the first error is returned.
+func (s *Sweeper) Sweep(ctx context.Context) error {
+	var first error
+	for p := range s.admin.layout.Partitions {
+		if err := s.sweepPartition(ctx, p); err != nil && first == nil {
+			first = fmt.Errorf("partition %d: %w", p, err)
+		}
+	}
+	return first
+}
+
+func (s *Sweeper) sweepPartition(ctx context.Context, partition uint16) error {
+	var last PendingChange
+	left := 0
+	for {
+		page, err := s.admin.Pending(ctx, partition, s.options.Pending, last, sweepPage)
+		if err != nil {
+			return err
+		}
+		if len(page) > 0 && last == (PendingChange{}) {
+			// What an attempt before this moment did is in the ledger up to here. Only what is still pending once
+			// the flusher has passed it needs another attempt; the rest is merely not flushed yet.
+			if err := s.awaitFlush(ctx, partition); err != nil {
+				return err
+			}
+		}
+		for _, c := range page {
+			if s.sweep(ctx, c) {
+				s.swept.Inc()
+			} else {
+				left++
+			}
+		}
+		if len(page) < sweepPage {
+			s.pending.WithLabelValues(strconv.Itoa(int(partition))).Set(float64(left))
+			return nil
+		}
+		last = page[len(page)-1]
+	}
+}
+
+// sweep applies one change; Admin.apply reads its status again together with the cursor.
+func (s *Sweeper) sweep(ctx context.Context, c PendingChange) bool {
+	if c.Kind == "suspension" {
+		return s.admin.applyFlags(ctx, c.Account)
+	}
+	return s.admin.apply(ctx, changeKind(c.Kind), c.ID) != notApplied
+}
+
+// awaitFlush returns once the cursor in Postgres has passed the head that Redis has now.
+func (s *Sweeper) awaitFlush(ctx context.Context, partition uint16) error {
+	head, err := s.ledger.Head(ctx, partition)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, cursorWaitMax)
+	defer cancel()
+	for {
+		at, err := s.admin.Cursor(ctx, partition)
+		if err != nil {
+			return err
+		}
+		if at.Pseq >= head.Pseq {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the flusher is at %d and the head was %d: %w", at.Pseq, head.Pseq, ErrUnavailable)
+		case <-time.After(cursorInterval):
+		}
+	}
+}

@@ -1,0 +1,41 @@
+package persist
+
+import (
+	"time"
+
+	"creditgate/meter"
+)
+
+// trimMarks remember when positions were committed, so that Redis keeps what a failover of Postgres might lose. They
+// are kept in memory only: after a restart trimming waits for one lag, which costs Redis memory and nothing else.
+type trimMarks struct {
+	lag   time.Duration
+	marks []trimMark // oldest first, at least lag/trimMarksMax apart
+}
+
+type trimMark struct {
+	at       time.Time
+	position meter.Position
+}
+
+// trimMarksMax bounds the marks; trimming is late by at most lag/trimMarksMax.
+const trimMarksMax = 64
+
+// add notes that everything up to position is committed at this time.
+func (t *trimMarks) add(at time.Time, position meter.Position) {
+	if n := len(t.marks); n > 0 && at.Sub(t.marks[n-1].at) < t.lag/trimMarksMax {
+		return
+	}
+	t.marks = append(t.marks, trimMark{at, position})
+}
+
+// due returns the newest position that was committed at least lag ago, once; the zero position if there is none.
+func (t *trimMarks) due(now time.Time) (position meter.Position) {
+	n := 0
+	for n < len(t.marks) && now.Sub(t.marks[n].at) >= t.lag {
+		position = t.marks[n].position
+		n++
+	}
+	t.marks = t.marks[n:]
+	return position
+}
