@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	neturl "net/url"
 	"strings"
 	"time"
 
@@ -22,7 +23,11 @@ func NewRedis(url string) (redis.UniversalClient, error) {
 	first, rest, _ := strings.Cut(url, ",")
 	base, err := redis.ParseURL(first)
 	if err != nil {
-		return nil, fmt.Errorf("meter: Redis URL %q: %w; write redis://host:port/0", first, err)
+		var parse *neturl.Error // its own text repeats the URL, and with it the password
+		if errors.As(err, &parse) {
+			err = parse.Err
+		}
+		return nil, fmt.Errorf("meter: Redis URL: %w; write redis://host:port/0", err)
 	}
 	addrs := []string{base.Addr}
 	if rest != "" {
