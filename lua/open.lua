@@ -27,11 +27,11 @@ if mode == 'resume' then
   redis.call('HSET', meta_key, 'epoch', text(epoch), 'inc', incarnation, 'last_ms', text(now), 'down_ms', text(down),
     'flushed', text(flushed), 'flushed_epoch', text(flushed_epoch))
 elseif mode == 'rebuild' then
-  if m[1] and state ~= 'loading' then return {EPOCH, now} end
+  if had ~= expected or (m[1] and (state ~= 'loading' or had >= epoch)) then return {EPOCH, now} end
   if redis.call('EXISTS', ledger_key) == 1 then return {REGRESSED, now} end
   redis.call('HSET', meta_key, 'format', '1', 'epoch', text(epoch), 'pseq', text(flushed), 'flushed', text(flushed),
     'flushed_epoch', text(flushed_epoch), 'inc', incarnation, 'last_ms', text(now), 'down_ms', '0',
-    'outcomes_from', text(flushed > 0 and now or 0), 'state', 'loading')
+    'base', text(flushed), 'outcomes_from', text(flushed > 0 and now or 0), 'state', 'loading')
 else
   if had ~= epoch or state ~= 'loading' then return {EPOCH, now} end
   redis.call('HSET', meta_key, 'state', 'open', 'last_ms', text(now))

@@ -2,7 +2,7 @@ package meter
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // not for security: it is the name Redis gives a script
+	"crypto/sha1"
 	"encoding/hex"
 	"strings"
 
@@ -23,7 +23,7 @@ func (e *Engine) Redis() redis.UniversalClient { return e.client() }
 // OpenNow opens every partition, as Run does in the background.
 func (e *Engine) OpenNow(ctx context.Context) error {
 	for _, p := range e.partitions {
-		p.shut(sectionHead{epoch: p.epoch.Load()}, CodeFenced)
+		p.shut(p.epoch.Load(), CodeFenced)
 		if err := e.openPartition(ctx, p); err != nil {
 			return err
 		}
@@ -35,7 +35,7 @@ func (e *Engine) OpenNow(ctx context.Context) error {
 func (e *Engine) Mutate(old, planted string) {
 	for _, s := range []*lua.Script{&e.scripts.ApplySettle, &e.scripts.ApplyReserve} {
 		s.Source = strings.Replace(s.Source, old, planted, 1)
-		sum := sha1.Sum([]byte(s.Source)) //nolint:gosec // it is the name Redis gives a script
+		sum := sha1.Sum([]byte(s.Source))
 		s.SHA = hex.EncodeToString(sum[:])
 	}
 }
@@ -72,6 +72,11 @@ func ExtendOp(id ReservationID, leaseMs int64) *Op  { return settleOp(verbExtend
 func ReadOp(p uint16, id ID, account string) *Op {
 	return newOp(verbRead, p, id, account).u8(readAccount)
 }
+
+func LoadOp(p uint16, id ID, account string) *Op {
+	return newOp(verbLoad, p, id, account).bytes16(AppendAccount(nil, Account{}))
+}
+
 func GrantOp(p uint16, g GrantChange) *Op     { return grantOp(p, g) }
 func RevokeOp(p uint16, r Revocation) *Op     { return revokeOp(p, r) }
 func MoveExpiryOp(p uint16, m ExpiryMove) *Op { return moveExpiryOp(p, m) }

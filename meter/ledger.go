@@ -93,5 +93,5 @@ func (l *LedgerReader) Head(ctx context.Context, partition uint16) (Position, er
 func (l *LedgerReader) Reopen(partition uint16) {
 	p := l.engine.partitions[partition]
 	p.reopen.Store(true)
-	p.shut(sectionHead{epoch: p.epoch.Load()}, CodeEpoch)
+	p.shut(p.epoch.Load(), CodeEpoch)
 }

@@ -14,6 +14,7 @@ func (e *Engine) loadAccount(ctx context.Context, account string, partition uint
 		return fmt.Errorf("meter: %s names no account: %w", asked, ErrNoAccount)
 	}
 	_, err, _ := e.loads.Do(account, func() (any, error) {
+		epoch := e.partitions[partition].epoch.Load() // before anything is read under it
 		head, err := e.headPseq(ctx, partition)
 		if err != nil {
 			return nil, err
@@ -27,7 +28,7 @@ func (e *Engine) loadAccount(ctx context.Context, account string, partition uint
 				return nil, fmt.Errorf("meter: load %q from Postgres: %w: %w: %w", account, ErrUnavailable, ErrNotSent, err)
 			}
 			if at.Pseq >= head {
-				return nil, e.putAccount(ctx, account, partition, a, at)
+				return nil, e.putAccount(ctx, account, partition, a, at, epoch)
 			}
 			if pause(ctx, cursorPoll) != nil {
 				return nil, fmt.Errorf("meter: load %q: the flusher is behind: %w: %w", account, ErrUnavailable, ErrNotSent)
@@ -37,22 +38,24 @@ func (e *Engine) loadAccount(ctx context.Context, account string, partition uint
 	return err
 }
 
-func (e *Engine) putAccount(ctx context.Context, account string, partition uint16, a Account, at Cursor) error {
+func (e *Engine) putAccount(
+	ctx context.Context, account string, partition uint16, a Account, at Cursor, epoch uint64,
+) error {
 	if a.Seq > 0 { // an account without an entry never had a grant: nothing is held, nothing was forgotten
 		if err := e.addHolds(ctx, account, partition, &a); err != nil {
 			return err
 		}
 		a.PrunedPseq = at.Pseq
 	}
-	o := e.loadOp(account, partition, a)
+	o := e.loadOp(account, partition, a, epoch)
 	if err := e.batch.do(o); err != nil {
 		return err
 	}
-	return o.err // any fence shows itself when the waiting verb is sent again
+	return o.err // any fence, and another epoch, shows itself when the waiting verb is sent again
 }
 
-func (e *Engine) loadOp(account string, partition uint16, a Account) *op {
-	return newOp(verbLoad, partition, NewID(e.now()), account).bytes16(AppendAccount(nil, a))
+func (e *Engine) loadOp(account string, partition uint16, a Account, epoch uint64) *op {
+	return newOp(verbLoad, partition, NewID(e.now()), account).u64(epoch).bytes16(AppendAccount(nil, a))
 }
 
 // addHolds moves what open reservations hold of the account from available to held.
@@ -127,7 +130,7 @@ func (e *Engine) loadAll(ctx context.Context, partition uint16) (int, error) {
 				return err
 			}
 			a.PrunedPseq = at.Pseq
-			ops = append(ops, e.loadOp(name, partition, a))
+			ops = append(ops, e.loadOp(name, partition, a, e.partitions[partition].epoch.Load()))
 		}
 		n += len(names)
 		return e.loadMany(ops)

@@ -221,7 +221,7 @@ func (e *Engine) sweepOps(p *partition, ops []*op) error {
 			return o.err
 		}
 		if o.head.code != CodeOK {
-			p.shut(o.head, o.head.code)
+			p.shut(o.epoch, o.head.code)
 			return fmt.Errorf("partition %d: %w: %s", p.number, ErrUnavailable, o.head.code)
 		}
 	}
