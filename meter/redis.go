@@ -23,8 +23,7 @@ func NewRedis(url string) (redis.UniversalClient, error) {
 	first, rest, _ := strings.Cut(url, ",")
 	base, err := redis.ParseURL(first)
 	if err != nil {
-		var parse *neturl.Error // its own text repeats the URL, and with it the password
-		if errors.As(err, &parse) {
+		if parse, ok := errors.AsType[*neturl.Error](err); ok { // its text repeats the URL, and with it the password
 			err = parse.Err
 		}
 		return nil, fmt.Errorf("meter: Redis URL: %w; write redis://host:port/0", err)
