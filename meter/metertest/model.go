@@ -7,6 +7,9 @@ import (
 	"creditgate/meter"
 )
 
+// clockSkewMaxMs is how far a gateway's clock, which ids carry, may be off Redis', which forgets by its own.
+const clockSkewMaxMs = 60_000
+
 // Model is the reference: one partition under a clock that the test moves. Every verb answers like the scripts and
 // appends the entry they would append, one record a verb unless they share a Batch. It is not safe for concurrent
 // use.
@@ -123,7 +126,7 @@ func (m *Model) commit(q meter.Settle, inLedger bool) meter.Decision {
 		return m.answer(meter.CodeError, meter.Reservation{})
 	case !known && q.Reserved == 0:
 		return m.answer(meter.CodeUnknown, meter.Reservation{})
-	case !known && inLedger && q.ID.ID.CreatedMs() < m.OutcomesFromMs:
+	case !known && inLedger && q.ID.ID.CreatedMs() < m.OutcomesFromMs+clockSkewMaxMs:
 		return m.answer(meter.CodeAskLedger, meter.Reservation{})
 	case !known && q.Amount > q.Reserved:
 		return m.answer(meter.CodeConflict, meter.Reservation{})
