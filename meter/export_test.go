@@ -74,8 +74,8 @@ func ReadOp(p uint16, id ID, account string) *Op {
 	return newOp(verbRead, p, id, account).u8(readAccount)
 }
 
-func LoadOp(p uint16, id ID, account string) *Op {
-	return newOp(verbLoad, p, id, account).bytes16(AppendAccount(nil, Account{}))
+func LoadOp(p uint16, id ID, account string, epoch uint64) *Op {
+	return newOp(verbLoad, p, id, account).u64(epoch).bytes16(AppendAccount(nil, Account{}))
 }
 
 func GrantOp(p uint16, g GrantChange) *Op     { return grantOp(p, g) }

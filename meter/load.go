@@ -73,8 +73,7 @@ func (e *Engine) loadOp(account string, partition uint16, a Account, epoch uint6
 // addHolds moves what open reservations hold of the account from available to held.
 func (e *Engine) addHolds(ctx context.Context, account string, partition uint16, a *Account) error {
 	seen := map[ID]bool{}
-	unreadable := func(err error) error { return err } // it may be this account's: skipped, its credit would be given back
-	return e.eachOpen(ctx, partition, unreadable, func(r Reservation) error {
+	return e.eachOpen(ctx, partition, func(r Reservation) error {
 		if r.Account != account || seen[r.ID.ID] {
 			return nil
 		}
@@ -92,9 +91,15 @@ func (e *Engine) addHolds(ctx context.Context, account string, partition uint16,
 	})
 }
 
-// eachOpen calls fn with every open reservation of a partition, in chunks of a bounded scan. HSCAN may show one
+// eachOpen is scanOpen for those who need every reservation: one that cannot be read may be the one that holds an
+// account's credit.
+func (e *Engine) eachOpen(ctx context.Context, partition uint16, fn func(Reservation) error) error {
+	return e.scanOpen(ctx, partition, func(err error) error { return err }, fn)
+}
+
+// scanOpen calls fn with every open reservation of a partition, in chunks of a bounded scan. HSCAN may show one
 // twice. What cannot be read goes to unreadable, which ends the scan by returning the error.
-func (e *Engine) eachOpen(
+func (e *Engine) scanOpen(
 	ctx context.Context, partition uint16, unreadable func(error) error, fn func(Reservation) error,
 ) error {
 	key, cursor := e.layout.Keys(partition).Open(), uint64(0)

@@ -122,7 +122,7 @@ func (s *sweep) expireDue(ctx context.Context) error {
 		s.skip("hold", err)
 		return nil
 	}
-	err := s.eachOpen(ctx, s.p.number, unreadable, func(r Reservation) error {
+	err := s.scanOpen(ctx, s.p.number, unreadable, func(r Reservation) error {
 		if r.DeadlineMs > up {
 			return nil
 		}
