@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"strings"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/redis/go-redis/v9"
 
 	"creditgate/lua"
@@ -73,8 +74,8 @@ func ReadOp(p uint16, id ID, account string) *Op {
 	return newOp(verbRead, p, id, account).u8(readAccount)
 }
 
-func LoadOp(p uint16, id ID, account string) *Op {
-	return newOp(verbLoad, p, id, account).bytes16(AppendAccount(nil, Account{}))
+func LoadOp(p uint16, id ID, account string, epoch uint64) *Op {
+	return newOp(verbLoad, p, id, account).u64(epoch).bytes16(AppendAccount(nil, Account{}))
 }
 
 func GrantOp(p uint16, g GrantChange) *Op     { return grantOp(p, g) }
@@ -94,4 +95,18 @@ func SuspendOp(p uint16, id ID, account string, suspended bool, version uint32) 
 		flag = 1
 	}
 	return newOp(verbSuspend, p, id, account).u32(version).u8(flag)
+}
+
+func (o *Op) Body() string { return string(o.body) }
+
+func LoadKeyOp(key *IdempotencyKey, r Reservation) *Op {
+	o := newOp(verbLoadKey, r.ID.Partition, r.ID.ID, "")
+	return o.bytes16(AppendReservation(nil, r)).keyPart(key)
+}
+
+// SweepSkipped is how often a sweep passed over what it could not handle.
+func (e *Engine) SweepSkipped(what string) float64 {
+	var m dto.Metric
+	_ = e.metrics.skipped.WithLabelValues(what).Write(&m) // never fails
+	return m.GetCounter().GetValue()
 }

@@ -188,8 +188,9 @@ func (e *Engine) openScript(
 	ctx context.Context, partition uint16, mode string, epoch, expected uint64, flushed Position,
 ) error {
 	keys := e.layout.Keys(partition)
-	reply, err := e.client().EvalSha(ctx, e.scripts.Open.SHA, []string{keys.Meta(), keys.Ledger()},
-		mode, epoch, expected, flushed.Pseq, flushed.Epoch).Int64Slice()
+	reply, err := e.client().EvalSha(ctx, e.scripts.Open.SHA,
+		[]string{keys.Meta(), keys.Ledger(), keys.Open(), keys.Lapses(), keys.Slots()},
+		mode, epoch, expected, flushed.Pseq, flushed.Epoch, e.now().UnixMilli()).Int64Slice()
 	if err != nil {
 		return fmt.Errorf("open script: %w", err)
 	}

@@ -101,7 +101,7 @@ func TestFlushBetweenCursorAndClaim(t *testing.T) {
 			require.NoError(t, b.book.Fold(read)) // the flusher's COMMIT arrives
 		}
 	}
-	require.NoError(t, b.raw().Del(t.Context(), b.layout.Keys(p).Meta(), b.layout.Keys(p).Ledger(),
+	require.NoError(t, b.raw().Del(t.Context(), b.layout.Keys(p).Meta(), b.layout.Keys(p).Ledger(), b.layout.Keys(p).Slots(),
 		b.layout.Keys(p).Account("acme")).Err())
 	_, err = e.Balance(t.Context(), "acme")
 	require.NoError(t, err)

@@ -139,7 +139,7 @@ func (w *world) loading(account string) verb {
 	return verb{
 		"load %s",
 		[]any{account},
-		p, func() *meter.Op { return meter.LoadOp(p, id, account) },
+		p, func() *meter.Op { return meter.LoadOp(p, id, account, w.models[p].Epoch) },
 		func(m *metertest.Model) meter.Decision {
 			m.Load(account, meter.Account{})
 			return meter.Decision{Code: meter.CodeOK, NowMs: m.NowMs}

@@ -19,7 +19,7 @@ import (
 
 // world is two gateways on one Redis beside the model of each partition. Nothing in it happens by itself: no engine
 // runs its sweeper, and the partitions' clock stands still far ahead of the wall's, since `now` never falls behind
-// last_ms. So every reply and every byte of state can be predicted.
+// last_ms; the engines are told the same time, or they would be refused. So every reply and every byte of state can be predicted.
 type world struct {
 	t       require.TestingT
 	ctx     context.Context //nolint:containedctx // of the test, which the world does not outlive
@@ -33,6 +33,7 @@ type world struct {
 	touched []bool           // partitions to compare after this step
 	serial  uint64           // of ids
 	verbs   int
+	nowMs   atomic.Int64 // of the partitions; 0: the wall's
 }
 
 // newWorld empties the server. A mutation of the scripts is for tests of the tests.
@@ -44,7 +45,7 @@ func newWorld(
 	for i := range w.engines {
 		e, err := meter.New(meter.Options{
 			RedisURL: server.URL(), Layout: w.layout, Book: w.book, Rebuild: w.book, Log: zerolog.Nop(),
-			Metrics: prometheus.NewRegistry(),
+			Metrics: prometheus.NewRegistry(), Now: w.now,
 		})
 		require.NoError(t, err)
 		w.engines[i], w.losses[i] = e, &loss{}
@@ -78,9 +79,17 @@ func (w *world) open() {
 	}
 }
 
-// setClock moves every partition's clock to its model's.
+func (w *world) now() time.Time {
+	if ms := w.nowMs.Load(); ms != 0 {
+		return time.UnixMilli(ms)
+	}
+	return time.Now()
+}
+
+// setClock moves every partition's clock to its model's, which all show the same time.
 func (w *world) setClock() {
 	w.touch()
+	w.nowMs.Store(w.models[0].NowMs)
 	for _, m := range w.models {
 		require.NoError(w.t, w.client.HSet(w.ctx, w.layout.Keys(m.Partition).Meta(), "last_ms", m.NowMs).Err())
 	}
