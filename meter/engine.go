@@ -286,6 +286,9 @@ func (e *Engine) carry(ctx context.Context, o *op) (Decision, error) {
 		switch o.code {
 		case CodeFenced, CodeEpoch, CodeRegressed, CodeClosed, CodeTorn:
 			o.maybe = o.maybe || o.code == CodeTorn // its record may have been appended
+			if len(o.body) > 0 {
+				e.log.Error().Uint16("partition", o.partition).Stringer("code", o.code).Bytes("redis", o.body).Msg("write failed")
+			}
 			p.shut(o.epoch, o.code)
 		case CodeClock:
 			return Decision{}, fmt.Errorf("meter: %w: %w: this host's clock is more than a minute off Redis'",

@@ -195,9 +195,25 @@ func (e *Engine) openScript(
 		return fmt.Errorf("open script: %w", err)
 	}
 	if len(reply) != 2 || Code(reply[0]) != CodeOK {
-		return fmt.Errorf("open script (%s): Redis is not as it was when compared: %v", mode, reply)
+		return fmt.Errorf("%s: %s: %v", mode, openRefusal(reply), reply)
 	}
 	return nil
+}
+
+// openRefusal says what a refusal of the open script means and what to do.
+func openRefusal(reply []int64) string {
+	code := CodeError
+	if len(reply) == 2 {
+		code = Code(reply[0])
+	}
+	switch code {
+	case CodeRegressed:
+		return "Redis has keys of the partition but no meta; restore its data, or delete them to rebuild from Postgres"
+	case CodeClock:
+		return "this host's clock, or Redis', is more than a minute off; correct it (meta.last_ms too, if it lies ahead)"
+	default:
+		return "Redis is not as it was when compared (" + code.String() + "); trying again"
+	}
 }
 
 func (e *Engine) readMeta(ctx context.Context, client redis.UniversalClient, partition uint16) (partitionMeta, error) {
