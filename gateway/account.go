@@ -12,7 +12,6 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"creditgate/meter"
-	"creditgate/meter/policy"
 )
 
 // Pages of history.
@@ -220,16 +219,11 @@ func (g *Gateway) quote(x *exchange, path string) *problem {
 	if x.op == nil {
 		return &problem{code: codeUnpriced, detail: path + " is not an operation of " + x.who.Product}
 	}
-	view, err := x.op.Read(policy.Request{
-		Params: x.params, Query: []byte(x.query), Header: x.ctx.Request.Header.All(), Body: x.out.Body(),
-	})
-	if err != nil {
-		return priceProblem(err)
+	g.passHeaders(x)
+	if p := x.assess(); p != nil {
+		return p
 	}
-	q, err := x.op.Quote(view)
-	if err != nil {
-		return priceProblem(err)
-	}
+	q := x.quote
 	d, p := g.readAccount(x.who.Account)
 	if p != nil {
 		return p

@@ -259,7 +259,7 @@ func TestReservationsByHand(t *testing.T) {
 	require.Equal(t, "purchased", v["draws"].([]any)[0].(map[string]any)["bucket"])
 	path := "/v1/reservations/" + v["id"].(string)
 
-	again := reserve(`{"account":"acme","credits":4,"operation":"batch"}`, "Idempotency-Key", "job-1")
+	again := reserve(`{"account":"acme","credits":4,"operation":"batch","lease_seconds":600}`, "Idempotency-Key", "job-1")
 	require.Equal(t, 200, again.StatusCode, "%s", again.body)
 	require.Equal(t, v["id"], again.json(t)["id"])
 	require.Equal(t, 409, reserve(`{"account":"acme","credits":5}`, "Idempotency-Key", "job-1").StatusCode)

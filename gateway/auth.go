@@ -51,8 +51,12 @@ func (p *problem) Error() string { return p.detail }
 
 func (a *authenticator) identify(ctx context.Context, x *exchange) (Identity, error) {
 	h := &x.ctx.Request.Header
-	if name := h.Peek(a.accountHeader); len(name) > 0 && a.trusts(x.peer) {
+	if names := h.PeekAll(a.accountHeader); len(names) > 0 && a.trusts(x.peer) {
+		name := names[0]
 		account := string(name)
+		if len(names) > 1 { // one of them may be the client's, let through by the peer
+			return Identity{}, &problem{code: codeUnauthenticated, detail: a.accountHeader + " is there twice"}
+		}
 		if !meter.ValidName(account) {
 			return Identity{}, &problem{code: codeUnauthenticated, detail: a.accountHeader + " does not name an account"}
 		}

@@ -30,7 +30,7 @@ func (g *Gateway) readBody(x *exchange) *problem {
 		x.bodyRead = true
 		return nil
 	case err == nil && !whole:
-		return g.bodyTooLarge()
+		return bodyTooLarge(g.set.RequestBodyMax)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &problem{code: codeInvalid, detail: "the body did not arrive within " + g.set.ClientTimeout.String()}
 	}
@@ -41,8 +41,8 @@ func (g *Gateway) readBody(x *exchange) *problem {
 // whole chunked one is read to its end without the closing being seen.
 func (x *exchange) hungUp() bool { return x.client != nil && x.client.eof }
 
-func (g *Gateway) bodyTooLarge() *problem {
-	return &problem{code: codeTooLarge, detail: "the body is larger than " + strconv.Itoa(g.set.RequestBodyMax) + " bytes"}
+func bodyTooLarge(most int) *problem {
+	return &problem{code: codeTooLarge, detail: "the body is larger than " + strconv.Itoa(most) + " bytes"}
 }
 
 // readAll reads r to its end into buf's memory. whole is false when there are more than most bytes.
@@ -91,10 +91,16 @@ func (x *exchange) abandonBody() {
 // streams reports whether the response is passed on as it comes: events, whose sense is that they are early.
 // Where units are counted in the response it must be read first.
 func (x *exchange) streams(resp *fasthttp.Response) bool {
-	if resp.BodyStream() == nil || (x.op != nil && x.op.NeedsResponse()) {
+	if resp.BodyStream() == nil || !x.streamable() {
 		return false
 	}
 	return isEventStream(string(resp.Header.ContentType()))
+}
+
+// streamable reports whether a response could be streamed at all: its units are not counted in it, and the client
+// knows chunks, which HTTP/1.0 does not.
+func (x *exchange) streamable() bool {
+	return (x.op == nil || !x.op.NeedsResponse()) && x.ctx.Request.Header.IsHTTP11()
 }
 
 func isEventStream(contentType string) bool {

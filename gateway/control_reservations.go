@@ -52,7 +52,7 @@ func (g *Gateway) postReservation(c *call) (int, any, *problem) {
 	}
 	if c.ref != "" {
 		key, content := sha256.Sum256([]byte(b.Account+"\x00control\x00"+c.ref)),
-			sha256.Sum256([]byte(b.Account+"\x00"+b.Credits.String()+"\x00"+b.Operation))
+			sha256.Sum256([]byte(b.Account+"\x00"+b.Credits.String()+"\x00"+b.Operation+"\x00"+lease.String()))
 		r.Note.Key = &meter.IdempotencyKey{Hash: [16]byte(key[:16]), Fingerprint: [16]byte(content[:16])}
 	}
 	ctx, cancel := g.within(g.set.SettleBudget)

@@ -13,7 +13,8 @@
 //	forward.go     to the backend and back, and what the answer is worth
 //	headers.go     which header fields pass in each direction
 //	settle.go      reserve, commit, release, and the journal when the meter is away
-//	stream.go      responses that are settled before their terminating chunk
+//	stream.go      responses that are passed on as they come, and settled before their end
+//	holdback.go    the end of a stream that is kept until then
 //	idempotency.go Idempotency-Key: its syntax, and the fingerprint of a request
 //	replay.go      stored answers
 //	upstream.go    backends: connections, breaker, what may be tried again
@@ -28,6 +29,7 @@
 //	hungup_*.go    whether the peer of an idle connection has gone
 //
 // Two choices that the code alone does not explain. A response without a length is buffered like any other, so that
-// its charge can stand in a header; only event streams are passed on as they come. A response above the buffer is
-// streamed too, with its charge in a trailer, unless units are counted in it: then it cannot be read, and is refused.
+// its charge can stand in a header; only event streams are passed on as they come, an event late: the last one waits
+// for the settlement. A response above the buffer is streamed too, with its last 32 KiB held back and its charge in a
+// trailer, unless units are counted in it: then it cannot be read, and is refused.
 package gateway

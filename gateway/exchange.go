@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"net/netip"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ type exchange struct {
 	policy *policy.Policy
 	op     *policy.Operation // nil for an unmatched route that passes
 	params policy.Params
+	view   policy.View
 	quote  policy.Quote
 	key    *meter.IdempotencyKey
 
@@ -38,6 +40,7 @@ type exchange struct {
 	answered  *meter.Reservation // the Idempotency-Key's request was charged already, by this one
 	streaming bool               // the response outlives the handler; its end ends the exchange
 	deadline  time.Time          // monotonic; the backend must have answered
+	settleBy  time.Time          // zero until the settlement begins
 	route     route              // backend chosen, its breaker to be told
 	upstream  time.Duration      // spent waiting for the backend
 	outcome   string             // for metrics and the log
@@ -72,8 +75,8 @@ func (x *exchange) operation() string {
 	return x.op.Name
 }
 
-// checkTarget refuses a request whose target can be spelt in another way, so that what is priced, what is
-// forwarded and what the backend reads are the same bytes.
+// checkTarget refuses a request whose target or header names can be read in another way, so that what is priced,
+// what is forwarded and what the backend reads are the same bytes.
 func (x *exchange) checkTarget() *problem {
 	if x.method == fasthttp.MethodConnect || x.method == fasthttp.MethodTrace {
 		return &problem{code: codeInvalid, detail: x.method + " is not served here"}
@@ -84,6 +87,11 @@ func (x *exchange) checkTarget() *problem {
 	}
 	if !plainQuery(x.query) {
 		return &problem{code: codeAmbiguousPrice, detail: "the query contains ; or a byte that must be percent-encoded"}
+	}
+	for name := range x.ctx.Request.Header.All() {
+		if bytes.IndexByte(name, ' ') >= 0 { // fasthttp lets it pass, and does not normalise it
+			return &problem{code: codeInvalid, detail: "a header's name has a blank in it"}
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -30,7 +31,7 @@ var errSwitched = errors.New("backend answered with an interim status")
 
 // upstreamFailed turns a broken exchange with the backend into a problem.
 func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
-	if errors.Is(err, fasthttp.ErrNoFreeConns) {
+	if errors.Is(err, fasthttp.ErrNoFreeConns) || errors.Is(err, errNoTimeLeft) {
 		err = errors.Join(errNotTried, err) // our limit, not the backend's fault
 	}
 	x.tell(err)
@@ -38,7 +39,7 @@ func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
 		g.metrics.ambiguous.WithLabelValues(x.operation()).Inc()
 	}
 	p := upstreamProblem(err, sent)
-	g.log.Warn().Err(err).Bool("sent", sent).Str("request_id", x.requestID()).Str("code", string(p.code)).
+	g.log.Warn().Str("error", unquoted(err)).Bool("sent", sent).Str("request_id", x.requestID()).Str("code", string(p.code)).
 		Msg("backend gave no whole answer")
 	return p
 }
@@ -46,7 +47,7 @@ func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
 // deliver reads the whole answer, settles, and only then lets the client have it.
 func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 	whole, err := g.readAnswer(x, resp)
-	if err == nil && !whole && (x.op == nil || !x.op.NeedsResponse()) {
+	if err == nil && !whole && x.streamable() {
 		g.stream(x, resp, x.ctx.Response.SwapBody(nil)) // larger than the buffer: hold back only its end
 		return nil
 	}
@@ -56,6 +57,13 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 		return g.giveBack(x, g.upstreamFailed(x, err, true))
 	}
 	x.tellStatus(resp.StatusCode())
+	if !whole {
+		return g.giveBack(x, &problem{
+			code: codeUpstreamFailed, final: true,
+			detail: "the backend's answer is larger than " + strconv.Itoa(g.set.ResponseBufferMax) +
+				" bytes: it cannot be counted, nor sent to an HTTP/1.0 client; nothing was charged",
+		})
+	}
 	if !x.priced() {
 		x.outcome = outcomeFree
 		responseHeaders(&x.ctx.Response, resp)
@@ -63,7 +71,7 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 		return nil
 	}
 	units, readable := x.op.Delivered(x.quote, resp.StatusCode(), x.ctx.Response.Body())
-	if !readable || !whole || (x.op.NeedsResponse() && len(resp.Header.Peek("Content-Encoding")) > 0) {
+	if !readable || (x.op.NeedsResponse() && len(resp.Header.Peek("Content-Encoding")) > 0) {
 		return g.giveBack(x, &problem{
 			code: codeUpstreamFailed, final: true,
 			detail: "what the backend delivered cannot be counted in its answer; nothing was charged",

@@ -58,7 +58,7 @@ func (g *Gateway) admit(x *exchange) *problem {
 		return p
 	}
 	if n := x.ctx.Request.Header.ContentLength(); n > g.set.RequestBodyMax {
-		return g.bodyTooLarge()
+		return bodyTooLarge(g.set.RequestBodyMax)
 	}
 	x.own = strings.HasPrefix(x.path, g.set.Prefix) && (len(x.path) == len(g.set.Prefix) || x.path[len(g.set.Prefix)] == '/')
 	if x.own {
@@ -78,7 +78,7 @@ func (g *Gateway) match(x *exchange, method, path string) *problem {
 		x.op, x.params = op, params
 		return nil
 	}
-	if x.policy.Passes(method, path) {
+	if x.policy.Passes(path) {
 		return nil
 	}
 	return &problem{code: codeUnpriced, detail: method + " " + path + " is not an operation of " + x.policy.Name}
@@ -86,22 +86,29 @@ func (g *Gateway) match(x *exchange, method, path string) *problem {
 
 // price finds the most that the request can cost. A free request is not read.
 func (g *Gateway) price(x *exchange) *problem {
+	g.passHeaders(x)
 	if x.op == nil || x.op.Free() {
 		return nil
 	}
-	view, err := x.op.Read(policy.Request{
-		Params: x.params, Query: []byte(x.query), Header: x.ctx.Request.Header.All(), Body: x.out.Body(),
+	if p := x.assess(); p != nil {
+		return p
+	}
+	return x.readKey()
+}
+
+// assess finds the price in what the backend will get, not in what the client sent.
+func (x *exchange) assess() *problem {
+	var err error
+	x.view, err = x.op.Read(policy.Request{
+		Params: x.params, Query: []byte(x.query), Header: x.out.Header.All(), Body: x.out.Body(),
 	})
 	if err != nil {
 		return priceProblem(err)
 	}
-	if x.quote, err = x.op.Quote(view); err != nil {
+	if x.quote, err = x.op.Quote(x.view); err != nil {
 		return priceProblem(err)
 	}
-	if !x.priced() {
-		return nil
-	}
-	return x.readKey()
+	return nil
 }
 
 // priced reports whether the request costs anything; if not, Redis is never asked.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"iter"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -17,6 +18,16 @@ func hopByHop(name string) bool {
 		return true
 	}
 	return false
+}
+
+// connectionLists are the values of all Connection lines. PeekAll shows only "close" once that stands on any of them.
+func connectionLists(lines iter.Seq2[[]byte, []byte]) (lists [][]byte) {
+	for k, v := range lines {
+		if string(k) == "Connection" {
+			lists = append(lists, v)
+		}
+	}
+	return lists
 }
 
 // listed reports whether a Connection header's list names the field.
@@ -35,17 +46,21 @@ func listed(connection [][]byte, name []byte) bool {
 // backends cannot tell X_Credits_Reservation from X-Credits-Reservation.
 func (g *Gateway) consumed(name string) bool {
 	switch name {
-	case "Host", "Authorization", "X-Api-Key", "X-Request-Id", "X-Forwarded-For", "X-Forwarded-Proto",
-		"X-Forwarded-Host", "Forwarded", "X-Real-Ip", "Via", "X-Actor":
+	case "Host", "Authorization", "X-Api-Key", "X-Request-Id", "Forwarded", "X-Real-Ip", "Via", "X-Actor":
+		return true
+	case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Original-Uri",
+		"X-Rewrite-Url", "X-Rewrite-Uri": // a framework would serve another route than the one that was priced
 		return true
 	}
-	return name == g.auth.accountHeader || strings.HasPrefix(name, "X-Credits-") || strings.IndexByte(name, '_') >= 0
+	return name == g.auth.accountHeader || strings.HasPrefix(name, "X-Credits-") ||
+		strings.HasPrefix(name, "X-Forwarded-") || strings.IndexByte(name, '_') >= 0
 }
 
-// requestHeaders fills x.out's head from the client's.
-func (g *Gateway) requestHeaders(x *exchange) {
+// passHeaders copies what the backend may see of the client's head. It is done before pricing, and the price is read
+// from the copy: a client can have any field removed here by naming it in Connection, a priced one too.
+func (g *Gateway) passHeaders(x *exchange) {
 	in, out := &x.ctx.Request.Header, &x.out.Header
-	connection := in.PeekAll("Connection")
+	connection := connectionLists(in.All())
 	for k, v := range in.All() {
 		name := string(k) // does not escape: no allocation
 		if hopByHop(name) || g.consumed(name) || (len(connection) > 0 && listed(connection, k)) {
@@ -53,18 +68,24 @@ func (g *Gateway) requestHeaders(x *exchange) {
 		}
 		out.AddBytesKV(k, v)
 	}
+}
+
+// requestHeaders adds to x.out's head what the gateway says itself.
+func (g *Gateway) requestHeaders(x *exchange) {
+	in, out := &x.ctx.Request.Header, &x.out.Header
+	out.SetNoDefaultContentType(true) // fasthttp would call an untyped body octet-stream
 	out.SetMethod(x.method)
 	out.SetRequestURI(x.target())
 	out.Set("Via", viaName(in.Peek("Via"), in.Protocol()))
 	g.forwarded(x)
+	// The client's key ends here: a backend that knew it could answer one account with another's work.
+	out.Del("Idempotency-Key")
 	if !x.priced() {
 		out.Set("X-Request-Id", x.requestID())
 		return
 	}
 	id := x.reserve.ID.String()
 	out.Set("X-Request-Id", id)
-	// The client's key ends here: a backend that knew it could answer one account with another's work.
-	out.Del("Idempotency-Key")
 	if g.set.UpstreamIdempotencyKey {
 		out.Set("Idempotency-Key", id)
 	}
@@ -123,7 +144,7 @@ func (x *exchange) peerText() string {
 
 // responseHeaders copies the backend's head to the client's, without what belongs to a connection or to the gateway.
 func responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
-	connection := from.Header.PeekAll("Connection")
+	connection := connectionLists(from.Header.All())
 	for k, v := range from.Header.All() {
 		name := string(k)
 		if hopByHop(name) || ownResponseHeader(name) || (len(connection) > 0 && listed(connection, k)) {

@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"io"
-	"mime"
 	"mime/multipart"
 	"strconv"
 	"strings"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
 )
 
 const (
@@ -77,7 +78,8 @@ func (x *exchange) readKey() *problem {
 	return nil
 }
 
-// fingerprint tells requests apart that carry the same key: operation, path, query, price, and the content.
+// fingerprint tells requests apart that carry the same key: operation, path, query, price with all that it was read
+// from, headers among it, and the content.
 func (x *exchange) fingerprint() (f [16]byte) {
 	h := sha256.New()
 	field := func(b []byte) { // length first, so that fields cannot run into one another
@@ -90,9 +92,11 @@ func (x *exchange) fingerprint() (f [16]byte) {
 	field([]byte(x.query))
 	_, _ = h.Write(binary.LittleEndian.AppendUint32(nil, x.quote.Units))
 	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, uint64(x.quote.Credits)))
+	field(x.view.AppendPriced(nil))
 	body := x.out.Body()
-	canonicalContent(field, string(x.ctx.Request.Header.ContentType()), body[:min(len(body), fingerprintMax)])
-	if len(body) > fingerprintMax {
+	cut := len(body) > fingerprintMax
+	canonicalContent(field, string(x.out.Header.ContentType()), body[:min(len(body), fingerprintMax)], cut)
+	if cut {
 		_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(body))))
 	}
 	copy(f[:], h.Sum(nil))
@@ -100,25 +104,40 @@ func (x *exchange) fingerprint() (f [16]byte) {
 }
 
 // canonicalContent feeds what the body says, not how it is wrapped: clients choose a new multipart boundary for
-// each try, so parts are taken one by one. Every other body is taken as it is.
-func canonicalContent(field func([]byte), contentType string, body []byte) {
-	kind, params, err := mime.ParseMediaType(contentType)
-	if err != nil || !strings.HasPrefix(kind, "multipart/") {
-		field([]byte(contentType))
-		field(body)
-		return
+// each try, so parts are taken one by one. Every other body is taken as it is, and so is a multipart body that
+// cannot be read to its end: what was not understood may be what differs.
+func canonicalContent(field func([]byte), contentType string, body []byte, cut bool) {
+	if boundary, ok := policy.MultipartBoundary(contentType); ok {
+		if said, ok := partsOf(body, boundary, cut); ok {
+			for _, b := range said {
+				field(b)
+			}
+			return
+		}
 	}
-	field([]byte(kind))
-	parts := multipart.NewReader(bytes.NewReader(body), params["boundary"])
+	field([]byte(contentType))
+	field(body)
+}
+
+// partsOf is what stands before the first boundary, and the header and content of each part. A cut body counts as
+// far as it goes.
+func partsOf(body []byte, boundary string, cut bool) (said [][]byte, ok bool) {
+	before, _, _ := bytes.Cut(body, []byte("--"+boundary))
+	said = [][]byte{[]byte("parts"), before}
+	parts := multipart.NewReader(bytes.NewReader(body), boundary)
 	for {
 		part, err := parts.NextRawPart()
 		if err != nil {
-			return // the end, or the cut at fingerprintMax
+			return said, err == io.EOF || cut && brokeOff(err) //nolint:errorlint // wrapped, it is no proper end
 		}
-		content, _ := io.ReadAll(part) // from memory; a cut part counts as far as it goes
-		field([]byte(part.FormName()))
-		field([]byte(part.FileName()))
-		field([]byte(part.Header.Get("Content-Type")))
-		field(content)
+		content, err := io.ReadAll(part) // from memory
+		if err != nil && !(cut && brokeOff(err)) {
+			return nil, false
+		}
+		h := part.Header
+		said = append(said, []byte(h.Get("Content-Disposition")), []byte(h.Get("Content-Type")),
+			[]byte(h.Get("Content-Transfer-Encoding")), content)
 	}
 }
+
+func brokeOff(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }

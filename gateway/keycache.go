@@ -24,9 +24,13 @@ const (
 	refreshWorkers = 4
 	// lookupTimeout bounds one look-up.
 	lookupTimeout = 2 * time.Second
-	// outagePause is how long after a failed look-up cached entries serve without waiting for another. It is longer
-	// than lookupTimeout, so that with a hanging Postgres the background look-ups keep requests from blocking.
+	// awayTimeout bounds a look-up that a request waits for while storage seems away and a cached entry can do instead.
+	awayTimeout = 100 * time.Millisecond
+	// outagePause is how long storage seems away after a failed look-up, unless another succeeds.
 	outagePause = 3 * time.Second
+	// strangersMax bounds the look-ups of keys not in the cache, all together: a caller who guesses keys must not take
+	// every connection to storage.
+	strangersMax = 8
 )
 
 // cacheKey is the hash of an API key, or of an account name in a trusted header.
@@ -38,13 +42,15 @@ type cacheKey struct {
 type lookup func(context.Context, cacheKey) (Identity, error)
 
 // keyCache remembers who a key belongs to. An entry in use is looked up again in the background at half its
-// life, so that a priced request does not wait for Postgres; when Postgres is away, entries outlive their TTL.
+// life, so that a priced request does not wait for Postgres. Past its TTL an entry serves only if its own look-up
+// failed just now, because Postgres is away: that another one's failed says nothing about this key.
 type keyCache struct {
-	ttl     time.Duration
-	shards  [cacheShards]cacheShard
-	queue   chan refresh
-	outage  atomic.Int64 // Unix nanoseconds until which no request waits for a look-up it can do without
-	metrics *metrics
+	ttl       time.Duration
+	shards    [cacheShards]cacheShard
+	queue     chan refresh
+	strangers chan struct{} // a token per look-up of a key that is not in the cache
+	outage    atomic.Int64  // Unix nanoseconds until which storage seems away
+	metrics   *metrics
 }
 
 type cacheShard struct {
@@ -66,7 +72,9 @@ type refresh struct {
 }
 
 func newKeyCache(ttl time.Duration, m *metrics) *keyCache {
-	c := &keyCache{ttl: ttl, queue: make(chan refresh, refreshQueue), metrics: m}
+	c := &keyCache{
+		ttl: ttl, queue: make(chan refresh, refreshQueue), strangers: make(chan struct{}, strangersMax), metrics: m,
+	}
 	for i := range c.shards {
 		c.shards[i].known = make(map[cacheKey]*cached)
 		c.shards[i].unknown = make(map[cacheKey]time.Time)
@@ -84,7 +92,7 @@ func (c *keyCache) run(ctx context.Context) {
 				case <-ctx.Done():
 					return
 				case r := <-c.queue:
-					_, _ = c.load(ctx, r.key, r.find) // a failure leaves the entry, and others report it
+					_, _ = c.load(ctx, r.key, r.find, ahead) // a failure leaves the entry, and others report it
 				}
 			}
 		})
@@ -103,17 +111,18 @@ func (c *keyCache) get(ctx context.Context, k cacheKey, find lookup) (Identity, 
 	if e == nil && now.Before(until) {
 		return Identity{}, ErrUnknown
 	}
-	if e != nil {
-		age, away := now.Sub(e.at), now.UnixNano() < c.outage.Load()
-		if age > c.ttl/2 {
-			c.ahead(e, k, find)
-		}
-		if age < c.ttl || away {
-			return e.who, nil
-		}
+	if e == nil {
+		return c.load(ctx, k, find, stranger)
 	}
-	who, err := c.load(ctx, k, find)
-	if err != nil && !errors.Is(err, ErrUnknown) && e != nil {
+	age := now.Sub(e.at)
+	if age > c.ttl/2 {
+		c.ahead(e, k, find)
+	}
+	if age < c.ttl {
+		return e.who, nil
+	}
+	who, err := c.load(ctx, k, find, overdue)
+	if err != nil && !errors.Is(err, ErrUnknown) {
 		return e.who, nil // stale, since Postgres is away
 	}
 	return who, err
@@ -131,16 +140,37 @@ func (c *keyCache) ahead(e *cached, k cacheKey, find lookup) {
 	}
 }
 
-// load asks for an identity and stores the answer; requests for the same key share one look-up.
-func (c *keyCache) load(ctx context.Context, k cacheKey, find lookup) (Identity, error) {
+// occasion is why a key is looked up. Requests share a look-up only with those of the same occasion: one that must
+// be short would otherwise cut off one that has time.
+type occasion byte
+
+const (
+	stranger occasion = 's' // not in the cache
+	overdue  occasion = 'o' // past its TTL, and a request waits
+	ahead    occasion = 'a' // in the background
+)
+
+// errBusy says that too many unknown keys are being looked up. It says nothing about storage.
+var errBusy = errors.New("too many look-ups of unknown keys")
+
+// load asks for an identity and stores the answer.
+func (c *keyCache) load(ctx context.Context, k cacheKey, find lookup, why occasion) (Identity, error) {
 	s := c.shard(k)
-	flight := k.account
-	if flight == "" {
-		flight = string(k.hash[:])
-	}
-	v, err, _ := s.flight.Do(flight, func() (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	v, err, _ := s.flight.Do(string(why)+k.account+string(k.hash[:]), func() (any, error) {
+		patience := lookupTimeout
+		if why == overdue && time.Now().UnixNano() < c.outage.Load() {
+			patience = awayTimeout
+		}
+		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
+		if why == stranger {
+			select {
+			case c.strangers <- struct{}{}:
+				defer func() { <-c.strangers }()
+			case <-ctx.Done():
+				return Identity{}, errBusy
+			}
+		}
 		asked := time.Now() // an entry is as old as the question, not as the answer
 		who, err := find(ctx, k)
 		c.store(s, k, who, asked, err)
@@ -153,6 +183,9 @@ func (c *keyCache) load(ctx context.Context, k cacheKey, find lookup) (Identity,
 func (c *keyCache) store(s *cacheShard, k cacheKey, who Identity, asked time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err == nil || errors.Is(err, ErrUnknown) {
+		c.outage.Store(0)
+	}
 	switch {
 	case err == nil:
 		c.metrics.keyLookups.WithLabelValues("known").Inc()

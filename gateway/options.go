@@ -46,7 +46,8 @@ type Settings struct {
 	ResponseBufferMax int
 	// HeadersMax is the largest request head in bytes, and the largest response head of a backend. Default 32 KiB.
 	HeadersMax int
-	// ReplayMax is the largest answer in bytes that is stored for an Idempotency-Key. Default 1 MiB.
+	// ReplayMax is the largest body in bytes of an answer that is stored for an Idempotency-Key. Default and maximum
+	// 1 MiB.
 	ReplayMax int
 	// ClientTimeout is how long a client may take to send its request, and again to take the response, or one part
 	// of a streamed one. Default 60s.
@@ -56,8 +57,8 @@ type Settings struct {
 	// MaxInFlight is the most open reservations of one account. Default: the meter's own limit.
 	MaxInFlight uint32
 
-	// TrustedPeers may name the account themselves in AccountHeader, and their X-Forwarded-* are passed on: IP
-	// addresses or CIDR prefixes. Default none.
+	// TrustedPeers may name the account themselves in AccountHeader, and their X-Forwarded-For, -Proto and -Host are
+	// passed on: IP addresses or CIDR prefixes. Default none.
 	TrustedPeers []string
 	// AccountHeader is the header in which a trusted peer names the account. Default X-Account-Id.
 	AccountHeader string
@@ -126,7 +127,7 @@ func (s *Settings) setDefaults() {
 	orElse(&s.RequestBodyMax, 32<<20)
 	orElse(&s.ResponseBufferMax, 64<<20)
 	orElse(&s.HeadersMax, 32<<10)
-	orElse(&s.ReplayMax, 1<<20)
+	orElse(&s.ReplayMax, meter.AnswerBodyMax)
 	orElse(&s.ClientTimeout, time.Minute)
 	orElse(&s.ClientIdle, 75*time.Second)
 	orElse(&s.AccountHeader, "X-Account-Id")
@@ -166,6 +167,9 @@ func (s *Settings) validate() error {
 	}
 	if s.BreakerRatio < 0 || s.BreakerRatio > 1 {
 		bad("breaker_ratio: %v must lie between 0 and 1", s.BreakerRatio)
+	}
+	if s.ReplayMax > meter.AnswerBodyMax {
+		bad("replay_max: %d must be at most %d", s.ReplayMax, meter.AnswerBodyMax)
 	}
 	for name, d := range map[string]time.Duration{
 		"upstream_timeout": s.UpstreamTimeout, "settle_budget": s.SettleBudget, "lease_margin": s.LeaseMargin,

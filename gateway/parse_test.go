@@ -125,7 +125,7 @@ func TestFingerprintIgnoresTheBoundary(t *testing.T) {
 		var b bytes.Buffer
 		body := "--" + boundary + "\r\nContent-Disposition: form-data; name=\"" + field + "\"\r\n\r\n" + content + "\r\n--" +
 			boundary + "--\r\n"
-		canonicalContent(func(f []byte) { b.Write(f); b.WriteByte(0) }, "multipart/form-data; boundary="+boundary, []byte(body))
+		canonicalContent(func(f []byte) { b.Write(f); b.WriteByte(0) }, "multipart/form-data; boundary="+boundary, []byte(body), false)
 		return b.String()
 	}
 	require.Equal(t, parts("aaa", "f", "x"), parts("bbbbbb", "f", "x"))

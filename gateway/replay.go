@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/binary"
 	"errors"
+	"time"
 
 	"github.com/valyala/fasthttp"
 )
@@ -23,7 +24,8 @@ func (g *Gateway) keepAnswer(x *exchange, resp *fasthttp.Response) {
 		g.metrics.answers.WithLabelValues("full").Inc()
 		return
 	}
-	ctx, cancel := g.within(g.set.SettleBudget)
+	x.settleBy = time.Now().Add(g.set.SettleBudget)
+	ctx, cancel := g.within(g.set.SettleBudget / 2) // the commit gets what is left, at least as much
 	defer cancel()
 	stored, err := g.answers.Put(ctx, x.reserve.ID, appendAnswer(nil, resp, body))
 	result := "stored"
@@ -69,7 +71,7 @@ func (g *Gateway) replay(x *exchange) *problem {
 func appendAnswer(b []byte, resp *fasthttp.Response, body []byte) []byte {
 	b = append(b, answerFormat)
 	b = binary.LittleEndian.AppendUint16(b, uint16(resp.StatusCode()))
-	connection := resp.Header.PeekAll("Connection")
+	connection := connectionLists(resp.Header.All())
 	for k, v := range resp.Header.All() {
 		name := string(k)
 		if hopByHop(name) || ownResponseHeader(name) || name == "Date" || listed(connection, k) {

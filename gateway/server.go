@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,11 +77,10 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 	}
 	g.base, g.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	g.routes = g.controlRoutes()
-	g.data = g.server(g.serve)
+	g.data = g.server(g.serve, g.set.RequestBodyMax)
 	g.data.ExpectHandler = g.expect
 	g.data.StreamRequestBody = true // a caller is known before its body is read
-	g.control = g.server(g.serveControl)
-	g.control.MaxRequestBodySize = controlBodyMax
+	g.control = g.server(g.serveControl, controlBodyMax)
 	return g, nil
 }
 
@@ -93,19 +94,20 @@ func canonicalName(s string) string {
 	return s
 }
 
-func (g *Gateway) server(h fasthttp.RequestHandler) *fasthttp.Server {
+func (g *Gateway) server(h fasthttp.RequestHandler, bodyMax int) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                      h,
-		ErrorHandler:                 g.malformed,
+		ErrorHandler:                 func(ctx *fasthttp.RequestCtx, err error) { g.malformed(ctx, err, bodyMax) },
 		ReadTimeout:                  g.set.ClientTimeout,
 		WriteTimeout:                 g.set.ClientTimeout,
 		IdleTimeout:                  g.set.ClientIdle,
-		MaxRequestBodySize:           g.set.RequestBodyMax,
+		MaxRequestBodySize:           bodyMax,
 		ReadBufferSize:               g.set.HeadersMax,
 		DisablePreParseMultipartForm: true, // forwarded as sent, and no temporary files
 		NoDefaultServerHeader:        true,
 		NoDefaultContentType:         true,
 		CloseOnShutdown:              true,
+		SecureErrorLogMessage:        true, // a head that cannot be read may hold an API key
 		Logger:                       serverLog{g.log},
 	}
 }
@@ -114,10 +116,25 @@ func (g *Gateway) server(h fasthttp.RequestHandler) *fasthttp.Server {
 type serverLog struct{ log zerolog.Logger }
 
 // Printf implements fasthttp.Logger.
-func (l serverLog) Printf(format string, a ...any) { l.log.Debug().Msgf(format, a...) }
+func (l serverLog) Printf(format string, a ...any) {
+	said := slices.Clone(a)
+	for i, v := range said {
+		if err, ok := v.(error); ok {
+			said[i] = unquoted(err)
+		}
+	}
+	l.log.Debug().Msgf(format, said...)
+}
+
+// unquoted is an error up to where it quotes what was received: fasthttp shows the header line that it cannot read,
+// whatever SecureErrorLogMessage says, and an API key may stand in it.
+func unquoted(err error) string {
+	text, _, _ := strings.Cut(err.Error(), `"`)
+	return text
+}
 
 // malformed answers what fasthttp could not read as a request.
-func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
+func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error, bodyMax int) {
 	p := &problem{code: codeInvalid, detail: "the request is not well-formed HTTP/1.1"}
 	var small *fasthttp.ErrSmallBuffer
 	var timeout net.Error
@@ -128,7 +145,7 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error) {
 			detail: fmt.Sprintf("the request's head is larger than %d bytes", g.set.HeadersMax),
 		}
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		p = g.bodyTooLarge()
+		p = bodyTooLarge(bodyMax)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		p.detail = "the request did not arrive within " + g.set.ClientTimeout.String()
 	}

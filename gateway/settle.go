@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"strconv"
 	"time"
@@ -113,6 +114,14 @@ func (x *exchange) settle(units uint32, amount meter.Credits) meter.Settle {
 	}
 }
 
+// settling is the time for all of a settlement, storing the answer included: the lease has room for one budget.
+func (g *Gateway) settling(x *exchange) (context.Context, context.CancelFunc) {
+	if x.settleBy.IsZero() {
+		x.settleBy = time.Now().Add(g.set.SettleBudget)
+	}
+	return context.WithDeadline(g.base, x.settleBy)
+}
+
 // commit charges for what was delivered. When the meter cannot say whether it did, the journal takes the commit
 // over; when the journal cannot either, the response must not be delivered, and the lease gives the credit back.
 func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settled, *problem) {
@@ -122,7 +131,7 @@ func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settl
 	}
 	x.held.State = meter.Committed // asked once, whatever the answer
 	s, attempted := x.settle(units, amount), time.Now()
-	ctx, cancel := g.within(g.set.SettleBudget)
+	ctx, cancel := g.settling(x)
 	defer cancel()
 	d, err := g.meter.Commit(ctx, s)
 	if r := d.Reservation; err == nil && (d.Code == meter.CodeOK || d.Code == meter.CodeConflict) {
@@ -155,7 +164,7 @@ func (g *Gateway) release(x *exchange) settled {
 	}
 	x.held.State = meter.Released // asked once, whatever the answer
 	x.outcome = outcomeReleased
-	ctx, cancel := g.within(g.set.SettleBudget)
+	ctx, cancel := g.settling(x)
 	defer cancel()
 	d, err := g.meter.Release(ctx, x.settle(0, 0))
 	if err != nil || d.Code != meter.CodeOK {

@@ -11,8 +11,8 @@ import (
 // errWithheld ends a streamed response without its terminating chunk, so that no client takes it for whole.
 var errWithheld = errors.New("response withheld: not settled")
 
-// stream passes the backend's body on as it comes and settles before the terminating chunk. What it cost follows as
-// a trailer. begun is what was read already.
+// stream passes the backend's body on as it comes, all but its end, which waits for the settlement. What it cost
+// follows as a trailer. begun is what was read already.
 func (g *Gateway) stream(x *exchange, resp *fasthttp.Response, begun []byte) {
 	x.streaming = true
 	to := &x.ctx.Response
@@ -27,68 +27,102 @@ func (g *Gateway) stream(x *exchange, resp *fasthttp.Response, begun []byte) {
 		to.Header.Set("X-Accel-Buffering", "no") // a proxy in front must not wait for the end either
 	}
 	to.ImmediateHeaderFlush = true
-	to.SetBodyStream(&tap{g: g, x: x, resp: resp, begun: begun}, -1)
+	to.SetBodyStream(newTap(g, x, resp, begun), -1)
 }
+
+// clientShare is the part of the backend's time that a client may spend on not reading before a stream that then
+// breaks is its own doing: 1/10.
+const clientShare = 10
 
 // tap is a streamed response body. fasthttp reads it to its end, or closes it when the client is gone; either way
 // it settles exactly once.
 type tap struct {
-	g     *Gateway
-	x     *exchange
-	resp  *fasthttp.Response
-	begun []byte
-	end   error // set once settled: what Read returns from then on
+	g    *Gateway
+	x    *exchange
+	resp *fasthttp.Response
+	hold *holdback
+	end  error // set once settled: what Read returns when nothing is left
+
+	given   time.Time     // when the client was last given something to take; zero while the backend is waited for
+	blocked time.Duration // spent waiting for the client
 }
 
-// Read passes bytes on. io.EOF is returned only after the settlement: fasthttp then writes the terminating chunk.
+func newTap(g *Gateway, x *exchange, resp *fasthttp.Response, begun []byte) *tap {
+	most := 0
+	if x.priced() {
+		most = holdMax
+	}
+	events := isEventStream(string(resp.Header.ContentType())) && len(resp.Header.Peek("Content-Encoding")) == 0
+	return &tap{g: g, x: x, resp: resp, hold: newHoldback(most, events, begun)}
+}
+
+// Read passes bytes on, the last of them only after the settlement, and then io.EOF: fasthttp writes the
+// terminating chunk.
 func (t *tap) Read(p []byte) (int, error) {
-	if t.end != nil {
-		return 0, t.end
+	t.taken()
+	for {
+		n := t.hold.pass(p, t.end != nil)
+		if n > 0 || t.end != nil {
+			t.give()
+			if n > 0 {
+				return n, nil
+			}
+			return 0, t.end
+		}
+		began := time.Now()
+		n, err := t.hold.fill(answerBody{t.resp})
+		t.x.upstream += time.Since(began)
+		if err != nil && (n == 0 || !errors.Is(err, io.EOF)) { // a body that has ended says so again
+			t.finish(err)
+		}
 	}
-	if t.x.client != nil { // the server's own deadline is for whole responses
-		_ = t.x.client.SetWriteDeadline(time.Now().Add(t.g.set.ClientTimeout))
+}
+
+// give lets the client take its time, but not longer than the reservation lives: a charge that comes after the
+// lease is a charge lost. The server's own deadline is for whole responses.
+func (t *tap) give() {
+	t.given = time.Now()
+	until := t.given.Add(t.g.set.ClientTimeout)
+	if lease := t.x.deadline.Add(t.g.set.LeaseMargin / 2); t.end == nil && t.x.priced() && until.After(lease) {
+		until = lease
 	}
-	if len(t.begun) > 0 {
-		n := copy(p, t.begun)
-		t.begun = t.begun[n:]
-		return n, nil
+	if t.x.client != nil {
+		_ = t.x.client.SetWriteDeadline(until)
 	}
-	began := time.Now()
-	n, err := answerBody{t.resp}.Read(p)
-	t.x.upstream += time.Since(began)
-	if err == nil || (n > 0 && errors.Is(err, io.EOF)) {
-		return n, nil // a body that has ended says so again
+}
+
+func (t *tap) taken() {
+	if !t.given.IsZero() {
+		t.blocked += time.Since(t.given)
+		t.given = time.Time{}
 	}
-	t.finish(err)
-	return n, t.end
 }
 
 // finish settles by how the backend's body ended.
 func (t *tap) finish(err error) {
 	g, x := t.g, t.x
-	s := settled{}
+	var s settled
+	var p *problem
+	t.end = io.EOF
 	switch {
-	case !errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF):
+		x.tellStatus(t.resp.StatusCode())
+		s, p = t.settle()
+	case x.priced() && t.blocked >= g.set.UpstreamTimeout/clientShare:
+		// The backend could not send because the client did not read. A refund would be for the asking.
+		g.log.Warn().Str("error", unquoted(err)).Str("request_id", x.requestID()).Dur("client", t.blocked).Msg("client read too slowly")
+		x.tell(errNotTried)
+		s, p = t.settle()
 		t.end = errWithheld
-		p := g.upstreamFailed(x, err, true)
-		s = g.release(x)
-		x.outcome = string(p.code)
-	case !x.priced():
-		t.end, x.outcome = io.EOF, outcomeFree
-		x.tellStatus(t.resp.StatusCode())
 	default:
-		t.end = io.EOF
-		x.tellStatus(t.resp.StatusCode())
-		units, readable := x.op.Delivered(x.quote, t.resp.StatusCode(), nil)
-		amount := x.quote.Charge(units)
-		if !readable || amount == 0 {
-			s = g.release(x)
-			break
-		}
-		var p *problem
-		if s, p = g.commit(x, units, amount); p != nil {
-			t.end, x.outcome = errWithheld, string(p.code)
-		}
+		p = g.upstreamFailed(x, err, true)
+		s = g.release(x)
+	}
+	if p != nil {
+		t.end, x.outcome = errWithheld, string(p.code)
+	}
+	if errors.Is(t.end, errWithheld) {
+		t.hold.drop()
 	}
 	if x.priced() {
 		x.ctx.Response.Header.Set("X-Credits-Charged", s.charged.String())
@@ -98,9 +132,25 @@ func (t *tap) finish(err error) {
 	}
 }
 
+// settle charges for what the status says was delivered.
+func (t *tap) settle() (settled, *problem) {
+	g, x := t.g, t.x
+	if !x.priced() {
+		x.outcome = outcomeFree
+		return settled{}, nil
+	}
+	units, readable := x.op.Delivered(x.quote, t.resp.StatusCode(), nil)
+	amount := x.quote.Charge(units)
+	if !readable || amount == 0 {
+		return g.release(x), nil
+	}
+	return g.commit(x, units, amount)
+}
+
 // Close is called once, by fasthttp, whatever happened. A client that went away changes nothing: the backend's work
 // is awaited and settled as it ends.
 func (t *tap) Close() error {
+	t.taken()
 	if t.end == nil {
 		_, err := io.Copy(io.Discard, answerBody{t.resp})
 		if err == nil {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +47,9 @@ type route struct {
 // errNotTried tells the breaker that a request says nothing about the backend.
 var errNotTried = errors.New("not tried")
 
+// errNoTimeLeft says that the reservation took the time that was the backend's.
+var errNoTimeLeft = errors.New("no time left for the backend")
+
 // errAnswered5xx tells the breaker that the backend answered, with a failure.
 var errAnswered5xx = errors.New("answered 5xx")
 
@@ -69,10 +71,13 @@ func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 		addr = net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 	}
 	up := &upstream{name: addr, host: u.Host, scheme: u.Scheme}
+	dialBackend := dialPlain
+	if up.scheme == "https" {
+		dialBackend = dialTLS(&tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12})
+	}
 	up.client = &fasthttp.HostClient{
 		Addr:        addr,
 		IsTLS:       u.Scheme == "https",
-		TLSConfig:   &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12},
 		DialTimeout: dialBackend,
 		MaxConns:    s.UpstreamConns,
 		// Every retry is decided in send: fasthttp would repeat a GET or PUT five times, each a job at the backend.
@@ -82,6 +87,7 @@ func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 		ReadBufferSize:            s.HeadersMax,
 		StreamResponseBody:        true, // the head decides whether the body is buffered or streamed
 		NoDefaultUserAgentHeader:  true,
+		SecureErrorLogMessage:     true, // errors are logged, and answers are nobody's business
 		DisablePathNormalizing:    true, // the backend gets the bytes that were checked and priced
 	}
 	state := m.breaker.WithLabelValues(addr)
@@ -131,7 +137,7 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-func dialBackend(addr string, timeout time.Duration) (net.Conn, error) {
+func dialPlain(addr string, timeout time.Duration) (net.Conn, error) {
 	if timeout <= 0 || timeout > dialTimeout {
 		timeout = dialTimeout
 	}
@@ -142,6 +148,24 @@ func dialBackend(addr string, timeout time.Duration) (net.Conn, error) {
 	bc := &backendConn{Conn: c}
 	bc.addr = backendAddr{c.RemoteAddr(), bc}
 	return bc, nil
+}
+
+// dialTLS makes the handshake part of dialling: one that fails has sent bytes, but no request.
+func dialTLS(config *tls.Config) fasthttp.DialFuncWithTimeout {
+	return func(addr string, timeout time.Duration) (net.Conn, error) {
+		c, err := dialPlain(addr, timeout)
+		if err != nil {
+			return nil, err
+		}
+		secured := tls.Client(c, config)
+		err = errors.Join(secured.SetDeadline(time.Now().Add(dialTimeout)), secured.Handshake(), //nolint:noctx // see above
+			secured.SetDeadline(time.Time{}))
+		if err != nil {
+			_ = c.Close()
+			return nil, &dialError{err}
+		}
+		return secured, nil
+	}
 }
 
 // backendConn knows whether a byte of the current request was sent. fasthttp sets the write deadline at the start
@@ -220,7 +244,7 @@ func (us *upstreams) send(x *exchange, resp *fasthttp.Response) (sent bool, err 
 	for try := 1; ; try++ {
 		left := time.Until(x.deadline)
 		if left <= 0 {
-			return false, os.ErrDeadlineExceeded
+			return false, errNoTimeLeft
 		}
 		x.out.URI().SetScheme(x.route.scheme)
 		x.out.SetHost(x.route.host)
@@ -253,6 +277,11 @@ func upstreamProblem(err error, sent bool) *problem {
 		return &problem{
 			code: codeUpstreamUnavailable, retryAfter: 1,
 			detail: "all connections to the backend are in use; nothing was charged",
+		}
+	case errors.Is(err, errNoTimeLeft):
+		return &problem{
+			code: codeUpstreamTimeout, retryAfter: 1,
+			detail: "the time for the request was over before the backend was asked; nothing was charged",
 		}
 	case !sent:
 		return &problem{

@@ -13,8 +13,9 @@ import (
 
 // Defaults of the replay store.
 const (
-	AnswerMax     = 1 << 20   // bytes of one answer
-	AnswersBudget = 256 << 20 // bytes of all, shared evenly by the partitions
+	AnswerBodyMax = 1 << 20                 // bytes of one answer's body
+	AnswerMax     = AnswerBodyMax + 128<<10 // bytes of one answer, its head included
+	AnswersBudget = 256 << 20               // bytes of all, shared evenly by the partitions
 	answersKeep   = keySlotMs * time.Millisecond
 )
 

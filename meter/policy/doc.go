@@ -17,6 +17,7 @@
 //	analyse_ops.go  the same, by operator and function
 //	shape.go        what is wanted from a document
 //	request.go      from a request to the view that expressions see; sentinels
+//	media.go        Content-Type: which reader, and the boundary
 //	json.go         the JSON reader: what is wanted
 //	json_skip.go    the JSON reader: what is only checked
 //	text.go         the reader of names with texts: query, form, header

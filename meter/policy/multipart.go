@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"mime"
+	"net/textproto"
 	"strings"
 )
 
@@ -67,7 +68,7 @@ func (m *multiparts) read(body []byte, boundary string) *InputError {
 
 // part reads one part: its header lines, an empty line, its content.
 func (m *multiparts) part(b []byte) *InputError {
-	var disposition, encoding, nested string
+	var h partHeader
 	for header := 0; ; {
 		line, tail, ok := bytes.Cut(b, []byte("\r\n"))
 		if header += len(line); !ok || header > partHeaderMax {
@@ -78,34 +79,46 @@ func (m *multiparts) part(b []byte) *InputError {
 			break
 		}
 		key, value, ok := bytes.Cut(line, []byte{':'})
-		if !ok || bytes.ContainsAny(key, " \t\r\n") || bytes.ContainsAny(value, "\r\n\x00") {
+		if !ok || !isToken(string(key)) || bytes.ContainsAny(value, "\r\n\x00") {
 			return malformedPart("a part has the header line %s", show(string(line)))
 		}
-		text := strings.TrimSpace(string(value))
-		switch strings.ToLower(string(key)) {
-		case "content-disposition":
-			if disposition != "" {
-				return &InputError{ErrAmbiguous, "", "A part of the multipart body has two Content-Disposition headers; send one."}
-			}
-			disposition = text
-		case "content-transfer-encoding":
-			encoding = strings.ToLower(text)
-		case "content-type":
-			nested = strings.ToLower(text)
+		if err := h.line(strings.ToLower(string(key)), strings.TrimSpace(string(value))); err != nil {
+			return err
 		}
 	}
-	return m.named(disposition, encoding, nested, b)
+	return m.named(&h, b)
+}
+
+// partHeader is the three header lines of a part that readers heed.
+type partHeader struct{ disposition, encoding, media string }
+
+func (h *partHeader) line(key, value string) *InputError {
+	var into *string
+	switch key {
+	case "content-disposition":
+		into = &h.disposition
+	case "content-transfer-encoding":
+		into, value = &h.encoding, strings.ToLower(value)
+	case "content-type":
+		into = &h.media
+	default:
+		return nil
+	}
+	if *into != "" {
+		return &InputError{ErrAmbiguous, "", "A part of the multipart body has two " + textproto.CanonicalMIMEHeaderKey(key) +
+			" headers; send one."}
+	}
+	*into = value
+	return nil
 }
 
 // named files a part under its name.
-func (m *multiparts) named(disposition, encoding, nested string, content []byte) *InputError {
-	kind, params, err := mime.ParseMediaType(disposition)
-	name, hasName := params["name"]
-	if err != nil || kind != "form-data" || !hasName || strings.Contains(strings.ToLower(disposition),
-		"name*") && !onlyFilename(disposition) {
-		return malformedPart("a part has the Content-Disposition %s", show(disposition))
+func (m *multiparts) named(h *partHeader, content []byte) *InputError {
+	name, isFile, ok := parseDisposition(h.disposition)
+	if !ok {
+		return malformedPart("a part has the Content-Disposition %s; send form-data with a name, and a filename if it is a file",
+			show(h.disposition))
 	}
-	_, isFile := params["filename"]
 	field, fieldErr := m.form.wants([]byte(name))
 	file, fileErr := m.filesNamed([]byte(name))
 	switch {
@@ -115,9 +128,8 @@ func (m *multiparts) named(disposition, encoding, nested string, content []byte)
 		return fileErr
 	case field == "" && file == "":
 		return nil
-	case encoding != "" && encoding != "binary" && encoding != "8bit" && encoding != "7bit", strings.HasPrefix(nested,
-		"multipart/"):
-		return malformedPart("the part %s is encoded or nested; send it as it is", show(name))
+	case !asItIs(h, isFile):
+		return malformedPart("the part %s is encoded or of a kind of its own; send it as it is", show(name))
 	case isFile && file == "":
 		return &InputError{ErrAmbiguous, "form." + field, fmt.Sprintf("form.%s is sent as a file; send it without a filename.",
 			field)}
@@ -139,9 +151,62 @@ func (m *multiparts) filesNamed(name []byte) (string, *InputError) {
 	return t.wants(name)
 }
 
-// onlyFilename reports whether the one extended parameter is filename*, which browsers send; name* is decoded by
-// some readers and unknown to others.
-func onlyFilename(disposition string) bool {
-	rest := strings.ReplaceAll(strings.ToLower(disposition), "filename*", "")
-	return !strings.Contains(rest, "name*")
+// asItIs reports whether a part's content is its bytes. Of a field with another type than text/plain some readers
+// make a file.
+func asItIs(h *partHeader, isFile bool) bool {
+	switch h.encoding {
+	case "", "binary", "8bit", "7bit":
+	default:
+		return false
+	}
+	if isFile {
+		return !strings.HasPrefix(strings.ToLower(h.media), "multipart/")
+	}
+	t, plain := parseContentType(h.media)
+	utf8 := t.charset == "" || strings.EqualFold(t.charset, "utf-8") || strings.EqualFold(t.charset, "us-ascii")
+	return h.media == "" || plain && t.kind == "text/plain" && utf8
+}
+
+// parseDisposition reads form-data with its name first and then a filename, plain, extended or both. Readers look for
+// "name=" by patterns of their own, so that nothing else may stand there, nor a quote or backslash in a value.
+func parseDisposition(s string) (name string, isFile, ok bool) {
+	kind, rest, _ := strings.Cut(s, ";")
+	if name, rest, ok = dispositionValue(rest, "name"); !ok || kind != "form-data" {
+		return "", false, false
+	}
+	file, rest, plain := dispositionValue(rest, "filename")
+	_, rest, extended := dispositionValue(rest, "filename*")
+	isFile = plain || extended
+	if rest != "" {
+		return "", false, false
+	}
+	_, params, err := mime.ParseMediaType(s) // the paired check: the standard library reads the same
+	seen, there := params["filename"]
+	return name, isFile, err == nil && params["name"] == name && there == isFile && (extended || seen == file)
+}
+
+// dispositionValue takes the parameter from the front of s, with the semicolon after it. If it does not stand there,
+// s is the rest.
+func dispositionValue(s, param string) (value, rest string, ok bool) {
+	value, ok = strings.CutPrefix(strings.TrimLeft(s, " \t"), param+"=")
+	if !ok {
+		return "", s, false
+	}
+	if inner, quoted := strings.CutPrefix(value, `"`); quoted {
+		value, rest, ok = strings.Cut(inner, `"`)
+		ok = ok && strings.IndexByte(value, '\\') < 0
+	} else {
+		end := strings.IndexFunc(value, func(r rune) bool { return r == ';' || r <= ' ' })
+		if end < 0 {
+			end = len(value)
+		}
+		value, rest = value[:end], value[end:]
+		ok = all(value, func(c byte) bool { return alphanumeric(c) || strings.IndexByte("-_.%'", c) >= 0 })
+	}
+	rest = strings.TrimLeft(rest, " \t")
+	if rest == "" {
+		return value, "", ok
+	}
+	rest, more := strings.CutPrefix(rest, ";")
+	return value, rest, ok && more && rest != ""
 }

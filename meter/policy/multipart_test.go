@@ -52,6 +52,7 @@ func TestMultipart(t *testing.T) {
 		t.Helper()
 		f("invalid request (): The multipart body cannot be read: "+why+".", parts...)
 	}
+	const hint = "; send form-data with a name, and a filename if it is a file"
 	bad("it does not start with its boundary", "preamble\r\n", file("photos"), end)
 	bad("the last boundary is missing", file("photos"))
 	bad("a boundary is not followed by a line end", "--"+boundary+" \r\n\r\n"+end)
@@ -62,17 +63,35 @@ func TestMultipart(t *testing.T) {
 	bad("a part's header does not end within 4096 bytes", part("n", "; x="+strings.Repeat("y", 5000), "2"), end)
 	bad("a part's header does not end within 4096 bytes", "--"+boundary+"\r\nA: b\r\n", end)
 	bad(`a part has the header line " folded"`, part("n", "\r\n folded", "2"), end)
-	bad(`a part has the Content-Disposition ""`, "--"+boundary+"\r\n\r\n2\r\n", end)
-	bad(`a part has the Content-Disposition "attachment; name=n"`,
+	bad(`a part has the Content-Disposition ""`+hint, "--"+boundary+"\r\n\r\n2\r\n", end)
+	bad(`a part has the Content-Disposition "attachment; name=n"`+hint,
 		"--"+boundary+"\r\nContent-Disposition: attachment; name=n\r\n\r\n2\r\n", end)
-	bad(`a part has the Content-Disposition "form-data; name=\"x\"; name*=utf-8''n"`, part("x", "; name*=utf-8''n", "2"), end)
-	bad(`a part has the Content-Disposition "form-data; name=\"n\"; name=\"m\""`, part("n", "; name=\"m\"", "2"), end)
-	bad(`the part "n" is encoded or nested; send it as it is`, file("photos"), part("n",
+	bad(`a part has the Content-Disposition "form-data; name=\"x\"; name*=utf-8''n"`+hint, part("x", "; name*=utf-8''n", "2"), end)
+	bad(`a part has the Content-Disposition "form-data; name=\"n\"; name=\"m\""`+hint, part("n", "; name=\"m\"", "2"), end)
+	bad(`the part "n" is encoded or of a kind of its own; send it as it is`, file("photos"), part("n",
 		"\r\nContent-Transfer-Encoding: base64", "Mg=="), end)
-	bad(`the part "photos" is encoded or nested; send it as it is`,
+	bad(`the part "photos" is encoded or of a kind of its own; send it as it is`,
 		part("photos", "; filename=a\r\nContent-Type: multipart/mixed; boundary=y", ""), end)
 	f(`invalid request (form.n): form.n is "2.0"; write a whole number from 0 to 67108863, without sign, point or leading zero.`,
 		file("photos"), part("n", "", "2.0"), end)
+
+	for _, d := range []string{
+		`form-data; x="name=n"; name="zzz"`, `form-data; filename="name=n"; name="zzz"`, `form-data; name="z\"; name=\"n"`,
+		`form-data; name="n"; filename="a\"b"`, `form-data; name="n"; filename="a"; filename="b"`, `form-data; name="n";`,
+		`form-data; name="n"; x=y`, `form-data; name = "n"`, `form-data; name="n" filename=a`, `form-data; name='n` + "`", `form-data`,
+		`form-data; name="n`, `form-data; name=n,m`,
+	} {
+		require.Contains(t, price(o, multipartRequest("--"+boundary+"\r\nContent-Disposition: "+d+"\r\n\r\n2\r\n"+end)),
+			"a part has the Content-Disposition", d)
+	}
+	f("4 × 1 = 4", part("photos", "; filename=a.png; filename*=utf-8''a.png\r\nContent-Type: image/png", "x"),
+		"--"+boundary+"\r\nContent-Disposition: form-data; name=n\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n4\r\n", end)
+	bad(`the part "n" is encoded or of a kind of its own; send it as it is`, part("n",
+		"\r\nContent-Type: application/octet-stream", "2"), end)
+	bad(`the part "n" is encoded or of a kind of its own; send it as it is`, part("n",
+		"\r\nContent-Type: text/plain; charset=utf-16", "2"), end)
+	f("ambiguous price (): A part of the multipart body has two Content-Type headers; send one.",
+		part("n", "\r\nContent-Type: text/plain\r\nContent-Type: image/png", "2"), end)
 
 	r := multipartRequest(file("photos") + end)
 	r.Header = header("Content-Type: multipart/form-data")
@@ -88,6 +107,7 @@ func FuzzMultipart(f *testing.F) {
 	f.Add([]byte("--XbX\r\nContent-Disposition: form-data; name=n\n\n3\r\n--XbX--"))
 	f.Add([]byte("--XbX\nContent-Disposition: form-data; name=n\n\n3\n--XbX--\n"))
 	f.Add([]byte(part("N", "", "3") + end + part("n", "", "9") + end))
+	f.Add([]byte("--XbX\r\nContent-Disposition:form-data;name=\"\"\r\n:\r\n\r\n\r\n--XbX--")) // found once: a nameless header line
 	f.Fuzz(func(t *testing.T, body []byte) {
 		form := newTexts("form", []string{"n"})
 		m := multiparts{form: form, names: []string{"photos"}, files: map[string]any{}}

@@ -66,13 +66,14 @@ func (p *Policy) Match(method, path string) (*Operation, Params, bool) {
 }
 
 // Passes reports whether a request that no operation matches may be forwarded unpriced. Under unmatched: pass it
-// may, unless its path is another spelling (case, slash at the end, ;parameters) of an operation's: a backend
-// that takes both would do priced work for nothing.
-func (p *Policy) Passes(method, path string) bool {
-	return p.Pass && !p.routes.resembles(method, path, p.Operations)
+// may, unless its path is an operation's, in whatever spelling (case, slash at the end, ;parameters) and with whatever
+// method: a backend that takes both would do priced work for nothing. Other methods of a priced path must be declared.
+func (p *Policy) Passes(path string) bool {
+	return p.Pass && !p.routes.resembles(path, p.Operations)
 }
 
-// Free reports whether the operation costs nothing. Nothing of a free request is read.
+// Free reports whether the operation costs nothing: its price is the literal 0, and nothing of its requests is read.
+// A computed price is never 0.
 func (o *Operation) Free() bool { return o.credits == nil && o.fixed == 0 }
 
 // NeedsBody reports whether the price depends on the request body, so that the caller must buffer it.

@@ -80,7 +80,8 @@ func TestPriceExpressions(t *testing.T) {
 	f(`credits: 'body.logo != nil ? 2 : 1'`, `{"logo":null}`, "1 × 1 = 1")
 	f(`credits: 'min(body.w * body.h / 1000000, 10)'`, `{"w":1000,"h":1500}`, "1 × 1.5 = 1.5")
 	f(`credits: 'min(body.w * body.h / 1000000, 10)'`, `{"w":67108863,"h":67108863}`, "1 × 10 = 10")
-	f(`credits: 'body.preview == true ? 0 : 1'`, `{"preview":true}`, "1 × 0 = 0")
+	f(`credits: 'body.preview == true ? 0 : 1'`, `{"preview":true}`, "invalid request (body.preview): The price comes to 0 credits, "+
+		"and this operation is not free; the least is 0.001.")
 	f(`units: len(body.photos) | max: 3 | credits: 1`, `{"photos":[1,"a",{}]}`, "3 × 1 = 3")
 	f(`units: len(body.photos) | max: 3 | credits: 1`, `{"photos":[1,1,1,1]}`,
 		"too many units (body.photos): body.photos asks for 4; one request may have at most 3.")
@@ -111,6 +112,9 @@ func TestPriceExpressions(t *testing.T) {
 		"invalid request (body.n): The units come to 1.5, which is not a whole number.")
 	f(`units: body.n | max: 9 | credits: 1`, `{"n":"`+strings.Repeat("9", 2000)+`"}`,
 		"invalid request (body.n): body.n has 2002 bytes; at most 1024 are read.")
+	f(`credits: body.n / 10000`, `{"n":5}`, "1 × 0.001 = 0.001")
+	f(`credits: body.n / 10000`, `{"n":4}`, "invalid request (body.n): The price comes to 0.0004 credits, and this operation "+
+		"is not free; the least is 0.001.")
 	f(`units: 4 | credits: 1`, `not even JSON`, "4 × 1 = 4")
 	f(`credits: 0`, `not even JSON`, "0 × 0 = 0")
 }
@@ -130,6 +134,12 @@ func TestPriceTexts(t *testing.T) {
 	f(n, query("n=3&n=3"), "ambiguous price (query.n): query.n is there twice; send it once.")
 	f(n, query("N=3"), `ambiguous price (query.n): query.n is also sent as "N"; send it once, as "n".`)
 	f(n, query("n[]=3"), `ambiguous price (query.n): query.n is also sent as "n[]"; send it once, as "n".`)
+	require.Contains(t, price(operation(t, strings.Split(n, " | ")...), query(strings.Repeat("+", 2000)+"n=3")), "ambiguous price")
+	f(n, query(strings.Repeat("n", 2000)+"=3"), "1 × 1 = 1")
+	f(n, query("[n]=3"), `ambiguous price (query.n): query.n is also sent as "[n]"; send it once, as "n".`)
+	f(n, query(strings.Repeat("a&", 255)+"n=3"), "3 × 1 = 3")
+	f(n, query(strings.Repeat("a&", 256)+"n=3"),
+		"invalid request (): The query has more than 256 names; this request is priced by it, so send fewer.")
 	f(n, query("+n=3"), `ambiguous price (query.n): query.n is also sent as " n"; send it once, as "n".`)
 	f(n, query("n%00a=3"), `ambiguous price (query.n): query.n is also sent as "n\x00a"; send it once, as "n".`)
 	f(n, query("a=1;n=3"), `invalid request (): The query has "a=1;n=3", which is not urlencoded; write % and ; as %25 and %3B.`)
@@ -191,6 +201,17 @@ func TestBodyKinds(t *testing.T) {
 	f(`invalid request (): The body has Content-Type "text/plain"`+send+"application/json or multipart/form-data.",
 		body, "Content-Type: text/plain")
 	f(`invalid request (): The body has charset "utf-16"; send UTF-8.`, body, "Content-Type: application/json; charset=utf-16")
+	for _, odd := range []string{
+		"multipart/form-data; boundary=a; boundary*=utf-8''b", "multipart/form-data; boundary=a; boundary=b",
+		`multipart/form-data; boundary="a\b"`, `multipart/form-data; boundary="a b"`, "multipart/form-data; boundary=a,b",
+		"multipart/form-data; boundary=", "multipart/form-data; boundary=" + strings.Repeat("x", 71),
+		"multipart/form-data; boundary=a; x=y", `multipart/form-data; boundary="a`, "application/json; boundary=a",
+		"application/json; charset=utf-7; charset*=us-ascii''utf-8", "application/json;", "application/json; charset",
+	} {
+		require.Contains(t, price(o, Request{Header: header("Content-Type: " + odd), Body: []byte(body)}), "invalid request (", odd)
+	}
+	quoted := "--a,b\r\nContent-Disposition: form-data; name=\"photos\"; filename=\"x\"\r\n\r\n\r\n--a,b--"
+	f("1 × 1 = 1", quoted, `Content-Type: Multipart/Form-Data ;Charset="UTF-8"; BOUNDARY="a,b"`)
 	f(`ambiguous price (header.content-type): header.content-type is there twice; send it once.`,
 		body, "Content-Type: application/json", "Content-Type: multipart/form-data")
 	f("invalid request (body.photos): body.photos or parts.photos is missing; the price depends on it.", "")

@@ -15,7 +15,7 @@ import (
 type Quote struct {
 	Units       uint32
 	UnitCredits meter.Credits
-	Credits     meter.Credits // Units × UnitCredits; 0 means that the request is free and nothing is reserved
+	Credits     meter.Credits // Units × UnitCredits; 0 only for a free operation: nothing is reserved
 
 	env map[string]any // kept where delivered units are counted against the request
 }
@@ -72,7 +72,8 @@ func (o *Operation) countUnits(env map[string]any) (uint32, error) {
 }
 
 // unitCredits evaluates the price of a unit, rounded to the nearest thousandth. No price is a refusal, never a
-// gift: a model that the policy does not know has none.
+// gift: a model that the policy does not know has none. Nor is a computed 0 a gift: backends take some value of
+// their own for a 0 that they are sent.
 func (o *Operation) unitCredits(env map[string]any) (meter.Credits, error) {
 	out, err := o.credits.run(env)
 	if err != nil || out == nil {
@@ -90,6 +91,10 @@ func (o *Operation) unitCredits(env map[string]any) (meter.Credits, error) {
 	c := meter.Credits(math.Round(f * float64(meter.Credit)))
 	if c < 0 || f > o.credits.hi || math.IsNaN(f) { // analysis bounds it; this is the paired check
 		return 0, &InputError{ErrInvalid, o.credits.param(), fmt.Sprintf("The price comes to %s, which is out of range.", show(out))}
+	}
+	if c == 0 { // or it rounds to 0: only an operation with the literal price 0 is free
+		return 0, &InputError{ErrInvalid, o.credits.param(), fmt.Sprintf(
+			"The price comes to %s credits, and this operation is not free; the least is 0.001.", show(out))}
 	}
 	return c, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"mime"
 	"strings"
 )
 
@@ -48,6 +47,9 @@ type Request struct {
 
 // View is the values of one request that its operation's expressions name, and no others.
 type View struct{ env map[string]any }
+
+// AppendPriced appends all that the price was read from, in a form that is the same for the same values only.
+func (v View) AppendPriced(b []byte) []byte { return fmt.Appendf(b, "%#v", v.env) } // in the order of names
 
 // Read takes from a request what the operation is priced by. It looks only at the places that the expressions
 // name: an operation with a fixed price reads nothing and cannot fail. The error is an *InputError.
@@ -143,8 +145,6 @@ func (h *headers) describe(bit uint8, into *string, name string, value []byte) {
 	*into = string(bytes.TrimSpace(value))
 }
 
-const mediaJSON = "application/json"
-
 // readBody reads the body as its Content-Type says. What the operation is priced by in other kinds of body is
 // absent then; an operation that is priced by none of this kind refuses it.
 func (o *Operation) readBody(env map[string]any, h *headers, body []byte) *InputError {
@@ -183,47 +183,4 @@ func (o *Operation) readBody(env map[string]any, h *headers, body []byte) *Input
 		return form.readQuery(body)
 	}
 	return parts.read(body, boundary)
-}
-
-const (
-	mediaForm  = "application/x-www-form-urlencoded"
-	mediaParts = "multipart/form-data"
-)
-
-// media is which of the three readers a Content-Type asks for, and the boundary of the third. It refuses kinds that
-// the operation is not priced by.
-func (n *needs) media(contentType string) (kind, boundary string, err *InputError) {
-	var params map[string]string
-	var bad error
-	if kind = contentType; kind != mediaJSON {
-		kind, params, bad = mime.ParseMediaType(contentType)
-	}
-	if strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json") {
-		kind = mediaJSON
-	}
-	if c := params["charset"]; c != "" && !strings.EqualFold(c, "utf-8") && !strings.EqualFold(c, "us-ascii") {
-		return "", "", &InputError{ErrInvalid, "", fmt.Sprintf("The body has charset %s; send UTF-8.", show(c))}
-	}
-	priced := kind == mediaJSON && n.body.wanted() || kind == mediaForm && len(n.form) > 0 ||
-		kind == mediaParts && (len(n.form) > 0 || len(n.parts) > 0)
-	if bad != nil || !priced {
-		return "", "", &InputError{ErrInvalid, "", fmt.Sprintf(
-			"The body has Content-Type %s; this request is priced by its body, so send %s.", show(contentType), n.kinds())}
-	}
-	return kind, params["boundary"], nil
-}
-
-// kinds are the media types that the operation can be priced by.
-func (n *needs) kinds() string {
-	var out []string
-	if n.body.wanted() {
-		out = append(out, mediaJSON)
-	}
-	if len(n.form) > 0 {
-		out = append(out, mediaForm)
-	}
-	if len(n.form) > 0 || len(n.parts) > 0 {
-		out = append(out, mediaParts)
-	}
-	return strings.Join(out, " or ")
 }

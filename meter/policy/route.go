@@ -197,9 +197,9 @@ func (r *routes) match(method, path string) (*Operation, Params, bool) {
 	return nil, Params{}, false
 }
 
-// resembles reports whether a backend that is lax about case, trailing slashes or ;parameters could take the path
-// for an operation's.
-func (r *routes) resembles(method, path string, ops []*Operation) bool {
+// resembles reports whether a backend that is lax about case, trailing slashes, ;parameters or the method could take
+// the path for an operation's.
+func (r *routes) resembles(path string, ops []*Operation) bool {
 	if !strings.HasPrefix(path, "/") {
 		return true // what is not a path cannot be told apart
 	}
@@ -215,7 +215,7 @@ func (r *routes) resembles(method, path string, ops []*Operation) bool {
 	plain = "/" + strings.Trim(plain, "/")
 	for _, o := range ops {
 		var p Params
-		if strings.EqualFold(o.Method, method) && o.route.match(plain, &p, true) {
+		if o.route.match(plain, &p, true) {
 			return true
 		}
 	}

@@ -52,25 +52,40 @@ func (t *texts) set(name string, value []byte) *InputError {
 }
 
 // variant reports whether some reader takes sent for name although it is spelled differently: in another case,
-// with blanks or control characters around it or after it, with the brackets of a list, or in broken UTF-8.
+// with blanks or control characters around it or after it, with the brackets of a list after it or around it, or in
+// broken UTF-8.
 func variant(sent []byte, name string) bool {
 	if len(sent) < len(name)-2 { // the name may have brackets
 		return false
+	}
+	if len(sent) > textMax { // is not walked for each priced name: its end cannot matter unless its beginning is trimmed
+		if first, _ := utf8.DecodeRune(sent); first <= ' ' || first == 0x7f || first == '[' || first == utf8.RuneError {
+			return true
+		}
+		sent = sent[:textMax]
 	}
 	if i := bytes.IndexFunc(sent, func(r rune) bool { return r < ' ' || r == 0x7f || r == utf8.RuneError }); i > 0 {
 		sent = sent[:i]
 	}
 	sent = bytes.TrimFunc(sent, func(r rune) bool { return r <= ' ' || r == 0x7f || r == utf8.RuneError })
-	if i := bytes.IndexByte(sent, '['); i > 0 {
+	sent = bytes.TrimLeft(sent, "[")
+	if i := bytes.IndexAny(sent, "[]"); i > 0 {
 		sent = sent[:i]
 	}
 	bare, _, _ := strings.Cut(name, "[")
 	return strings.EqualFold(string(sent), bare) // compiled without a copy? see BenchmarkRead; names are short
 }
 
+// pairsMax bounds what names are looked for in: readers stop after some number of pairs, and do not say so.
+const pairsMax = 256
+
 // readQuery takes names from a query or an urlencoded form.
 func (t *texts) readQuery(b []byte) *InputError {
-	for len(b) > 0 {
+	for pairs := 1; len(b) > 0; pairs++ {
+		if pairs > pairsMax {
+			return &InputError{ErrInvalid, "", fmt.Sprintf(
+				"The %s has more than %d names; this request is priced by it, so send fewer.", t.source, pairsMax)}
+		}
 		var pair []byte
 		pair, b, _ = bytes.Cut(b, []byte{'&'})
 		key, value, _ := bytes.Cut(pair, []byte{'='})
