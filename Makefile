@@ -30,7 +30,7 @@ demo: ## Drive a scripted client through a fresh gateway and check every credit
 	@CGO_ENABLED=0 go run ./bench/demo $(ARGS)
 
 test: ## Run every test on real servers, with the race detector
-	@.ci/install go redis postgres gcc git
+	@.ci/install go redis postgres gcc git curl
 	CGO_ENABLED=1 go test -race -count=1 $(or $(ARGS),./...)
 
 lint: $(LINT) ## Check style and import directions

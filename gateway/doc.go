@@ -26,6 +26,7 @@
 //	options.go     settings with their defaults
 //	ports.go       what the gateway asks of the rest of the house
 //	server.go      listeners, connections, shutdown
+//	hungup_*.go    whether the peer of an idle connection has gone
 //
 // Two choices that the code alone does not explain. A response without a length is buffered like any other, so that
 // its charge can stand in a header; only event streams are passed on as they come, an event late: the last one waits

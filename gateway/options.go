@@ -15,67 +15,68 @@ import (
 	"creditgate/meter/policy"
 )
 
-// Settings are the knobs of the gateway. A zero value means the default named beside it.
+// Settings are the knobs of the gateway. A zero value means the default named beside it. How they are named and read is
+// up to cmd/creditgate/settings.go.
 type Settings struct {
 	// Upstreams are the backends' base URLs, http or https, without a path. Requests are spread over them.
-	Upstreams []string `yaml:"upstream" env:"UPSTREAM"`
+	Upstreams []string
 	// Prefix is where the gateway's own data-plane routes live. Default /credits.
-	Prefix string `yaml:"prefix" env:"PREFIX"`
+	Prefix string
 	// AdminToken opens the control plane. Required, at least 16 characters.
-	AdminToken string `yaml:"admin_token" env:"ADMIN_TOKEN"`
+	AdminToken string
 
 	// UpstreamTimeout is how long the backend may take for its whole response. Default 60s.
-	UpstreamTimeout time.Duration `yaml:"upstream_timeout" env:"UPSTREAM_TIMEOUT"`
+	UpstreamTimeout time.Duration
 	// SettleBudget is how long a call to the meter may take, reserve and settlement each. Default 2s.
-	SettleBudget time.Duration `yaml:"settle_budget" env:"SETTLE_BUDGET"`
+	SettleBudget time.Duration
 	// LeaseMargin is what a lease outlasts upstream timeout and settle budget by. Default 5s.
-	LeaseMargin time.Duration `yaml:"lease_margin" env:"LEASE_MARGIN"`
+	LeaseMargin time.Duration
 	// UpstreamIdle is how long an idle connection to the backend is kept; it must be shorter than the backend's own
 	// keep-alive (gunicorn 2 s, Node and uvicorn 5 s). Default 1s.
-	UpstreamIdle time.Duration `yaml:"upstream_idle" env:"UPSTREAM_IDLE"`
+	UpstreamIdle time.Duration
 	// UpstreamConns is the most connections to one backend. Default 4096.
-	UpstreamConns int `yaml:"upstream_conns" env:"UPSTREAM_CONNS"`
+	UpstreamConns int
 	// UpstreamIdempotencyKey sends the reservation id to the backend as Idempotency-Key. Default false.
-	UpstreamIdempotencyKey bool `yaml:"upstream_idempotency_key" env:"UPSTREAM_IDEMPOTENCY_KEY"`
+	UpstreamIdempotencyKey bool
 
 	// RequestBodyMax is the largest request body in bytes. Default 32 MiB.
-	RequestBodyMax int `yaml:"request_body_max" env:"REQUEST_BODY_MAX"`
+	RequestBodyMax int
 	// ResponseBufferMax is the largest response in bytes that is held back until it is settled; a larger one is
 	// streamed, and its end held back. Default 64 MiB.
-	ResponseBufferMax int `yaml:"response_buffer_max" env:"RESPONSE_BUFFER_MAX"`
+	ResponseBufferMax int
 	// HeadersMax is the largest request head in bytes, and the largest response head of a backend. Default 32 KiB.
-	HeadersMax int `yaml:"headers_max" env:"HEADERS_MAX"`
+	HeadersMax int
 	// ReplayMax is the largest body in bytes of an answer that is stored for an Idempotency-Key. Default and maximum
 	// 1 MiB.
-	ReplayMax int `yaml:"replay_max" env:"REPLAY_MAX"`
+	ReplayMax int
 	// ClientTimeout is how long a client may take to send its request, and again to take the response, or one part
 	// of a streamed one. Default 60s.
-	ClientTimeout time.Duration `yaml:"client_timeout" env:"CLIENT_TIMEOUT"`
+	ClientTimeout time.Duration
 	// ClientIdle is how long an idle client connection is kept. Default 75s.
-	ClientIdle time.Duration `yaml:"client_idle" env:"CLIENT_IDLE"`
+	ClientIdle time.Duration
 	// MaxInFlight is the most open reservations of one account. Default: the meter's own limit.
-	MaxInFlight uint32 `yaml:"max_in_flight" env:"MAX_IN_FLIGHT"`
+	MaxInFlight uint32
 
 	// TrustedPeers may name the account themselves in AccountHeader, and their X-Forwarded-For, -Proto and -Host are
 	// passed on: IP addresses or CIDR prefixes. Default none.
-	TrustedPeers []string `yaml:"trusted_peers" env:"TRUSTED_PEERS"`
+	TrustedPeers []string
 	// AccountHeader is the header in which a trusted peer names the account. Default X-Account-Id.
-	AccountHeader string `yaml:"account_header" env:"ACCOUNT_HEADER"`
+	AccountHeader string
 	// KeyTTL is how long a looked-up API key is believed, and so the longest that a revoked one still works.
 	// Default and maximum 10s.
-	KeyTTL time.Duration `yaml:"key_ttl" env:"KEY_TTL"`
+	KeyTTL time.Duration
 
 	// BreakerWindow, BreakerRequests and BreakerRatio: a backend is left alone when at least so many requests in
 	// this window ended, and this share of them failed. Defaults 10s, 20, 0.5.
-	BreakerWindow   time.Duration `yaml:"breaker_window" env:"BREAKER_WINDOW"`
-	BreakerRequests uint32        `yaml:"breaker_requests" env:"BREAKER_REQUESTS"`
-	BreakerRatio    float64       `yaml:"breaker_ratio" env:"BREAKER_RATIO"`
+	BreakerWindow   time.Duration
+	BreakerRequests uint32
+	BreakerRatio    float64
 	// BreakerPause is how long it is left alone before a request may try it again. Default 5s.
-	BreakerPause time.Duration `yaml:"breaker_pause" env:"BREAKER_PAUSE"`
+	BreakerPause time.Duration
 
 	// DrainDelay is how long /readyz fails on shutdown before the listeners close, for balancers to notice.
 	// Default 0.
-	DrainDelay time.Duration `yaml:"drain_delay" env:"DRAIN_DELAY"`
+	DrainDelay time.Duration
 }
 
 // Options is what a Gateway is made of.
@@ -107,6 +108,13 @@ func orElse[T comparable](v *T, def T) {
 	if *v == zero {
 		*v = def
 	}
+}
+
+// DefaultSettings are the defaults, for whoever shows them. What has none is left empty.
+func DefaultSettings() Settings {
+	var s Settings
+	s.setDefaults()
+	return s
 }
 
 func (s *Settings) setDefaults() {

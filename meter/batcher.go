@@ -55,15 +55,30 @@ func (b *batcher) do(ops ...*op) error {
 	batch := b.take()
 	b.mu.Unlock()
 
-	b.fly(flatten(batch))
-
-	b.passOn()
-	for _, other := range batch {
-		if other != t {
-			other.turn <- false
-		}
-	}
+	b.lead(t, batch)
 	return nil
+}
+
+// lead flies a batch. What follows the flight is deferred, so that a panic in it, which the caller may recover,
+// leaves nobody waiting: the others are told that their outcome is unknown.
+func (b *batcher) lead(t *ticket, batch []*ticket) {
+	ops, landed := flatten(batch), false
+	defer func() {
+		if !landed {
+			for _, o := range ops {
+				o.maybe = true
+				o.err = fmt.Errorf("meter: %w: the flight panicked", ErrUnavailable)
+			}
+		}
+		b.passOn()
+		for _, other := range batch {
+			if other != t {
+				other.turn <- false
+			}
+		}
+	}()
+	b.fly(ops)
+	landed = true
 }
 
 // take removes whole tickets from the queue, at most flightMax operations. The flyer's own ticket is the first.

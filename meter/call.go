@@ -18,6 +18,7 @@ type call struct {
 	script   lua.Script
 	ops      []*op
 	sections map[uint16]uint16 // partition → section number, from 1
+	epochs   map[uint16]uint64 // section → the epoch it is called under
 	keys     []string
 	index    map[string]uint16 // key → position in KEYS, from 1
 	header   []byte
@@ -32,7 +33,8 @@ type fence struct {
 
 func newCall(script lua.Script, ops []*op, layout Layout, fences func(uint16) fence, now time.Time) *call {
 	c := &call{
-		script: script, ops: ops, sections: make(map[uint16]uint16, 4), index: make(map[string]uint16, 2*len(ops)+8),
+		script: script, ops: ops, sections: make(map[uint16]uint16, 4),
+		epochs: make(map[uint16]uint64, 4), index: make(map[string]uint16, 2*len(ops)+8),
 		keys: make([]string, 0, 2*len(ops)+8), args: make([]any, 0, len(ops)+1),
 	}
 	c.header = appendInt48(make([]byte, 0, 64), now.UnixMilli())
@@ -44,6 +46,7 @@ func newCall(script lua.Script, ops []*op, layout Layout, fences func(uint16) fe
 		if !ok {
 			section = c.addSection(keys, o.partition, fences(o.partition))
 		}
+		o.epoch = c.epochs[section]
 		c.args = append(c.args, c.encode(o, keys, section, now))
 	}
 	binary.LittleEndian.PutUint16(c.header[6:], uint16(len(c.sections)))
@@ -61,6 +64,7 @@ func (c *call) addSection(keys Keys, partition uint16, f fence) uint16 {
 	c.header = binary.LittleEndian.AppendUint64(c.header, f.minPseq)
 	section := uint16(len(c.sections) + 1)
 	c.sections[partition] = section
+	c.epochs[section] = f.epoch
 	return section
 }
 
@@ -120,6 +124,13 @@ func (c *call) appendKeyPart(b []byte, o *op, keys Keys, now time.Time) []byte {
 		}
 	}
 	return b
+}
+
+// maybe notes that the call may have run without an answer.
+func (c *call) maybe() {
+	for _, o := range c.ops {
+		o.maybe = true
+	}
 }
 
 // queue adds the EVALSHA to a pipeline.

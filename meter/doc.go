@@ -32,5 +32,7 @@
 //	sweeper.go      leases, lapses and old outcomes
 //	ledger.go       reading the ledger for whoever persists it
 //	replay.go       answers kept for an Idempotency-Key
+//	inspect.go      what Redis holds, read without scripts, for people and for verify
+//	log.go          where the Redis client says what it has to say
 //	metrics.go      figures
 package meter

@@ -95,8 +95,8 @@ func (e *Engine) NewReservationID(account string) ReservationID {
 	return e.layout.NewReservationID(NewID(e.now()), account)
 }
 
-// Reserve sets credit aside. When its outcome stays unknown the error is ErrUnavailable and a release of the id
-// follows by itself.
+// Reserve sets credit aside. When any attempt stayed without an answer and the reservation is not held in the end, a
+// release of the id follows by itself.
 func (e *Engine) Reserve(ctx context.Context, r Reserve) (Decision, error) {
 	if r.Amount <= 0 || !r.Amount.Valid() || r.Lease < LeaseMin || r.Lease > LeaseMax {
 		return Decision{}, fmt.Errorf("meter: reserve of %s for %s: amount must be above 0 and at most %s, lease %s to %s: %w",
@@ -106,8 +106,10 @@ func (e *Engine) Reserve(ctx context.Context, r Reserve) (Decision, error) {
 		return Decision{}, fmt.Errorf("meter: %d ledger records wait for Postgres, at most %d: %w: %w",
 			backlog, ledgerBacklogMax, ErrUnavailable, ErrNotSent)
 	}
-	d, err := e.run(ctx, reserveOp(r))
-	if err != nil && !errors.Is(err, ErrNotSent) {
+	o := reserveOp(r)
+	d, err := e.run(ctx, o)
+	held := err == nil && d.Code == CodeOK && d.Reservation.State == Held
+	if o.maybe && !held { // an attempt without an answer may still run, also after a denial
 		e.orphan(Settle{ID: r.ID, Account: r.Account})
 	}
 	return d, err
@@ -116,6 +118,8 @@ func (e *Engine) Reserve(ctx context.Context, r Reserve) (Decision, error) {
 // Commit charges s.Amount of a reservation and gives the rest back. A commit that Redis does not know is booked
 // late, from s.Reserved and s.Note, after Postgres was asked where that is needed.
 func (e *Engine) Commit(ctx context.Context, s Settle) (Decision, error) {
+	ctx, cancel := context.WithTimeout(ctx, verbBudget) // of all steps together
+	defer cancel()
 	if s.Amount <= 0 || !s.Amount.Valid() {
 		return Decision{}, fmt.Errorf("meter: commit of %s: the amount must be above 0; release takes nothing: %w",
 			s.Amount, ErrNotSent)
@@ -185,6 +189,11 @@ func (e *Engine) Grant(ctx context.Context, g GrantChange) (Decision, error) {
 		return Decision{}, fmt.Errorf("meter: grant of %s in bucket %q: the amount must be above 0, the bucket a name: %w",
 			g.Grant.Available, g.Grant.Bucket, ErrNotSent)
 	}
+	for _, ms := range [...]int64{g.Grant.EffectiveMs, g.Grant.ExpiresMs, g.Grant.CreatedMs} {
+		if ms < 0 || ms > Never {
+			return Decision{}, badTime(ms)
+		}
+	}
 	return e.run(ctx, grantOp(e.layout.PartitionOf(g.Account), g))
 }
 
@@ -198,7 +207,15 @@ func (e *Engine) Revoke(ctx context.Context, r Revocation) (Decision, error) {
 
 // MoveExpiry lets a grant end at another time.
 func (e *Engine) MoveExpiry(ctx context.Context, m ExpiryMove) (Decision, error) {
+	if m.ExpiresMs < 0 || m.ExpiresMs > Never {
+		return Decision{}, badTime(m.ExpiresMs)
+	}
 	return e.run(ctx, moveExpiryOp(e.layout.PartitionOf(m.Account), m))
+}
+
+// badTime says that a time cannot be kept in 48 bits, of which the scripts use 47.
+func badTime(ms int64) error {
+	return fmt.Errorf("meter: time %d ms is outside 1970 to %s: %w", ms, time.UnixMilli(Never).UTC().Format("2006"), ErrNotSent)
 }
 
 // Suspend sets or clears the account's suspension, unless the account has a newer version of it.
@@ -234,8 +251,8 @@ func (e *Engine) Reservation(ctx context.Context, id ReservationID) (Decision, e
 }
 
 // run sends one operation until it has a decision: it waits for its partition to be open, and loads its account
-// when Redis does not have it, for verbBudget at most. What is in flight is not interrupted by ctx, so a caller that
-// gives up does not leave a verb half decided; pass a context that outlives the client.
+// when Redis does not have it, for verbBudget at most and one flight. What is in flight is not interrupted by ctx, so
+// a caller that gives up does not leave a verb half decided; pass a context that outlives the client.
 func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
 	if o.outcomes && (o.layout != e.layout.Number || o.partition >= e.layout.Partitions) {
 		return Decision{}, fmt.Errorf("meter: %s of layout %d, partition %d: %w: %w",
@@ -247,6 +264,14 @@ func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, verbBudget)
 	defer cancel()
+	d, err := e.carry(ctx, o)
+	if err != nil && o.maybe && errors.Is(err, ErrNotSent) {
+		err = withoutNotSent(err)
+	}
+	return d, err
+}
+
+func (e *Engine) carry(ctx context.Context, o *op) (Decision, error) {
 	p := e.partitions[o.partition]
 	for {
 		if err := p.waitOpen(ctx); err != nil {
@@ -260,7 +285,11 @@ func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
 		}
 		switch o.code {
 		case CodeFenced, CodeEpoch, CodeRegressed, CodeClosed, CodeTorn:
-			p.shut(o.head, o.code)
+			o.maybe = o.maybe || o.code == CodeTorn // its record may have been appended
+			if len(o.body) > 0 {
+				e.log.Error().Uint16("partition", o.partition).Stringer("code", o.code).Bytes("redis", o.body).Msg("write failed")
+			}
+			p.shut(o.epoch, o.code)
 		case CodeClock:
 			return Decision{}, fmt.Errorf("meter: %w: %w: this host's clock is more than a minute off Redis'",
 				ErrUnavailable, ErrNotSent)
@@ -271,6 +300,10 @@ func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
 		default:
 			p.saw(o.head)
 			return o.decision(e.layout)
+		}
+		if ctx.Err() != nil {
+			return Decision{}, fmt.Errorf("meter: %s: out of time, last refused: %s: %w: %w",
+				o.verb, o.code, ErrUnavailable, ErrNotSent)
 		}
 	}
 }

@@ -2,10 +2,11 @@ package meter
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // not for security: it is the name Redis gives a script
+	"crypto/sha1"
 	"encoding/hex"
 	"strings"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/redis/go-redis/v9"
 
 	"creditgate/lua"
@@ -23,7 +24,7 @@ func (e *Engine) Redis() redis.UniversalClient { return e.client() }
 // OpenNow opens every partition, as Run does in the background.
 func (e *Engine) OpenNow(ctx context.Context) error {
 	for _, p := range e.partitions {
-		p.shut(sectionHead{epoch: p.epoch.Load()}, CodeFenced)
+		p.shut(p.epoch.Load(), CodeFenced)
 		if err := e.openPartition(ctx, p); err != nil {
 			return err
 		}
@@ -35,7 +36,7 @@ func (e *Engine) OpenNow(ctx context.Context) error {
 func (e *Engine) Mutate(old, planted string) {
 	for _, s := range []*lua.Script{&e.scripts.ApplySettle, &e.scripts.ApplyReserve} {
 		s.Source = strings.Replace(s.Source, old, planted, 1)
-		sum := sha1.Sum([]byte(s.Source)) //nolint:gosec // it is the name Redis gives a script
+		sum := sha1.Sum([]byte(s.Source))
 		s.SHA = hex.EncodeToString(sum[:])
 	}
 }
@@ -72,6 +73,11 @@ func ExtendOp(id ReservationID, leaseMs int64) *Op  { return settleOp(verbExtend
 func ReadOp(p uint16, id ID, account string) *Op {
 	return newOp(verbRead, p, id, account).u8(readAccount)
 }
+
+func LoadOp(p uint16, id ID, account string, epoch uint64) *Op {
+	return newOp(verbLoad, p, id, account).u64(epoch).bytes16(AppendAccount(nil, Account{}))
+}
+
 func GrantOp(p uint16, g GrantChange) *Op     { return grantOp(p, g) }
 func RevokeOp(p uint16, r Revocation) *Op     { return revokeOp(p, r) }
 func MoveExpiryOp(p uint16, m ExpiryMove) *Op { return moveExpiryOp(p, m) }
@@ -89,4 +95,18 @@ func SuspendOp(p uint16, id ID, account string, suspended bool, version uint32) 
 		flag = 1
 	}
 	return newOp(verbSuspend, p, id, account).u32(version).u8(flag)
+}
+
+func (o *Op) Body() string { return string(o.body) }
+
+func LoadKeyOp(key *IdempotencyKey, r Reservation) *Op {
+	o := newOp(verbLoadKey, r.ID.Partition, r.ID.ID, "")
+	return o.bytes16(AppendReservation(nil, r)).keyPart(key)
+}
+
+// SweepSkipped is how often a sweep passed over what it could not handle.
+func (e *Engine) SweepSkipped(what string) float64 {
+	var m dto.Metric
+	_ = e.metrics.skipped.WithLabelValues(what).Write(&m) // never fails
+	return m.GetCounter().GetValue()
 }

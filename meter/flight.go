@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -16,6 +17,9 @@ import (
 // errRefused says that Redis answered, and did not run the call.
 var errRefused = errors.New("refused")
 
+// errPanicked is what the breaker is told of a flight that never came back.
+var errPanicked = errors.New("the flight panicked")
+
 // errMispaired says that a reply belongs to another command: the connection it came on must not be used again.
 var errMispaired = errors.New("mispaired reply")
 
@@ -25,8 +29,9 @@ const (
 	attemptTimeout = 500 * time.Millisecond
 	attemptsMax    = 3
 	attemptPause   = 20 * time.Millisecond
-	breakerTrips   = 3                      // flights in a row
-	breakerOpenFor = 500 * time.Millisecond // then one flight tries
+	flightTimeout  = 1800 * time.Millisecond // of all attempts, and of the halves of a batch that raised
+	breakerTrips   = 3                       // flights in a row
+	breakerOpenFor = 500 * time.Millisecond  // then one flight tries
 )
 
 // fly sends operations until each has a reply, or until Redis has not answered in attemptsMax attempts. Every verb
@@ -34,45 +39,50 @@ const (
 func (e *Engine) fly(ops []*op) {
 	done, err := e.breaker.Allow()
 	if err != nil {
-		fail(ops, fmt.Errorf("meter: %w: %w: Redis has not answered lately", ErrUnavailable, ErrNotSent))
+		fail(ops, fmt.Errorf("%w: Redis has not answered lately", ErrNotSent))
 		return
 	}
+	outcome := errPanicked
+	defer func() { done(outcome) }()
 	e.metrics.flights.Inc()
 	e.metrics.flightOps.Observe(float64(len(ops)))
-	sent := false // whether any attempt may have reached Redis
+	ctx, cancel := context.WithTimeout(context.Background(), flightTimeout)
+	defer cancel()
 	for attempt := range attemptsMax {
-		if attempt > 0 {
-			<-time.After(attemptPause << attempt)
+		if attempt > 0 && pause(ctx, attemptPause<<attempt) != nil {
+			break
 		}
-		if ops, err = e.attempt(ops); len(ops) == 0 {
-			done(nil)
+		if ops, outcome = e.attempt(ctx, ops); len(ops) == 0 {
+			outcome = nil
 			return
 		}
-		sent = sent || !errors.Is(err, ErrNotSent)
 		e.metrics.retries.Inc()
 	}
-	done(err)
-	if sent {
-		err = fmt.Errorf("meter: %w: outcome unknown: %w", ErrUnavailable, withoutNotSent(err))
-	} else {
-		err = fmt.Errorf("meter: %w: %w", ErrUnavailable, err)
-	}
-	fail(ops, err)
+	fail(ops, outcome)
 }
 
-func fail(ops []*op, err error) {
+// fail gives each operation its error: unknown if any attempt of it may have run, whatever the last one says.
+func fail(ops []*op, why error) {
 	for _, o := range ops {
-		o.err = err
+		o.err = fmt.Errorf("meter: %w: %w", ErrUnavailable, why)
+		if o.maybe {
+			o.err = fmt.Errorf("meter: %w: outcome unknown: %w", ErrUnavailable, withoutNotSent(why))
+		}
 	}
 }
 
-// withoutNotSent keeps the text of err but not its identity: a later attempt that was not sent says nothing about
-// an earlier one that was.
-func withoutNotSent(err error) error { return errors.New(err.Error()) }
+// withoutNotSent keeps the text of err but not the claim that nothing was sent: a later attempt that was not sent
+// says nothing about an earlier one that was.
+func withoutNotSent(err error) error {
+	if errors.Is(err, ErrUnavailable) {
+		return fmt.Errorf("%w: %s", ErrUnavailable, err.Error())
+	}
+	return errors.New(err.Error())
+}
 
 // attempt sends the operations once, in one pipeline, and returns those that still need a reply and why.
-func (e *Engine) attempt(ops []*op) (again []*op, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
+func (e *Engine) attempt(ctx context.Context, ops []*op) (again []*op, err error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	client := e.client()
 	pipe := client.Pipeline()
@@ -125,7 +135,7 @@ func (e *Engine) calls(ops []*op) []*call {
 	return calls
 }
 
-// finish reads one call's reply. It returns the operations to send again.
+// finish reads one call's reply. It returns the operations to send again, marked if this attempt may have run.
 func (e *Engine) finish(ctx context.Context, client redis.UniversalClient, c *call, cmd *redis.Cmd) ([]*op, error) {
 	err := cmd.Err()
 	if err == nil {
@@ -133,45 +143,28 @@ func (e *Engine) finish(ctx context.Context, client redis.UniversalClient, c *ca
 			return nil, nil
 		}
 		e.reconnect(client, err)
+		c.maybe()
 		return c.ops, err
 	}
 	if _, answered := errors.AsType[redis.Error](err); !answered {
-		return c.ops, connectionError(err)
+		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" && !e.cluster {
+			return c.ops, fmt.Errorf("%w: %w", ErrNotSent, err)
+		}
+		c.maybe() // a Cluster client may itself have sent it before the dial that failed
+		return c.ops, err
 	}
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, errors.Join(err, e.loadScripts(ctx, client)))
 	}
-	if notRun(err) {
+	if !strings.Contains(err.Error(), "@user_script") { // OOM, LOADING, BUSY, READONLY, MISCONF, …: it did not run
 		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, err)
 	}
-	return e.halves(c, err)
-}
-
-// connectionError tells a connection that was never made from one that broke, after which it is unknown whether the
-// call ran.
-func connectionError(err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return fmt.Errorf("%w: %w", ErrNotSent, err)
-	}
-	return err
-}
-
-// notRun lists the refusals that Redis gives before a script runs.
-func notRun(err error) bool {
-	for _, prefix := range [...]string{
-		"OOM", "LOADING", "BUSY", "READONLY", "NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED",
-		"ASK", "NOAUTH", "NOPERM", "WRONGPASS",
-	} {
-		if redis.HasErrorPrefix(err, prefix) {
-			return true
-		}
-	}
-	return false
+	return e.halves(ctx, c, err)
 }
 
 // halves answers a call that raised: a script raises before it writes, so the operations may be sent again, in
 // halves, until the one that raises is alone.
-func (e *Engine) halves(c *call, raised error) ([]*op, error) {
+func (e *Engine) halves(ctx context.Context, c *call, raised error) ([]*op, error) {
 	if len(c.ops) == 1 {
 		c.ops[0].err = fmt.Errorf("meter: %s: script: %w", c.ops[0].verb, raised)
 		return nil, nil
@@ -180,7 +173,7 @@ func (e *Engine) halves(c *call, raised error) ([]*op, error) {
 	var again []*op
 	var errs error
 	for _, half := range [][]*op{c.ops[:len(c.ops)/2], c.ops[len(c.ops)/2:]} {
-		left, err := e.attempt(half)
+		left, err := e.attempt(ctx, half)
 		again = append(again, left...)
 		errs = errors.Join(errs, err)
 	}

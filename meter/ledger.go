@@ -9,6 +9,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// errOtherEpoch says that Redis has the partition under another epoch than it was opened with.
+var errOtherEpoch = errors.New("Redis has it under another epoch")
+
 // LedgerReader hands ledger records to whoever persists them. It owns no cursor: that is kept where the records go.
 type LedgerReader struct{ engine *Engine }
 
@@ -21,45 +24,78 @@ func (e *Engine) Ledger() *LedgerReader { return &LedgerReader{engine: e} }
 func (l *LedgerReader) Read(
 	ctx context.Context, partition uint16, after Position, limit int, wait time.Duration,
 ) ([]Record, uint64, error) {
-	e := l.engine
-	p := e.partitions[partition]
+	p := l.engine.partitions[partition]
 	openCtx, cancel := context.WithTimeout(ctx, wait+openRetryMax)
 	defer cancel()
-	if err := p.waitOpen(openCtx); err != nil {
-		return nil, 0, err
-	}
-	epoch := p.epoch.Load()
-	key := e.layout.Keys(partition).Ledger()
-	messages, err := e.client().XRangeN(ctx, key, "("+after.String(), "+", int64(limit)).Result()
-	if err == nil && len(messages) == 0 && wait > 0 {
-		messages, err = l.block(ctx, key, after, limit, wait)
-	}
-	if err != nil {
-		return nil, 0, fmt.Errorf("meter: read ledger of partition %d: %w: %w", partition, ErrUnavailable, err)
-	}
-	records := make([]Record, len(messages))
-	for i, m := range messages {
-		if records[i], err = e.record(partition, m); err != nil {
+	for {
+		if err := p.waitOpen(openCtx); err != nil {
 			return nil, 0, err
 		}
+		epoch := p.epoch.Load()
+		messages, err := l.readUnder(ctx, p, epoch, after, limit, wait)
+		if errors.Is(err, errOtherEpoch) && openCtx.Err() == nil {
+			continue // once it was opened again
+		}
+		if err != nil {
+			return nil, 0, fmt.Errorf("meter: read ledger of partition %d: %w: %w", partition, ErrUnavailable, err)
+		}
+		records, err := l.engine.records(partition, messages)
+		return records, epoch, err
 	}
-	return records, epoch, nil
 }
 
-// block waits for a record. The first one wakes it; those written meanwhile come with the next read.
-func (l *LedgerReader) block(
-	ctx context.Context, key string, after Position, limit int, wait time.Duration,
+// readUnder reads records under one epoch, and waits for the first if there is none.
+func (l *LedgerReader) readUnder(
+	ctx context.Context, p *partition, epoch uint64, after Position, limit int, wait time.Duration,
 ) ([]redis.XMessage, error) {
-	streams, err := l.engine.client().XRead(ctx, &redis.XReadArgs{
-		Streams: []string{key, after.String()}, Count: int64(limit), Block: wait,
-	}).Result()
-	if errors.Is(err, redis.Nil) || err == nil && len(streams) == 0 {
-		return nil, nil
+	messages, err := l.under(ctx, p, epoch, after, limit)
+	if err != nil || len(messages) > 0 || wait <= 0 {
+		return messages, err
 	}
-	if err != nil {
+	if err := l.await(ctx, p.number, after, wait); err != nil {
 		return nil, err
 	}
-	return streams[0].Messages, nil
+	return l.under(ctx, p, epoch, after, limit)
+}
+
+// under reads records and, in the same transaction, the epoch that Redis has them under. Another than the partition
+// was opened with means that this Redis was left behind by a failover, or that another gateway has opened it: what
+// it says is not for Postgres. Within one epoch there is only one history, so the incarnation need not be compared:
+// a Redis that lost the end of it still tells no other.
+func (l *LedgerReader) under(
+	ctx context.Context, p *partition, epoch uint64, after Position, limit int,
+) ([]redis.XMessage, error) {
+	keys := l.engine.layout.Keys(p.number)
+	tx := l.engine.client().TxPipeline()
+	has := tx.HGet(ctx, keys.Meta(), "epoch")
+	messages := tx.XRangeN(ctx, keys.Ledger(), "("+after.String(), "+", int64(limit))
+	if _, err := tx.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
+	}
+	if n, err := has.Uint64(); err != nil || n != epoch {
+		p.shut(epoch, CodeEpoch)
+		return nil, fmt.Errorf("%w: %q and not %d", errOtherEpoch, has.Val(), epoch)
+	}
+	return messages.Val(), nil
+}
+
+// await returns when there is a record after this position, or when it has waited long enough.
+func (l *LedgerReader) await(ctx context.Context, partition uint16, after Position, wait time.Duration) error {
+	err := l.engine.client().XRead(ctx, &redis.XReadArgs{
+		Streams: []string{l.engine.layout.Keys(partition).Ledger(), after.String()}, Count: 1, Block: wait,
+	}).Err()
+	return ignoreNil(err)
+}
+
+func (e *Engine) records(partition uint16, messages []redis.XMessage) ([]Record, error) {
+	records := make([]Record, len(messages))
+	for i, m := range messages {
+		var err error
+		if records[i], err = e.record(partition, m); err != nil {
+			return nil, err
+		}
+	}
+	return records, nil
 }
 
 func (e *Engine) record(partition uint16, m redis.XMessage) (Record, error) {
@@ -83,15 +119,27 @@ func (l *LedgerReader) Flushed(ctx context.Context, partition uint16, at, trimTo
 	return err
 }
 
-// Head is the position of the newest record.
+// Head is the pseq of the newest record and the epoch that the partition has now, both of one moment. An opening
+// raises the epoch and not the pseq, so there need not be a record at just this position: compare the pseq.
 func (l *LedgerReader) Head(ctx context.Context, partition uint16) (Position, error) {
-	pseq, err := l.engine.headPseq(ctx, partition)
-	return Position{Epoch: l.engine.partitions[partition].epoch.Load(), Pseq: pseq}, err
+	var at struct {
+		Epoch uint64 `redis:"epoch"`
+		Pseq  uint64 `redis:"pseq"`
+	}
+	fields := l.engine.client().HMGet(ctx, l.engine.layout.Keys(partition).Meta(), "epoch", "pseq")
+	err := fields.Scan(&at)
+	if err == nil && fields.Val()[0] == nil {
+		err = redis.Nil // as headPseq says it: without meta there is no head, not even 0
+	}
+	if err != nil {
+		return Position{}, fmt.Errorf("meter: head of partition %d: %w: %w: %w", partition, ErrUnavailable, ErrNotSent, err)
+	}
+	return Position{Epoch: at.Epoch, Pseq: at.Pseq}, nil
 }
 
 // Reopen says that Postgres has a newer epoch than Redis runs under: an opening was claimed and not finished.
 func (l *LedgerReader) Reopen(partition uint16) {
 	p := l.engine.partitions[partition]
 	p.reopen.Store(true)
-	p.shut(sectionHead{epoch: p.epoch.Load()}, CodeEpoch)
+	p.shut(p.epoch.Load(), CodeEpoch)
 }

@@ -13,46 +13,61 @@ func (e *Engine) loadAccount(ctx context.Context, account string, partition uint
 	if account == "" { // extend or read by reservation id never answer NotLoaded
 		return fmt.Errorf("meter: %s names no account: %w", asked, ErrNoAccount)
 	}
-	_, err, _ := e.loads.Do(account, func() (any, error) {
-		head, err := e.headPseq(ctx, partition)
-		if err != nil {
-			return nil, err
-		}
-		for {
-			a, at, err := e.book.Account(ctx, account)
-			if errors.Is(err, ErrNoAccount) {
-				return nil, fmt.Errorf("meter: %q: %w", account, ErrNoAccount)
-			}
-			if err != nil {
-				return nil, fmt.Errorf("meter: load %q from Postgres: %w: %w: %w", account, ErrUnavailable, ErrNotSent, err)
-			}
-			if at.Pseq >= head {
-				return nil, e.putAccount(ctx, account, partition, a, at)
-			}
-			if pause(ctx, cursorPoll) != nil {
-				return nil, fmt.Errorf("meter: load %q: the flusher is behind: %w: %w", account, ErrUnavailable, ErrNotSent)
-			}
-		}
+	load := e.loads.DoChan(account, func() (any, error) {
+		// Whoever began it may have little time left, or none, and others wait for it too.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verbBudget)
+		defer cancel()
+		return nil, e.fetchAccount(ctx, account, partition)
 	})
-	return err
+	select {
+	case r := <-load:
+		return r.Err
+	case <-ctx.Done():
+		return fmt.Errorf("meter: load %q: not done in time: %w: %w: %w", account, ErrUnavailable, ErrNotSent, ctx.Err())
+	}
 }
 
-func (e *Engine) putAccount(ctx context.Context, account string, partition uint16, a Account, at Cursor) error {
+func (e *Engine) fetchAccount(ctx context.Context, account string, partition uint16) error {
+	epoch := e.partitions[partition].epoch.Load() // before anything is read under it
+	head, err := e.headPseq(ctx, partition)
+	if err != nil {
+		return err
+	}
+	for {
+		a, at, err := e.book.Account(ctx, account)
+		if errors.Is(err, ErrNoAccount) {
+			return fmt.Errorf("meter: %q: %w", account, ErrNoAccount)
+		}
+		if err != nil {
+			return fmt.Errorf("meter: load %q from Postgres: %w: %w: %w", account, ErrUnavailable, ErrNotSent, err)
+		}
+		if at.Pseq >= head {
+			return e.putAccount(ctx, account, partition, a, at, epoch)
+		}
+		if pause(ctx, cursorPoll) != nil {
+			return fmt.Errorf("meter: load %q: the flusher is behind: %w: %w", account, ErrUnavailable, ErrNotSent)
+		}
+	}
+}
+
+func (e *Engine) putAccount(
+	ctx context.Context, account string, partition uint16, a Account, at Cursor, epoch uint64,
+) error {
 	if a.Seq > 0 { // an account without an entry never had a grant: nothing is held, nothing was forgotten
 		if err := e.addHolds(ctx, account, partition, &a); err != nil {
 			return err
 		}
 		a.PrunedPseq = at.Pseq
 	}
-	o := e.loadOp(account, partition, a)
+	o := e.loadOp(account, partition, a, epoch)
 	if err := e.batch.do(o); err != nil {
 		return err
 	}
-	return o.err // any fence shows itself when the waiting verb is sent again
+	return o.err // any fence, and another epoch, shows itself when the waiting verb is sent again
 }
 
-func (e *Engine) loadOp(account string, partition uint16, a Account) *op {
-	return newOp(verbLoad, partition, NewID(e.now()), account).bytes16(AppendAccount(nil, a))
+func (e *Engine) loadOp(account string, partition uint16, a Account, epoch uint64) *op {
+	return newOp(verbLoad, partition, NewID(e.now()), account).u64(epoch).bytes16(AppendAccount(nil, a))
 }
 
 // addHolds moves what open reservations hold of the account from available to held.
@@ -76,9 +91,17 @@ func (e *Engine) addHolds(ctx context.Context, account string, partition uint16,
 	})
 }
 
-// eachOpen calls fn with every open reservation of a partition, in chunks of a bounded scan. HSCAN may show one
-// twice.
+// eachOpen is scanOpen for those who need every reservation: one that cannot be read may be the one that holds an
+// account's credit.
 func (e *Engine) eachOpen(ctx context.Context, partition uint16, fn func(Reservation) error) error {
+	return e.scanOpen(ctx, partition, func(err error) error { return err }, fn)
+}
+
+// scanOpen calls fn with every open reservation of a partition, in chunks of a bounded scan. HSCAN may show one
+// twice. What cannot be read goes to unreadable, which ends the scan by returning the error.
+func (e *Engine) scanOpen(
+	ctx context.Context, partition uint16, unreadable func(error) error, fn func(Reservation) error,
+) error {
 	key, cursor := e.layout.Keys(partition).Open(), uint64(0)
 	for {
 		fields, next, err := e.client().HScan(ctx, key, cursor, "", 1000).Result()
@@ -88,7 +111,10 @@ func (e *Engine) eachOpen(ctx context.Context, partition uint16, fn func(Reserva
 		for i := 0; i+1 < len(fields); i += 2 {
 			r, err := UnpackReservation([]byte(fields[i+1]))
 			if err != nil {
-				return fmt.Errorf("meter: open reservation %x: %w", fields[i], err)
+				if err := unreadable(fmt.Errorf("meter: open reservation %x: %w", fields[i], err)); err != nil {
+					return err
+				}
+				continue
 			}
 			copy(r.ID.ID[:], fields[i])
 			r.ID.Layout, r.ID.Partition = e.layout.Number, partition
@@ -127,7 +153,7 @@ func (e *Engine) loadAll(ctx context.Context, partition uint16) (int, error) {
 				return err
 			}
 			a.PrunedPseq = at.Pseq
-			ops = append(ops, e.loadOp(name, partition, a))
+			ops = append(ops, e.loadOp(name, partition, a, e.partitions[partition].epoch.Load()))
 		}
 		n += len(names)
 		return e.loadMany(ops)

@@ -57,7 +57,7 @@ func verbFiles() map[verb]struct {
 		},
 		verbSuspend: {"suspend", newOp(verbSuspend, 0, id, "a").u32(9).u8(1), []string{"9", "1"}},
 		verbRead:    {"read", newOp(verbRead, 0, id, "a").u8(readAccount), []string{"1"}},
-		verbLoad:    {"load", newOp(verbLoad, 0, id, "a").bytes16([]byte("xyz")), []string{"xyz"}},
+		verbLoad:    {"load", newOp(verbLoad, 0, id, "a").u64(7).bytes16([]byte("xyz")), []string{"7", "xyz"}},
 		verbLoadKey: {"load_key", newOp(verbLoadKey, 0, id, "").bytes16([]byte("xyz")).keyPart(nil), []string{"xyz"}},
 		verbFlushed: {"flushed", newOp(verbFlushed, 0, id, "").u64(1).u64(2).u64(3).u64(4), []string{"1", "2", "3", "4"}},
 		verbDrop:    {"drop", newOp(verbDrop, 0, id, "").u8(1).i48(12), nil}, // its first field is a key number, added by call

@@ -10,6 +10,7 @@ type engineMetrics struct {
 	open        *prometheus.GaugeVec
 	expired     prometheus.Counter
 	lapsed      prometheus.Counter
+	skipped     *prometheus.CounterVec
 	lostRecords prometheus.Counter
 	orphans     *prometheus.CounterVec
 }
@@ -35,6 +36,10 @@ func newEngineMetrics(r prometheus.Registerer) *engineMetrics {
 		lapsed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "creditgate_grants_lapsed_total", Help: "Expired grants that this process booked.",
 		}),
+		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "creditgate_sweep_skipped_total",
+			Help: "Times that a sweep passed over a hold, lapse or slot that it cannot handle; the log has the first of each sweep.",
+		}, []string{"what"}),
 		lostRecords: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "creditgate_ledger_lost_records_total", Help: "Ledger records that Redis lost before they were flushed.",
 		}),
@@ -42,6 +47,6 @@ func newEngineMetrics(r prometheus.Registerer) *engineMetrics {
 			Name: "creditgate_reserves_unknown_total", Help: "Reserves without a known outcome, by what became of their release.",
 		}, []string{"release"}),
 	}
-	r.MustRegister(m.flights, m.flightOps, m.retries, m.open, m.expired, m.lapsed, m.lostRecords, m.orphans)
+	r.MustRegister(m.flights, m.flightOps, m.retries, m.open, m.expired, m.lapsed, m.skipped, m.lostRecords, m.orphans)
 	return m
 }

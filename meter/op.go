@@ -47,10 +47,12 @@ type op struct {
 	keyed     bool   // the payload ends with a key part
 	slotKey   string // verbDrop: the slot, sent before the payload
 
-	code Code
-	body []byte
-	head sectionHead
-	err  error
+	epoch uint64 // of the last call that carried it
+	maybe bool   // an attempt may have run without an answer: never reset
+	code  Code
+	body  []byte
+	head  sectionHead
+	err   error
 }
 
 // sectionHead is what a call says about a partition.

@@ -22,6 +22,7 @@ const (
 	openRetryMax = time.Second
 	openTimeout  = 5 * time.Minute // a rebuild loads every account of the partition
 	cursorPoll   = 5 * time.Millisecond
+	loadingIdle  = 5 * time.Second // a rebuild that wrote nothing for so long is taken over
 )
 
 // errFenced says that a partition needs a person.
@@ -56,8 +57,10 @@ func (e *Engine) openLoop(ctx context.Context, p *partition) {
 type partitionMeta struct {
 	exists             bool
 	epoch, pseq        uint64
+	base               uint64 // the pseq it was rebuilt at; the stream begins after it
 	inc, state, replid string
 	torn               bool
+	idle               time.Duration // since anything was written
 }
 
 func (e *Engine) openPartition(ctx context.Context, p *partition) error {
@@ -83,40 +86,73 @@ func (e *Engine) openPartition(ctx context.Context, p *partition) error {
 		p.open(m.epoch, m.pseq)
 		return nil
 	}
-	at, err := e.book.Cursor(ctx, p.number)
-	if err != nil {
-		return fmt.Errorf("cursor in Postgres: %w", err)
+	empty := !m.exists || m.state == "loading"
+	if m.state == "loading" && m.idle < loadingIdle && m.epoch != p.epoch.Load() {
+		return errors.New("another gateway is rebuilding it")
 	}
-	if !m.exists || m.state == "loading" {
-		return e.rebuildPartition(ctx, p, m, at)
+	if _, err := e.compare(ctx, p, m, empty); err != nil {
+		return err // refused before an epoch is claimed: a partition that stays fenced locks nobody out
 	}
-	return e.resumePartition(ctx, p, m, at)
-}
-
-// resumePartition opens a Redis that has everything Postgres has.
-func (e *Engine) resumePartition(ctx context.Context, p *partition, m partitionMeta, at Cursor) error {
-	if m.pseq < at.Pseq {
-		return fmt.Errorf("%w: Postgres has %d ledger records more than Redis", errFenced, at.Pseq-m.pseq)
-	}
-	if at.Pseq > 0 {
-		body, err := e.recordAt(ctx, p.number, at.Position)
-		if err != nil {
-			return err
-		}
-		if !bytes.Equal(body, at.Body) {
-			return fmt.Errorf("%w: record %s in Redis is not the one in Postgres: their histories have forked",
-				errFenced, at.Position)
-		}
-	}
-	if lost := p.minPseq.Load(); m.pseq < lost {
-		e.metrics.lostRecords.Add(float64(lost - m.pseq))
-		e.log.Error().Uint16("partition", p.number).Uint64("records", lost-m.pseq).
-			Msg("Redis lost ledger records that were not flushed yet")
-	}
+	// Claimed before the cursor is read for good: from here on no flusher of an older epoch can move it.
 	epoch, err := e.book.ClaimEpoch(ctx, p.number, m.epoch)
 	if err != nil {
 		return fmt.Errorf("claim an epoch: %w", err)
 	}
+	at, err := e.compare(ctx, p, m, empty)
+	if err != nil {
+		return err
+	}
+	e.countLost(p, m, at, empty)
+	if empty {
+		return e.rebuildPartition(ctx, p, m, epoch, at)
+	}
+	return e.resumePartition(ctx, p, m, epoch, at)
+}
+
+// compare reads the cursor and says whether Redis has everything that Postgres has. An empty Redis has nothing that
+// could disagree.
+func (e *Engine) compare(ctx context.Context, p *partition, m partitionMeta, empty bool) (Cursor, error) {
+	at, err := e.book.Cursor(ctx, p.number)
+	if err != nil {
+		return at, fmt.Errorf("cursor in Postgres: %w", err)
+	}
+	switch {
+	case empty:
+		return at, nil
+	case m.pseq < at.Pseq:
+		return at, fmt.Errorf("%w: Postgres has %d ledger records more than Redis", errFenced, at.Pseq-m.pseq)
+	case at.Pseq < m.base:
+		return at, fmt.Errorf("%w: Postgres has lost %d ledger records since Redis was rebuilt from it",
+			errFenced, m.base-at.Pseq)
+	case at.Pseq == m.base: // the stream begins after it
+		return at, nil
+	}
+	body, err := e.recordAt(ctx, p.number, at.Position)
+	if err != nil {
+		return at, err
+	}
+	if !bytes.Equal(body, at.Body) {
+		return at, fmt.Errorf("%w: record %s in Redis is not the one in Postgres: their histories have forked",
+			errFenced, at.Position)
+	}
+	return at, nil
+}
+
+// countLost tells of ledger records that this gateway saw in Redis and nobody has any more.
+func (e *Engine) countLost(p *partition, m partitionMeta, at Cursor, empty bool) {
+	head := m.pseq
+	if empty {
+		head = at.Pseq
+	}
+	if seen := p.minPseq.Load(); head < seen {
+		e.metrics.lostRecords.Add(float64(seen - head))
+		e.log.Error().Uint16("partition", p.number).Uint64("records", seen-head).
+			Msg("Redis lost ledger records that were not flushed yet")
+	}
+}
+
+// resumePartition opens a Redis that has everything Postgres has.
+func (e *Engine) resumePartition(ctx context.Context, p *partition, m partitionMeta, epoch uint64, at Cursor) error {
 	if err := e.openScript(ctx, p.number, "resume", epoch, m.epoch, at.Position); err != nil {
 		return err
 	}
@@ -128,14 +164,7 @@ func (e *Engine) resumePartition(ctx context.Context, p *partition, m partitionM
 }
 
 // rebuildPartition fills an empty Redis from Postgres: every account, and the charged Idempotency-Keys of a day.
-func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partitionMeta, at Cursor) error {
-	if lost := p.minPseq.Load(); at.Pseq < lost {
-		e.metrics.lostRecords.Add(float64(lost - at.Pseq))
-	}
-	epoch, err := e.book.ClaimEpoch(ctx, p.number, m.epoch)
-	if err != nil {
-		return fmt.Errorf("claim an epoch: %w", err)
-	}
+func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partitionMeta, epoch uint64, at Cursor) error {
 	if err := e.openScript(ctx, p.number, "rebuild", epoch, m.epoch, at.Position); err != nil {
 		return err
 	}
@@ -159,37 +188,56 @@ func (e *Engine) openScript(
 	ctx context.Context, partition uint16, mode string, epoch, expected uint64, flushed Position,
 ) error {
 	keys := e.layout.Keys(partition)
-	reply, err := e.client().EvalSha(ctx, e.scripts.Open.SHA, []string{keys.Meta(), keys.Ledger()},
-		mode, epoch, expected, flushed.Pseq, flushed.Epoch).Int64Slice()
+	reply, err := e.client().EvalSha(ctx, e.scripts.Open.SHA,
+		[]string{keys.Meta(), keys.Ledger(), keys.Open(), keys.Lapses(), keys.Slots()},
+		mode, epoch, expected, flushed.Pseq, flushed.Epoch, e.now().UnixMilli()).Int64Slice()
 	if err != nil {
 		return fmt.Errorf("open script: %w", err)
 	}
 	if len(reply) != 2 || Code(reply[0]) != CodeOK {
-		return fmt.Errorf("open script (%s): Redis is not as it was when compared: %v", mode, reply)
+		return fmt.Errorf("%s: %s: %v", mode, openRefusal(reply), reply)
 	}
 	return nil
+}
+
+// openRefusal says what a refusal of the open script means and what to do.
+func openRefusal(reply []int64) string {
+	code := CodeError
+	if len(reply) == 2 {
+		code = Code(reply[0])
+	}
+	switch code {
+	case CodeRegressed:
+		return "Redis has keys of the partition but no meta; restore its data, or delete them to rebuild from Postgres"
+	case CodeClock:
+		return "this host's clock, or Redis', is more than a minute off; correct it (meta.last_ms too, if it lies ahead)"
+	default:
+		return "Redis is not as it was when compared (" + code.String() + "); trying again"
+	}
 }
 
 func (e *Engine) readMeta(ctx context.Context, client redis.UniversalClient, partition uint16) (partitionMeta, error) {
 	key := e.layout.Keys(partition).Meta()
 	pipe := client.Pipeline()
-	fields := pipe.HMGet(ctx, key, "epoch", "pseq", "inc", "state", "torn")
-	// INFO through a script, so that in Cluster it is answered by the node that holds the partition.
-	replid := pipe.Eval(ctx, `#!lua flags=no-writes
-return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')`, []string{key})
+	fields := pipe.HMGet(ctx, key, "epoch", "pseq", "inc", "state", "torn", "base", "last_ms")
+	// Through a script, so that in Cluster it is answered by the node that holds the partition.
+	server := pipe.Eval(ctx, `#!lua flags=no-writes
+return {string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), redis.call('TIME')[1] .. '000'}`, []string{key})
 	if _, err := pipe.Exec(ctx); err != nil {
 		return partitionMeta{}, fmt.Errorf("read meta: %w", err)
+	}
+	about, err := server.StringSlice()
+	if err != nil || len(about) != 2 {
+		return partitionMeta{}, fmt.Errorf("read the incarnation: %v: %w", about, err)
 	}
 	v := fields.Val()
 	text := func(i int) string { s, _ := v[i].(string); return s }
 	number := func(i int) uint64 { n, _ := strconv.ParseUint(text(i), 10, 64); return n }
-	incarnation, err := replid.Text()
-	if err != nil {
-		return partitionMeta{}, fmt.Errorf("read the incarnation: %w", err)
-	}
+	nowMs, _ := strconv.ParseUint(about[1], 10, 64)
 	return partitionMeta{
 		exists: v[0] != nil, epoch: number(0), pseq: number(1), inc: text(2), state: text(3), torn: v[4] != nil,
-		replid: incarnation,
+		base: number(5), replid: about[0],
+		idle: time.Duration(int64(nowMs)-int64(number(6))) * time.Millisecond,
 	}, nil
 }
 

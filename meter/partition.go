@@ -53,10 +53,10 @@ func (p *partition) waitOpen(ctx context.Context) error {
 	}
 }
 
-// shut closes the partition because a call at its present epoch was refused, and wakes the opener. A refusal of an
-// older call changes nothing: the partition was opened again since.
-func (p *partition) shut(head sectionHead, code Code) {
-	if head.epoch < p.epoch.Load() && code != CodeClosed {
+// shut closes the partition because a call under its present epoch was refused, and wakes the opener. A refusal of a
+// call under an older epoch changes nothing: the partition was opened again since.
+func (p *partition) shut(calledUnder uint64, code Code) {
+	if calledUnder < p.epoch.Load() {
 		return
 	}
 	p.mu.Lock()

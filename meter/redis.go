@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,18 +18,28 @@ import (
 // They are made when needed; a busy gateway with four partitions has about eight.
 const poolMax = PartitionsMax + 32
 
-// NewRedis connects to redis://host:port/db, rediss://…, or several addresses separated by commas (Cluster). The
-// client retries nothing by itself: a script that may have run is sent again only by the engine, which knows that
-// it is idempotent.
-func NewRedis(url string) (redis.UniversalClient, error) {
-	first, rest, _ := strings.Cut(url, ",")
-	base, err := redis.ParseURL(first)
+// NewRedis connects to redis://user:password@host:port/db, the same as rediss:// with TLS, a socket as
+// unix://user:password@/path?db=0, or a Cluster as redis://host:port,host:port,…. The client retries nothing by itself:
+// a script that may have run is sent again only by the engine, which knows that it is idempotent. Timeouts and the
+// pool are the engine's too, so the URL takes no option but db.
+func NewRedis(rawURL string) (redis.UniversalClient, error) {
+	first, rest, several := strings.Cut(rawURL, ",")
+	base, err := parseRedisURL(first)
 	if err != nil {
-		return nil, fmt.Errorf("meter: Redis URL %q: %w; write redis://host:port/0", first, err)
+		return nil, err
 	}
 	addrs := []string{base.Addr}
-	if rest != "" {
-		addrs = append(addrs, strings.Split(rest, ",")...)
+	if several {
+		if base.Network == "unix" {
+			return nil, errors.New("meter: Redis URL: a unix socket is one server; nothing may follow it after a comma")
+		}
+		for addr := range strings.SplitSeq(rest, ",") {
+			host, port, err := net.SplitHostPort(addr)
+			if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || host == "" {
+				return nil, fmt.Errorf("meter: Redis URL: after the first comma write host:port,host:port; %q is not", addr)
+			}
+			addrs = append(addrs, addr)
+		}
 	}
 	return redis.NewUniversalClient(&redis.UniversalOptions{
 		Addrs: addrs, DB: base.DB, Username: base.Username, Password: base.Password, TLSConfig: base.TLSConfig,
@@ -43,6 +56,27 @@ func NewRedis(url string) (redis.UniversalClient, error) {
 		DisableIdentity:          true, // CLIENT SETINFO is 7.2+
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}), nil
+}
+
+// parseRedisURL reads one URL. Its errors do not show the password: a URL that can be parsed is shown without it, and
+// of another nothing is shown, since the password may be what is wrong with it.
+func parseRedisURL(raw string) (*redis.Options, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, errors.New("meter: Redis URL: not a URL; write redis://user:password@host:port/0, and in the " +
+			"password %2F for a slash, %2C for a comma, %40 for an at sign")
+	}
+	for option := range u.Query() {
+		if option != "db" {
+			return nil, fmt.Errorf("meter: Redis URL %q: the option %s is not taken; timeouts, retries, pool and TLS are fixed",
+				u.Redacted(), option)
+		}
+	}
+	o, err := redis.ParseURL(raw)
+	if err != nil {
+		return nil, fmt.Errorf("meter: Redis URL %q: %w; write redis://host:port/0", u.Redacted(), err)
+	}
+	return o, nil
 }
 
 func (e *Engine) client() redis.UniversalClient { return *e.redis.Load() }

@@ -20,7 +20,9 @@ const (
 )
 
 // ReplayStore keeps the answers of requests with an Idempotency-Key for a day, in Redis but outside the credit
-// keys. It never exceeds its budget; an answer that does not fit is not kept, and its replay says so.
+// keys. The budget counts the bytes of the answers themselves, each once, for the day that they live and at most an
+// hour longer; the names of the keys and what Redis needs beside them are not counted, some 150 bytes an answer. An
+// answer that does not fit is not kept, and its replay says so.
 type ReplayStore struct {
 	client redis.UniversalClient
 	script lua.Script
@@ -47,7 +49,8 @@ func (s *ReplayStore) keys(id ReservationID) (used, answer string) {
 	return tag + "used", tag + id.ID.String()
 }
 
-// Put keeps an answer. stored is false when it is larger than AnswerMax or the budget is used up.
+// Put keeps an answer, the first one of an id: a repeat changes nothing and counts nothing. stored is false when the
+// answer is larger than AnswerMax or the budget is used up.
 func (s *ReplayStore) Put(ctx context.Context, id ReservationID, answer []byte) (stored bool, err error) {
 	if len(answer) > AnswerMax {
 		return false, nil

@@ -16,7 +16,6 @@ import (
 type rules struct {
 	*world
 	t      *testing.T
-	serial byte
 	baseMs int64
 }
 
@@ -31,13 +30,6 @@ func newRules(t *testing.T) *rules {
 	return r
 }
 
-func (r *rules) newID(createdMs int64) meter.ID {
-	r.serial++
-	id := meter.NewID(time.UnixMilli(createdMs))
-	id[15] = r.serial
-	return id
-}
-
 func (r *rules) pass(d time.Duration) {
 	for _, m := range r.models {
 		m.NowMs += d.Milliseconds()
@@ -47,7 +39,7 @@ func (r *rules) pass(d time.Duration) {
 
 func (r *rules) grant(amount meter.Credits) meter.ID {
 	r.t.Helper()
-	g := meter.Grant{ID: r.newID(r.baseMs), Bucket: "monthly", Available: amount, ExpiresMs: meter.Never, CreatedMs: r.baseMs}
+	g := meter.Grant{ID: r.id(r.baseMs), Bucket: "monthly", Available: amount, ExpiresMs: meter.Never, CreatedMs: r.baseMs}
 	r.book.AddLot(g)
 	at, err := r.book.Cursor(r.ctx, r.layout.PartitionOf(payer))
 	require.NoError(r.t, err)
@@ -73,7 +65,7 @@ func (r *rules) told(want meter.Code) func(meter.Decision, error) meter.Decision
 // request is a reserve of 10 under an id created at createdMs, with an Idempotency-Key unless key is 0.
 func (r *rules) request(createdMs int64, key byte) meter.Reserve {
 	q := meter.Reserve{
-		ID: r.layout.NewReservationID(r.newID(createdMs), payer), Account: payer, Amount: 10, Lease: 2 * time.Second,
+		ID: r.layout.NewReservationID(r.id(createdMs), payer), Account: payer, Amount: 10, Lease: 2 * time.Second,
 		Note: meter.Note{Operation: "apply"},
 	}
 	if key != 0 {
@@ -183,7 +175,7 @@ func TestForgottenExpiryIsBookedUnderItsOwnNote(t *testing.T) {
 
 func (r *rules) entries() []meter.Entry {
 	r.t.Helper()
-	s, err := metertest.Read(r.ctx, r.redis(), r.layout, r.layout.PartitionOf(payer))
+	s, err := metertest.Read(r.ctx, r.client, r.layout, r.layout.PartitionOf(payer))
 	require.NoError(r.t, err)
 	require.NoError(r.t, metertest.Check(s))
 	return s.Entries()
@@ -214,14 +206,14 @@ func TestBusyEndsWithTheFlush(t *testing.T) {
 	r := newRules(t)
 	grant := r.grant(1)
 	move := func() meter.ExpiryMove {
-		return meter.ExpiryMove{ID: r.newID(r.baseMs), Account: payer, Grant: grant, ExpiresMs: meter.Never}
+		return meter.ExpiryMove{ID: r.id(r.baseMs), Account: payer, Grant: grant, ExpiresMs: meter.Never}
 	}
 	for range 62 { // beside two grants
 		r.ok(r.engines[0].MoveExpiry(r.ctx, move()))
 	}
 	r.told(meter.CodeBusy)(r.engines[0].MoveExpiry(r.ctx, move()))
 	r.told(meter.CodeBusy)(r.engines[0].Grant(r.ctx, meter.GrantChange{
-		Account: payer, Grant: meter.Grant{ID: r.newID(r.baseMs), Bucket: "promo", Available: 1, ExpiresMs: meter.Never},
+		Account: payer, Grant: meter.Grant{ID: r.id(r.baseMs), Bucket: "promo", Available: 1, ExpiresMs: meter.Never},
 	}))
 	r.flush(1_000, true, false)
 	r.ok(r.engines[0].MoveExpiry(r.ctx, move()))
@@ -239,7 +231,7 @@ func TestGrantsAreBounded(t *testing.T) {
 		r.flush(1_000, true, false)
 	}
 	g := meter.GrantChange{Account: payer, CheckedPseq: meter.GrantsMax, Grant: meter.Grant{
-		ID: r.newID(r.baseMs), Bucket: "promo", Rank: 9, Available: 1, ExpiresMs: meter.Never,
+		ID: r.id(r.baseMs), Bucket: "promo", Rank: 9, Available: 1, ExpiresMs: meter.Never,
 	}}
 	r.book.AddLot(g.Grant)
 	r.told(meter.CodeTooManyGrants)(r.engines[0].Grant(r.ctx, g))
@@ -256,7 +248,7 @@ func TestAccountStaysCountable(t *testing.T) {
 	t.Parallel()
 	r := newRules(t)
 	g := meter.GrantChange{Account: payer, Grant: meter.Grant{
-		ID: r.newID(r.baseMs), Bucket: "promo", Available: meter.MaxCredits - 99, ExpiresMs: meter.Never,
+		ID: r.id(r.baseMs), Bucket: "promo", Available: meter.MaxCredits - 99, ExpiresMs: meter.Never,
 	}}
 	_, err := r.engines[0].Grant(r.ctx, g)
 	require.ErrorContains(t, err, "counted exactly")
@@ -299,7 +291,7 @@ func TestReservationIsOfOneAccount(t *testing.T) {
 	_, err := r.engines[0].Reserve(r.ctx, strange)
 	require.ErrorIs(t, err, meter.ErrNotSent)
 	require.ErrorContains(t, err, "not in partition")
-	require.Zero(t, r.redis().Exists(r.ctx, r.layout.Keys(q.ID.Partition).Account("gamma")).Val(),
+	require.Zero(t, r.client.Exists(r.ctx, r.layout.Keys(q.ID.Partition).Account("gamma")).Val(),
 		"an account is in its own partition only")
 	r.requireBalance(90, 10)
 }
@@ -324,7 +316,7 @@ func TestOutageMovesNoSettledDeadline(t *testing.T) {
 	deadline := r.reserve(open).Reservation.DeadlineMs
 	r.ok(r.engines[0].Release(r.ctx, bare(never)))
 	keys := r.layout.Keys(open.ID.Partition)
-	require.NoError(t, r.redis().HIncrBy(r.ctx, keys.Meta(), "down_ms", 5_000).Err())
+	require.NoError(t, r.client.HIncrBy(r.ctx, keys.Meta(), "down_ms", 5_000).Err())
 	require.Equal(t, before, r.ok(r.engines[0].Commit(r.ctx, full(settled))).Reservation)
 	require.Equal(t, deadline+5_000, r.reserve(open).Reservation.DeadlineMs)
 	require.Zero(t, r.ok(r.engines[0].Release(r.ctx, bare(never))).Reservation.DeadlineMs)

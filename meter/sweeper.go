@@ -2,8 +2,10 @@ package meter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,15 +14,28 @@ import (
 )
 
 // The sweeper books what time alone decides: leases that are over, grants that have expired, outcomes that may be
-// forgotten. The scripts check each again, so a second sweeper would do no harm; the lock only saves work.
+// forgotten. The scripts check each again, so a second sweeper would do no harm; the lock only saves work. What it
+// cannot handle it counts and passes over, since everything else of the partition is due all the same.
 const (
 	sweepEvery   = time.Second
-	sweepLock    = 5 * time.Second // a dead sweeper is replaced after this; held 0 within lease + 5 s rests on it
+	sweepLock    = 3 * time.Second // a dead sweeper is replaced after this; held 0 within lease + 5 s rests on it
+	sweepLoads   = time.Second     // for loading accounts in one sweep; the others are due in the next one
 	lapsesAtOnce = flightMax
 	slotsEvery   = 30 // sweeps
 )
 
+// sweep is one round on one partition.
+type sweep struct {
+	*Engine
+
+	p       *partition
+	loads   context.Context //nolint:containedctx // what is left of sweepLoads; ends with the round
+	skipped int
+	first   error // why the first was skipped
+}
+
 func (e *Engine) sweepLoop(ctx context.Context, p *partition) {
+	skipped := 0 // in the last round
 	for n := 0; ; n++ {
 		jitter := time.Duration(rand.Int64N(int64(sweepEvery / 4)))
 		if pause(ctx, sweepEvery-jitter) != nil {
@@ -29,32 +44,49 @@ func (e *Engine) sweepLoop(ctx context.Context, p *partition) {
 		if p.state().State != "open" {
 			continue
 		}
-		if err := e.sweep(ctx, p, n%slotsEvery == 0); err != nil && ctx.Err() == nil {
+		s := &sweep{Engine: e, p: p}
+		if err := s.run(ctx, n%slotsEvery == 0); err != nil && ctx.Err() == nil {
 			e.log.Warn().Err(err).Uint16("partition", p.number).Msg("sweep failed; the next one tries again")
 		}
+		// The same holds are skipped every second: told when their number changes, and now and then.
+		if s.skipped > 0 && (s.skipped != skipped || n%slotsEvery == 0) {
+			e.log.Error().Err(s.first).Uint16("partition", p.number).Int("skipped", s.skipped).
+				Msg("sweep passed over what it cannot handle; the error is the first one's")
+		}
+		skipped = s.skipped
 	}
 }
 
-// sweep does one round on a partition if this gateway has the lock.
-func (e *Engine) sweep(ctx context.Context, p *partition, slots bool) error {
-	keys := e.layout.Keys(p.number)
-	open, err := e.client().HLen(ctx, keys.Open()).Result()
+// skip counts one hold, lapse or slot that cannot be handled.
+func (s *sweep) skip(what string, err error) {
+	s.metrics.skipped.WithLabelValues(what).Inc()
+	if s.skipped++; s.first == nil {
+		s.first = err
+	}
+}
+
+// run does the round if this gateway has the lock. No part of it waits for another to succeed.
+func (s *sweep) run(ctx context.Context, slots bool) error {
+	keys := s.layout.Keys(s.p.number)
+	open, err := s.client().HLen(ctx, keys.Open()).Result()
 	if err != nil {
 		return err
 	}
-	e.metrics.open.WithLabelValues(strconv.Itoa(int(p.number))).Set(float64(open))
-	if mine, err := e.lockSweep(ctx, keys); err != nil || !mine {
+	s.metrics.open.WithLabelValues(strconv.Itoa(int(s.p.number))).Set(float64(open))
+	if mine, err := s.lockSweep(ctx, keys); err != nil || !mine {
 		return err
 	}
+	var cancel context.CancelFunc
+	s.loads, cancel = context.WithTimeout(ctx, sweepLoads)
+	defer cancel()
 	if open > 0 {
-		if err := e.expireDue(ctx, p); err != nil {
-			return err
-		}
+		err = s.expireDue(ctx)
 	}
-	if err := e.lapseDue(ctx, p); err != nil || !slots {
-		return err
+	err = errors.Join(err, s.lapseDue(ctx))
+	if slots {
+		err = errors.Join(err, s.dropSlots(ctx))
 	}
-	return e.dropSlots(ctx, p)
+	return err
 }
 
 // lockSweep takes or keeps the partition's sweep lock. It guards no credit, so it may be lost at any time.
@@ -79,14 +111,18 @@ func ignoreNil(err error) error {
 
 // expireDue ends the reservations whose lease is over. The tick before it tells the partition's clock, and keeps
 // last_ms fresh while leases run, so that the length of an outage is known.
-func (e *Engine) expireDue(ctx context.Context, p *partition) error {
-	tick := newOp(verbTick, p.number, NewID(e.now()), "")
-	if err := e.sweepOps(p, []*op{tick}); err != nil {
+func (s *sweep) expireDue(ctx context.Context) error {
+	tick := newOp(verbTick, s.p.number, NewID(s.now()), "")
+	if err := s.send([]*op{tick}); err != nil {
 		return err
 	}
 	up := tick.head.nowMs - tick.head.downMs
 	var due []*op
-	err := e.eachOpen(ctx, p.number, func(r Reservation) error {
+	unreadable := func(err error) error {
+		s.skip("hold", err)
+		return nil
+	}
+	err := s.scanOpen(ctx, s.p.number, unreadable, func(r Reservation) error {
 		if r.DeadlineMs > up {
 			return nil
 		}
@@ -96,98 +132,119 @@ func (e *Engine) expireDue(ctx context.Context, p *partition) error {
 		}
 		batch := due
 		due = nil
-		return e.expire(ctx, p, batch)
+		return s.expire(batch)
 	})
-	if err != nil {
-		return err
-	}
-	return e.expire(ctx, p, due)
+	return errors.Join(err, s.expire(due))
 }
 
-func (e *Engine) expire(ctx context.Context, p *partition, due []*op) error {
-	if err := e.sweepOps(p, due); err != nil {
+func (s *sweep) expire(due []*op) error {
+	if err := s.send(due); err != nil {
 		return err
 	}
 	for _, o := range due {
-		switch o.code {
-		case CodeOK:
-			e.metrics.expired.Inc()
-		case CodeNotLoaded:
-			if err := e.loadAccount(ctx, o.account, p.number, o.id); err != nil {
-				return err
-			}
-		case CodeNotDue, CodeUnknown: // settled or extended since the scan
+		switch {
+		case o.err != nil:
+			s.skip("hold", o.err)
+		case o.code == CodeOK:
+			s.metrics.expired.Inc()
+		case o.code == CodeNotLoaded:
+			s.load("hold", o)
+		case o.code == CodeNotDue || o.code == CodeUnknown: // settled or extended since the scan
 		default:
-			return fmt.Errorf("expire %s: %s: %s", o.id, o.code, o.body)
+			s.skip("hold", fmt.Errorf("expire %s: %s: %s", o.id, o.code, o.body))
 		}
 	}
 	return nil
 }
 
-// lapseDue books grants that have expired, oldest first.
-func (e *Engine) lapseDue(ctx context.Context, p *partition) error {
-	key := e.layout.Keys(p.number).Lapses()
-	nowMs := strconv.FormatInt(e.now().UnixMilli(), 10)
-	for {
-		members, err := e.client().ZRangeArgs(ctx, redis.ZRangeArgs{
-			Key: key, Start: "-inf", Stop: nowMs, ByScore: true, Count: lapsesAtOnce,
+// load brings the account of an operation into Redis, for the next sweep.
+func (s *sweep) load(what string, o *op) {
+	if err := s.loadAccount(s.loads, o.account, s.p.number, o.id); err != nil {
+		s.skip(what, err)
+	}
+}
+
+// lapseDue books grants that have expired, oldest first. Those that stay in the list are stepped over.
+func (s *sweep) lapseDue(ctx context.Context) error {
+	key := s.layout.Keys(s.p.number).Lapses()
+	nowMs := strconv.FormatInt(s.now().UnixMilli(), 10)
+	for stay := 0; ; {
+		members, err := s.client().ZRangeArgs(ctx, redis.ZRangeArgs{
+			Key: key, Start: "-inf", Stop: nowMs, ByScore: true, Offset: int64(stay), Count: lapsesAtOnce,
 		}).Result()
 		if err != nil || len(members) == 0 {
 			return err
 		}
-		ops := make([]*op, 0, len(members))
-		for _, m := range members {
-			account, grant, _ := strings.Cut(m, "|")
-			if len(grant) != len(ID{}) {
-				return fmt.Errorf("lapses: member %q names no grant", m)
-			}
-			ops = append(ops, newOp(verbLapse, p.number, NewID(e.now()), account).uuid(ID([]byte(grant))))
-		}
-		if err := e.sweepOps(p, ops); err != nil {
+		left, err := s.lapse(members)
+		if err != nil {
 			return err
 		}
-		progress := false
-		for _, o := range ops {
-			switch o.code {
-			case CodeOK:
-				e.metrics.lapsed.Inc()
-				progress = true
-			case CodeGone:
-				progress = true
-			case CodeNotLoaded:
-				if err := e.loadAccount(ctx, o.account, p.number, o.id); err != nil {
-					return err
-				}
-			case CodeNotDue: // moved, or this host's clock is ahead of Redis'
-			default:
-				return fmt.Errorf("lapse in %q: %s: %s", o.account, o.code, o.body)
-			}
-		}
-		if !progress {
-			return nil
-		}
+		stay += left
 	}
 }
 
+// lapse books one look's grants and returns how many may still be listed.
+func (s *sweep) lapse(members []string) (left int, err error) {
+	ops := make([]*op, 0, len(members))
+	for _, m := range members {
+		account, grant, _ := strings.Cut(m, "|")
+		if len(grant) != len(ID{}) {
+			left++
+			s.skip("lapse", fmt.Errorf("lapses: member %q names no grant", m))
+			continue
+		}
+		ops = append(ops, newOp(verbLapse, s.p.number, NewID(s.now()), account).uuid(ID([]byte(grant))))
+	}
+	if err := s.send(ops); err != nil {
+		return left, err
+	}
+	for _, o := range ops {
+		if o.err == nil && o.code == CodeOK {
+			s.metrics.lapsed.Inc()
+			continue
+		}
+		if o.err == nil && o.code == CodeGone {
+			continue
+		}
+		left++
+		switch {
+		case o.err != nil:
+			s.skip("lapse", o.err)
+		case o.code == CodeNotLoaded:
+			s.load("lapse", o)
+		case o.code == CodeNotDue: // moved, or this host's clock is ahead of Redis'
+		default:
+			s.skip("lapse", fmt.Errorf("lapse in %q: %s: %s", o.account, o.code, o.body))
+		}
+	}
+	return left, nil
+}
+
 // dropSlots forgets outcome slots that are old enough; the script decides.
-func (e *Engine) dropSlots(ctx context.Context, p *partition) error {
-	keys := e.layout.Keys(p.number)
-	slots, err := e.client().HKeys(ctx, keys.Slots()).Result()
+func (s *sweep) dropSlots(ctx context.Context) error {
+	keys := s.layout.Keys(s.p.number)
+	slots, err := s.client().HKeys(ctx, keys.Slots()).Result()
 	if err != nil {
 		return err
 	}
 	var ops []*op
 	for _, slot := range slots {
-		if o := e.dropOp(p.number, keys, slot); o != nil {
-			ops = append(ops, o)
+		o := s.dropOp(s.p.number, keys, slot)
+		if o == nil {
+			s.skip("slot", fmt.Errorf("slots: %q names no slot", slot))
+			continue
 		}
+		ops = append(ops, o)
 	}
-	for len(ops) > 0 {
-		n := min(len(ops), flightMax)
-		if err := e.sweepOps(p, ops[:n]); err != nil {
+	for part := range slices.Chunk(ops, flightMax) {
+		if err := s.send(part); err != nil {
 			return err
 		}
-		ops = ops[n:]
+		for _, o := range part {
+			if o.err != nil || o.code == CodeError {
+				s.skip("slot", fmt.Errorf("drop %q: %w: %s", o.slotKey, o.err, o.body))
+			}
+		}
 	}
 	return nil
 }
@@ -208,22 +265,26 @@ func (e *Engine) dropOp(partition uint16, keys Keys, slot string) *op {
 	return o
 }
 
-// sweepOps sends operations of a sweep. A partition that is not open ends the sweep, and is opened.
-func (e *Engine) sweepOps(p *partition, ops []*op) error {
+// send sends operations of a sweep and leaves to the caller what became of each. Only what concerns all of them is an
+// error: a Redis that does not answer, and a partition that is not open, which is then opened.
+func (s *sweep) send(ops []*op) error {
 	if len(ops) == 0 {
 		return nil
 	}
-	if err := e.batch.do(ops...); err != nil {
+	if err := s.batch.do(ops...); err != nil {
 		return err
 	}
 	for _, o := range ops {
-		if o.err != nil {
+		if errors.Is(o.err, ErrUnavailable) {
 			return o.err
 		}
-		if o.head.code != CodeOK {
-			p.shut(o.head, o.head.code)
-			return fmt.Errorf("partition %d: %w: %s", p.number, ErrUnavailable, o.head.code)
+		if o.err != nil || o.head.code == CodeOK {
+			continue
 		}
+		if o.head.code != CodeClock { // opening again does not set a clock right
+			s.p.shut(o.epoch, o.head.code)
+		}
+		return fmt.Errorf("partition %d: %w: %s: %s", s.p.number, ErrUnavailable, o.head.code, o.body)
 	}
 	return nil
 }

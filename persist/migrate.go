@@ -106,3 +106,22 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	}
 	return nil
 }
+
+// SchemaVersion is the version the database at url is at, and the one this binary needs. It changes nothing.
+func SchemaVersion(ctx context.Context, url string) (have, want int, err error) {
+	names, err := migrationNames()
+	if err != nil {
+		return 0, 0, err
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return 0, len(names), fmt.Errorf("schema version: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	err = conn.QueryRow(ctx, `SELECT version FROM `+versionTable).Scan(&have)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == undefinedTable {
+		err = nil
+	}
+	return have, len(names), storeError("read schema version", err)
+}

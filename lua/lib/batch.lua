@@ -109,20 +109,30 @@ local function compute_all()
   error(failed[running])
 end
 
+-- Answers all operations of a section with a code and what Redis said.
+local function refuse(sec, code, err)
+  local why = type(err) == 'table' and err.err or tostring(err)
+  for i, op in ipairs(ops) do
+    if op.sec == sec then replies[i] = struct.pack('<Bc16', code, op.id) .. why end
+  end
+end
+
 local function write_all()
   for _, sec in ipairs(sections) do
     if not sec.code then
-      local ok = pcall(write_section, sec)
-      if not ok and sec.wrote then
-        pcall(redis.call, 'HSET', sec.meta_key, 'torn', '1')
-        sec.code = TORN
-      elseif not ok then
-        sec.code = REGRESSED -- the record's id is taken: Redis is not where this epoch left it
-      end
+      local ok, err = pcall(pack_section, sec)
       if not ok then
-        for i, op in ipairs(ops) do
-          if op.sec == sec then replies[i] = struct.pack('<Bc16', sec.code, op.id) end
+        reset_section(sec) -- the reply's head tells what is stored
+        refuse(sec, 0, err)
+      else
+        ok, err = pcall(write_section, sec)
+        if not ok and sec.wrote then
+          pcall(redis.call, 'HSET', sec.meta_key, 'torn', '1')
+          sec.code = TORN
+        elseif not ok then
+          sec.code = REGRESSED -- the record's id is taken: Redis is not where this epoch left it
         end
+        if not ok then refuse(sec, sec.code, err) end
       end
     end
   end

@@ -23,7 +23,8 @@ local function open_section(base, epoch, min_pseq, wall, caller, incarnation)
   elseif m[6] ~= incarnation then sec.code = FENCED
   elseif sec.epoch ~= epoch then sec.code = EPOCH
   elseif number(m[2]) < min_pseq then sec.code = REGRESSED
-  elseif math.abs(wall - caller) > CLOCK_SKEW_MAX_MS then sec.code = CLOCK
+  -- The clock that decides, not only the wall's: a clock that was ahead once stays in last_ms.
+  elseif math.abs(sec.now - caller) > CLOCK_SKEW_MAX_MS then sec.code = CLOCK
   end
   return sec
 end
@@ -34,6 +35,18 @@ local function reset_section(sec)
   sec.outcomes_from, sec.mark, sec.trim = number(sec.stored[10]), false, nil
   sec.accounts, sec.dirty, sec.reservations, sec.touched = {}, {}, {}, {}
   sec.entries, sec.lapses, sec.key_raw, sec.key_writes, sec.drops = {}, {}, {}, {}, {}
+  sec.record, sec.packed = nil, {}
+end
+
+-- Whether an operation of this call, before the one that asks, writes to an outcome slot or a key day.
+local function writes_to(sec, slot)
+  for _, done_key in pairs(sec.touched) do
+    if done_key == slot then return true end
+  end
+  for _, k in ipairs(sec.key_writes) do
+    if k.day == slot then return true end
+  end
+  return false
 end
 
 local function find_account(sec, op)
@@ -89,18 +102,25 @@ local function write_keys(sec)
 end
 
 local function write_accounts(sec)
-  for key, a in pairs(sec.dirty) do redis.call('SET', key, pack_account(a)) end
+  for key, packed in pairs(sec.packed) do redis.call('SET', key, packed) end
   for member, expires in pairs(sec.lapses) do
     if expires then redis.call('ZADD', sec.lapses_key, text(expires), member)
     else redis.call('ZREM', sec.lapses_key, member) end
   end
 end
 
+-- Packs everything that is to be written; reservations and key records were packed when they were kept. What raises
+-- here leaves nothing behind.
+local function pack_section(sec)
+  if #sec.entries > 0 then sec.record = pack_record(sec) end
+  for key, a in pairs(sec.dirty) do sec.packed[key] = pack_account(a) end
+end
+
 -- The write phase. The ledger record goes first: an explicit id that is not above the last one is the only
 -- failure that depends on state, and it leaves nothing behind.
 local function write_section(sec)
-  if #sec.entries > 0 then
-    redis.call('XADD', sec.ledger_key, text(sec.epoch) .. '-' .. text(sec.pseq + 1), 'e', pack_record(sec))
+  if sec.record then
+    redis.call('XADD', sec.ledger_key, text(sec.epoch) .. '-' .. text(sec.pseq + 1), 'e', sec.record)
     sec.pseq, sec.mark = sec.pseq + 1, true
   end
   sec.wrote, sec.slots = true, {}
@@ -109,8 +129,10 @@ local function write_section(sec)
   write_accounts(sec)
   call_many('HSET', sec.slots_key, sec.slots)
   for _, key in ipairs(sec.drops) do
-    redis.call('UNLINK', key)
-    redis.call('HDEL', sec.slots_key, key)
+    if not writes_to(sec, key) then -- an operation after the drop may write there too
+      redis.call('UNLINK', key)
+      redis.call('HDEL', sec.slots_key, key)
+    end
   end
   if sec.mark or next(sec.touched) or next(sec.dirty) or #sec.drops > 0 then
     redis.call('HSET', sec.meta_key, 'pseq', text(sec.pseq), 'flushed', text(sec.flushed), 'flushed_epoch',

@@ -37,7 +37,8 @@ verbs[2] = function(sec, op)
   local r = find_reservation(sec, op)
   if not r then
     if reserved == 0 then return UNKNOWN end
-    if created_ms(op.id) < sec.outcomes_from and in_ledger ~= 0 then return ASK_LEDGER end
+    -- outcomes_from is Redis' time and the id's a gateway's, so the ledger is asked a little beyond it
+    if created_ms(op.id) < sec.outcomes_from + CLOCK_SKEW_MAX_MS and in_ledger ~= 0 then return ASK_LEDGER end
     r = {state = EXPIRED, amount = reserved, charged = 0, deadline = 0, account = op.account, note = note, draws = {}}
   end
   if r.state == COMMITTED or r.state == LATE then return r.charged == amount and OK or CONFLICT, r.packed end

@@ -1,10 +1,11 @@
 --[[ drop — forget an outcome slot whose last write is old enough and whose entries are all flushed.
 OP         15 '<HBi6' slot key, 1 done or 2 keys, end_ms of the slot's creation times
-REPLY      OK | NOT_DUE
+REPLY      OK | NOT_DUE (also when an operation of this call writes to the slot)
 INVARIANT  no outcome is forgotten before it can be asked of Postgres; outcomes_from never goes back
 COST       O(1); the slot is unlinked, freed in the background ]]
 verbs[15] = function(sec, op)
   local slot, what, end_ms = struct.unpack('<HBi6', op.packed, op.at)
+  if writes_to(sec, KEYS[slot]) then return NOT_DUE end
   local last = tonumber(redis.call('HGET', sec.slots_key, KEYS[slot]) or nil)
   local keep = what == 1 and DONE_KEEP_MS or KEY_KEEP_MS
   if not last or last + keep > sec.now or end_ms > sec.now then return NOT_DUE end

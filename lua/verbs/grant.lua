@@ -14,7 +14,7 @@ verbs[6] = function(sec, op)
   if refused then return refused, refused == OK and pack_account(a) or '' end
   if #a.grants >= GRANTS_MAX then return TOO_MANY_GRANTS end
   local total = amount
-  for _, g in ipairs(a.grants) do total = total + g.available + g.held end
+  for _, g in ipairs(a.grants) do total = total + g.available + g.held + g.debt end
   if total > AMOUNT_MAX then error('the account would have more credit than can be counted exactly') end
   insert_grant(a, {
     id = op.id, rank = rank, flags = flags, bucket = bucket, available = amount, held = 0, debt = 0,

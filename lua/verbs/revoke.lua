@@ -1,7 +1,8 @@
 --[[ revoke — take credit back from a grant: what is available at once, the rest as debt that returned draws pay.
 OP         7 '<i8c16i8Hc0' checked_pseq grant_id amount note
 REPLY      OK account | RECHECK | BUSY | NOT_LOADED
-INVARIANT  available never goes below 0; revoked + debt = amount; applied once, as with grant
+INVARIANT  available never goes below 0; revoked + debt = amount; available + held + debt of the account stay within
+           AMOUNT_MAX; applied once, as with grant
 COST       O(grants) ]]
 verbs[7] = function(sec, op)
   local checked, grant_id, amount, note = struct.unpack('<i8c16i8Hc0', op.packed, op.at)
@@ -12,6 +13,9 @@ verbs[7] = function(sec, op)
   local g = find_grant(a, grant_id)
   local taken = g and math.min(g.available, amount) or 0
   if g then
+    local total = -taken
+    for _, other in ipairs(a.grants) do total = total + other.available + other.held + other.debt end
+    if total + amount - taken > AMOUNT_MAX then error('the account would owe more than can be counted exactly') end
     g.available = g.available - taken
     g.debt = g.debt + amount - taken
   end

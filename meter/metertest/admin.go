@@ -103,7 +103,7 @@ func (m *Model) Grant(q meter.GrantChange) meter.Decision {
 	}
 	total := q.Grant.Available
 	for _, g := range a.Grants {
-		total += g.Available + g.Held // cannot overflow: every account is kept within MaxCredits
+		total += g.Available + g.Held + g.Debt // cannot overflow: every account is kept within MaxCredits
 	}
 	switch {
 	case len(a.Grants) >= meter.GrantsMax:
@@ -135,6 +135,13 @@ func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 		taken = min(q.Amount, g.Available)
 		g.Available -= taken
 		g.Debt += q.Amount - taken
+		var total meter.Credits
+		for _, g := range a.Grants {
+			total += g.Available + g.Held + g.Debt // cannot overflow, as in Grant
+		}
+		if !total.Valid() {
+			return m.told(meter.CodeError, a)
+		}
 	}
 	return m.apply(q.Account, a, meter.Entry{
 		Kind: meter.KindRevoke, Amount: q.Amount, ID: q.ID, Note: q.Note,

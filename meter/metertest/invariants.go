@@ -11,12 +11,16 @@ import (
 // those of the project's list of invariants. It needs the whole ledger: an account loaded from Postgres must have
 // its history in s.Ledger.
 func Check(s State) error {
-	c := checker{s: s, lots: map[meter.ID]*lot{}, settled: map[meter.ID][]meter.Entry{}, seq: map[string]uint64{}}
+	c := checker{
+		s: s, lots: map[meter.ID]*lot{}, settled: map[meter.ID][]meter.Entry{}, seq: map[string]uint64{},
+		holds: map[string]uint32{},
+	}
 	c.ledger()
+	c.reservations()
 	for name, a := range s.Accounts {
 		c.account(name, a)
 	}
-	c.reservations()
+	c.gone()
 	c.keys()
 	return errors.Join(c.errs...)
 }
@@ -27,6 +31,7 @@ type lot struct {
 	granted, spent, lapsed, revoked, debt meter.Credits
 	held                                  meter.Credits // by open reservations
 	grants                                int
+	kept                                  bool // by its account
 }
 
 type checker struct {
@@ -34,6 +39,7 @@ type checker struct {
 	lots    map[meter.ID]*lot
 	settled map[meter.ID][]meter.Entry // the entries of each reservation, in order
 	seq     map[string]uint64
+	holds   map[string]uint32 // open reservations of each account
 	errs    []error
 }
 
@@ -110,40 +116,39 @@ func (c *checker) entry(name string, e meter.Entry) {
 func (c *checker) account(name string, a meter.Account) {
 	c.expectf(a.Seq == c.seq[name], "I3: %s is at seq %d, the ledger at %d", name, a.Seq, c.seq[name])
 	c.expectf(len(a.Grants) <= meter.GrantsMax, "%s has %d grants", name, len(a.Grants))
-	holds := uint32(0)
-	for _, r := range c.s.Open {
-		if r.Account != name {
+	c.expectf(a.Holds == c.holds[name], "I5: %s counts %d holds, %d are open", name, a.Holds, c.holds[name])
+	for i, g := range a.Grants {
+		c.expectf(i == 0 || meter.CompareGrants(a.Grants[i-1], g) < 0, "%s: grant %s is out of drain order", name, g.ID)
+		c.grant(name, g)
+	}
+}
+
+func (c *checker) grant(name string, g meter.Grant) {
+	l := c.lot(g.ID)
+	l.kept = true
+	c.expectf(g.Available >= 0 && g.Held >= 0 && g.Debt >= 0, "I1: grant %s is negative: %+v", g.ID, g)
+	c.expectf(l.grants == 1 && l.account == name, "I8: grant %s of %s was granted %d times, to %s",
+		g.ID, name, l.grants, l.account)
+	c.expectf(l.granted == g.Available+g.Held+l.spent+l.lapsed+l.revoked,
+		"I1: grant %s: granted %s ≠ available %s + held %s + spent %s + lapsed %s + revoked %s",
+		g.ID, l.granted, g.Available, g.Held, l.spent, l.lapsed, l.revoked)
+	c.expectf(l.debt == g.Debt, "I1: grant %s owes %s, the ledger says %s", g.ID, g.Debt, l.debt)
+	c.expectf(l.held == g.Held, "I5: grant %s holds %s, open reservations drew %s", g.ID, g.Held, l.held)
+	at, watched := c.s.Lapses[Lapse{Account: name, Grant: g.ID}]
+	c.expectf(c.s.Lapses == nil || g.Available == 0 || g.ExpiresMs == meter.Never || watched && at <= g.ExpiresMs,
+		"grant %s of %s expires, and nobody will look in time", g.ID, name)
+}
+
+// gone checks the grants that their accounts do not list any more.
+func (c *checker) gone() {
+	for id, l := range c.lots {
+		if _, loaded := c.s.Accounts[l.account]; l.kept || !loaded {
 			continue
 		}
-		holds++
-		for _, d := range r.Draws {
-			c.lot(d.Grant).held += d.Amount
-		}
-	}
-	c.expectf(a.Holds == holds, "I5: %s counts %d holds, %d are open", name, a.Holds, holds)
-	seen := map[meter.ID]bool{}
-	for i, g := range a.Grants {
-		l := c.lot(g.ID)
-		seen[g.ID] = true
-		c.expectf(i == 0 || meter.CompareGrants(a.Grants[i-1], g) < 0, "%s: grant %s is out of drain order", name, g.ID)
-		c.expectf(g.Available >= 0 && g.Held >= 0 && g.Debt >= 0, "I1: grant %s is negative: %+v", g.ID, g)
-		c.expectf(l.grants == 1 && l.account == name, "I8: grant %s of %s was granted %d times, to %s", g.ID, name, l.grants, l.account)
-		c.expectf(l.granted == g.Available+g.Held+l.spent+l.lapsed+l.revoked,
-			"I1: grant %s: granted %s ≠ available %s + held %s + spent %s + lapsed %s + revoked %s",
-			g.ID, l.granted, g.Available, g.Held, l.spent, l.lapsed, l.revoked)
-		c.expectf(l.debt == g.Debt, "I1: grant %s owes %s, the ledger says %s", g.ID, g.Debt, l.debt)
-		at, watched := c.s.Lapses[Lapse{Account: name, Grant: g.ID}]
-		c.expectf(c.s.Lapses == nil || g.Available == 0 || g.ExpiresMs == meter.Never || watched && at <= g.ExpiresMs,
-			"grant %s of %s expires, and nobody will look in time", g.ID, name)
-		c.expectf(l.held == g.Held, "I5: grant %s holds %s, open reservations drew %s", g.ID, g.Held, l.held)
-	}
-	for id, l := range c.lots {
-		if l.account == name && !seen[id] {
-			c.expectf(l.grants == 1, "I8: grant %s was granted %d times", id, l.grants)
-			c.expectf(l.granted == l.spent+l.lapsed+l.revoked && l.held == 0,
-				"I1: grant %s is gone with granted %s, spent %s, lapsed %s, revoked %s, held %s",
-				id, l.granted, l.spent, l.lapsed, l.revoked, l.held)
-		}
+		c.expectf(l.grants == 1, "I8: grant %s was granted %d times", id, l.grants)
+		c.expectf(l.granted == l.spent+l.lapsed+l.revoked && l.held == 0,
+			"I1: grant %s is gone with granted %s, spent %s, lapsed %s, revoked %s, held %s",
+			id, l.granted, l.spent, l.lapsed, l.revoked, l.held)
 	}
 }
 
@@ -155,8 +160,10 @@ func (c *checker) reservations() {
 		entries := len(c.settled[id])
 		c.expectf(r.State == meter.Held && entries == 0, "I4: %s is open, %s, with %d entries", id, r.State, entries)
 		var drawn meter.Credits
+		c.holds[r.Account]++
 		for _, d := range r.Draws {
 			drawn += d.Amount
+			c.lot(d.Grant).held += d.Amount
 			c.expectf(d.Amount > 0 && d.Charged == 0, "I5: %s has draw %+v", id, d)
 		}
 		c.expectf(drawn == r.Amount, "I5: %s holds %s by draws of %s", id, r.Amount, drawn)

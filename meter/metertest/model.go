@@ -7,17 +7,21 @@ import (
 	"creditgate/meter"
 )
 
+// clockSkewMaxMs is how far a gateway's clock, which ids carry, may be off Redis', which forgets by its own.
+const clockSkewMaxMs = 60_000
+
 // Model is the reference: one partition under a clock that the test moves. Every verb answers like the scripts and
 // appends the entry they would append, one record a verb unless they share a Batch. It is not safe for concurrent
 // use.
 type Model struct {
 	State
-	batch bool // the last record of the ledger takes more entries
+	days  map[[16]byte]map[int64]bool // where a key's attempts have their records
+	batch bool                        // the last record of the ledger takes more entries
 }
 
 // NewModel is an open, empty partition at nowMs.
 func NewModel(layout meter.Layout, partition uint16, nowMs int64) *Model {
-	m := &Model{State: NewState(layout, partition)}
+	m := &Model{State: NewState(layout, partition), days: map[[16]byte]map[int64]bool{}}
 	m.Epoch, m.NowMs = 1, nowMs
 	return m
 }
@@ -98,9 +102,10 @@ func (m *Model) keyTaken(key *meter.IdempotencyKey) (meter.Decision, bool) {
 
 // attempt is the charged or held attempt under a key, other than that of one id. There is at most one.
 func (m *Model) attempt(hash [16]byte, other meter.ID) (KeyRecord, bool) {
-	for slot, rec := range m.Keys {
+	for day := range m.days[hash] {
+		rec := m.Keys[KeySlot{Day: day, Hash: hash}] // empty once it was dropped
 		_, held := m.Open[rec.Reservation]
-		if slot.Hash == hash && rec.Reservation != other && (held || rec.Charged()) {
+		if rec.Reservation != other && (held || rec.Charged()) {
 			return rec, true
 		}
 	}
@@ -121,7 +126,7 @@ func (m *Model) commit(q meter.Settle, inLedger bool) meter.Decision {
 		return m.answer(meter.CodeError, meter.Reservation{})
 	case !known && q.Reserved == 0:
 		return m.answer(meter.CodeUnknown, meter.Reservation{})
-	case !known && inLedger && q.ID.ID.CreatedMs() < m.OutcomesFromMs:
+	case !known && inLedger && q.ID.ID.CreatedMs() < m.OutcomesFromMs+clockSkewMaxMs:
 		return m.answer(meter.CodeAskLedger, meter.Reservation{})
 	case !known && q.Amount > q.Reserved:
 		return m.answer(meter.CodeConflict, meter.Reservation{})
@@ -297,7 +302,12 @@ func (m *Model) keepKey(key *meter.IdempotencyKey, id meter.ID, outcome meter.Re
 	if key == nil {
 		return
 	}
-	m.Keys[keySlot(key.Hash, id)] = KeyRecord{Reservation: id, Fingerprint: key.Fingerprint, Outcome: outcome}
+	slot := keySlot(key.Hash, id)
+	m.Keys[slot] = KeyRecord{Reservation: id, Fingerprint: key.Fingerprint, Outcome: outcome}
+	if m.days[key.Hash] == nil {
+		m.days[key.Hash] = map[int64]bool{}
+	}
+	m.days[key.Hash][slot.Day] = true
 	m.Slots[m.Layout.Keys(m.Partition).KeyDay(id.CreatedMs())] = m.NowMs
 }
 

@@ -41,13 +41,16 @@ type cluster struct {
 }
 
 // Main runs a package's tests and stops the server that they may have started. Call it from TestMain.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main for a TestMain that has something else to end: it returns the exit status.
+func Run(m *testing.M) int {
 	code := m.Run()
 	if err := shared.stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "stop PostgreSQL:", err)
 		code = 1
 	}
-	os.Exit(code)
+	return code
 }
 
 // DB returns the URL of a fresh, migrated database as the gateway's login, which may do what the writer role may and

@@ -7,6 +7,7 @@
 //	server.go      Start, Stop, Kill, Pause, Restart
 //	cluster.go     where the data lies, initdb, the stale lock file
 //	identity.go    as whom Postgres runs, since it refuses root
+//	database.go    making a database; psql
 //	find.go        which binaries
 //	proc_*.go      what differs between Linux and the rest
 package postgresd

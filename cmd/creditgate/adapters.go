@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"creditgate/gateway"
+	"creditgate/meter"
+	"creditgate/meter/journal"
+	"creditgate/persist"
+)
+
+// gateway and persist do not know each other; here persist's types become those that gateway asks for. The structs
+// convert where their fields are the same, so that a field added on one side alone does not compile.
+
+var (
+	_ gateway.Identities = identities{}
+	_ gateway.Ledger     = ledger{}
+	_ gateway.Admin      = admin{}
+	_ gateway.Journal    = journalled{}
+	_ gateway.Health     = health{}
+	_ gateway.Meter      = (*meter.Engine)(nil)
+	_ gateway.Lookup     = (*meter.Engine)(nil)
+	_ gateway.Answers    = (*meter.ReplayStore)(nil)
+)
+
+// asGateway says what went wrong in the words that gateway branches on.
+func asGateway(err error) error {
+	var is error
+	switch {
+	case errors.Is(err, persist.ErrNoKey), errors.Is(err, persist.ErrNoGrant):
+		is = gateway.ErrUnknown
+	case errors.Is(err, persist.ErrRefConflict), errors.Is(err, persist.ErrGrantGone),
+		errors.Is(err, persist.ErrExceedsGrant), errors.Is(err, persist.ErrInvalid):
+		is = gateway.ErrConflict
+	case errors.Is(err, persist.ErrTooManyGrants):
+		is = gateway.ErrTooManyGrants
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %w", is, err)
+}
+
+type identities struct{ store *persist.Store }
+
+func (i identities) IdentityByKey(ctx context.Context, hash [32]byte) (gateway.Identity, error) {
+	who, err := i.store.IdentityByKey(ctx, hash)
+	return gateway.Identity(who), asGateway(err)
+}
+
+func (i identities) IdentityByAccount(ctx context.Context, account string) (gateway.Identity, error) {
+	who, err := i.store.IdentityByAccount(ctx, account)
+	if errors.Is(err, meter.ErrNoAccount) {
+		err = fmt.Errorf("%w: %w", gateway.ErrUnknown, err)
+	}
+	return gateway.Identity(who), err
+}
+
+type ledger struct{ store *persist.Store }
+
+func (l ledger) Entries(ctx context.Context, account string, before uint64, limit int) ([]gateway.LedgerEntry, error) {
+	entries, err := l.store.Entries(ctx, account, before, limit)
+	out := make([]gateway.LedgerEntry, len(entries))
+	for i, e := range entries {
+		out[i] = gateway.LedgerEntry{
+			EntryID: e.EntryID, Seq: e.Seq, Kind: e.Kind, Operation: e.Operation, Units: e.Units,
+			Reservation: e.Reservation, RequestID: e.RequestID, OccurredAt: e.OccurredAt,
+		}
+		for _, line := range e.Lines {
+			out[i].Lines = append(out[i].Lines, gateway.LedgerLine(line))
+		}
+	}
+	return out, err
+}
+
+func (l ledger) Buckets(ctx context.Context, account string, grants []meter.ID) (map[meter.ID]string, error) {
+	return l.store.Buckets(ctx, account, grants)
+}
+
+type admin struct{ *persist.Admin }
+
+func (a admin) PutAccount(ctx context.Context, c gateway.AccountChange) (gateway.AccountState, error) {
+	state, err := a.Admin.PutAccount(ctx, persist.AccountChange(c))
+	return gateway.AccountState(state), asGateway(err)
+}
+
+func (a admin) Account(ctx context.Context, account string) (gateway.AccountState, error) {
+	state, err := a.Admin.Account(ctx, account)
+	return gateway.AccountState(state), asGateway(err)
+}
+
+func (a admin) CreateKey(ctx context.Context, k gateway.NewKey) (gateway.KeyCreated, error) {
+	created, err := a.Admin.CreateKey(ctx, persist.NewKey(k))
+	return gateway.KeyCreated(created), asGateway(err)
+}
+
+func (a admin) RevokeKey(ctx context.Context, account, keyID, actor string) error {
+	return asGateway(a.Admin.RevokeKey(ctx, account, keyID, actor))
+}
+
+func (a admin) Grant(ctx context.Context, g gateway.NewGrant) (gateway.GrantState, error) {
+	state, err := a.Admin.Grant(ctx, persist.NewGrant{
+		Account: g.Account, Bucket: g.Bucket, Rank: g.Rank, Credits: g.Credits, EffectiveAt: g.EffectiveAt,
+		ExpiresAt: g.ExpiresAt, Ref: g.Ref, Reason: g.Reason, Actor: g.Actor,
+	})
+	return gateway.GrantState(state), asGateway(err)
+}
+
+func (a admin) MoveExpiry(ctx context.Context, m gateway.ExpiryChange) (gateway.GrantState, error) {
+	state, err := a.Admin.MoveExpiry(ctx, persist.ExpiryChange(m))
+	return gateway.GrantState(state), asGateway(err)
+}
+
+func (a admin) Revoke(ctx context.Context, r gateway.NewRevocation) (gateway.RevocationState, error) {
+	state, err := a.Admin.Revoke(ctx, persist.NewRevocation(r))
+	return gateway.RevocationState(state), asGateway(err)
+}
+
+type journalled struct{ journal *journal.Journal }
+
+func (j journalled) Append(s meter.Settle, attempted time.Time) error {
+	_, err := j.journal.Append(journal.Commit, s, attempted)
+	return err
+}
+
+type health struct{ engine *meter.Engine }
+
+// NotReady names the partitions that are not open. Postgres has no part in it.
+func (h health) NotReady() []string {
+	var reasons []string
+	for _, p := range h.engine.Ready() {
+		if p.State != "open" {
+			reasons = append(reasons, fmt.Sprintf("partition %d: %s", p.Partition, p.Reason))
+		}
+	}
+	return reasons
+}

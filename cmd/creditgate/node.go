@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/rs/zerolog"
+
+	"creditgate/gateway"
+	"creditgate/meter"
+	"creditgate/meter/journal"
+	"creditgate/meter/policy"
+	"creditgate/persist"
+)
+
+// Bounds of a node's life.
+const (
+	databaseFirst = 5 * time.Second // Postgres has this long to answer before the node starts without it
+	databaseRetry = 2 * time.Second // between attempts to reach it after that
+	replayMax     = 5 * time.Second // on shutdown: for Redis to take what is in the journal
+	flushMax      = 5 * time.Second // on shutdown: for Postgres to take what is in the ledger
+	settlePoll    = 20 * time.Millisecond
+)
+
+// node is one running gateway with everything it is made of.
+type node struct {
+	config   *config
+	log      zerolog.Logger
+	store    *persist.Store
+	engine   *meter.Engine
+	answers  *meter.ReplayStore
+	journal  *journal.Journal
+	replayer *journal.Replayer
+	flusher  *persist.Flusher
+	sweeper  *persist.Sweeper
+	drift    *driftWatch
+	gate     *gateway.Gateway
+}
+
+// newNode makes the parts and introduces them to each other. Nothing is asked of Redis or Postgres yet.
+func newNode(ctx context.Context, c *config, policies map[string]*policy.Policy, log zerolog.Logger) (_ *node, err error) {
+	n := &node{config: c, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	if n.store, err = persist.Open(ctx, c.PostgresURL, c.Layout); err != nil {
+		return nil, err
+	}
+	n.engine, err = meter.New(meter.Options{
+		RedisURL: c.RedisURL, Layout: c.Layout, Book: n.store, Rebuild: n.store, Log: log, Metrics: metrics,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("redis_url: %w", err)
+	}
+	replayURL := c.ReplayRedisURL
+	if replayURL == "" {
+		replayURL = c.RedisURL
+	}
+	if n.answers, err = meter.NewReplayStore(replayURL, c.Layout); err != nil {
+		return nil, fmt.Errorf("replay_redis_url: %w", err)
+	}
+	if n.journal, err = journal.Open(c.JournalDir, journal.Options{Log: log, Metrics: metrics}); err != nil {
+		return nil, fmt.Errorf("journal_dir: %w", err)
+	}
+	n.replayer = journal.NewReplayer(n.journal, n.engine)
+	changes := persist.NewAdmin(n.store, n.engine, onlyProduct(policies), log)
+	n.flusher = persist.NewFlusher(n.store, n.engine.Ledger(), persist.FlushOptions{TrimLag: c.TrimLag}, metrics, log)
+	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
+	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
+	n.gate, err = gateway.New(ctx, gateway.Options{
+		Settings: c.Gateway, Policies: policies,
+		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
+		Identities: identities{n.store}, Ledger: ledger{n.store}, Admin: admin{changes}, Health: health{n.engine},
+		Registerer: metrics, Gatherer: metrics, Log: log,
+	})
+	return n, err
+}
+
+// close gives back what newNode opened.
+func (n *node) close() (err error) {
+	if n.journal != nil {
+		err = n.journal.Close()
+	}
+	if n.answers != nil {
+		err = errors.Join(err, n.answers.Close())
+	}
+	if n.store != nil {
+		n.store.Close()
+	}
+	return err
+}
+
+// worker is a part that runs on its own until it is told to stop.
+type worker struct {
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func start(ctx context.Context, run func(context.Context)) worker {
+	ctx, stop := context.WithCancel(ctx)
+	w := worker{stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		run(ctx)
+	}()
+	return w
+}
+
+func (w worker) end() {
+	w.stop()
+	<-w.done
+}
+
+// run serves until ctx ends or something fails for good, then ends everything in the order that loses nothing:
+// requests first, then the journal, whose commits need the engine, then the flusher, which copies what those commits
+// wrote, the engine last.
+func (n *node) run(ctx context.Context, data, control net.Listener) error {
+	own := context.WithoutCancel(ctx) // the parts outlive the signal; each is ended in its turn
+	failed := make(chan error, 1)
+	database := n.checkDatabase(ctx) // before the engine opens partitions: it asks Postgres for their cursors
+	switch {
+	case ctx.Err() != nil:
+		return n.close()
+	case errors.Is(database, persist.ErrUnavailable):
+		n.log.Warn().Err(database).Msg("starting without Postgres: what Redis has loaded is served, nothing else")
+	case database != nil:
+		return errors.Join(database, n.close())
+	}
+	engine := start(own, func(ctx context.Context) {
+		if err := n.engine.Run(ctx); err != nil {
+			n.log.Warn().Err(err).Msg("closing the connections to Redis")
+		}
+	})
+	replay := start(own, n.replayer.Run)
+	book := start(own, func(ctx context.Context) {
+		if err := n.keepBook(ctx, database == nil); err != nil {
+			failed <- err
+		}
+	})
+	served := make(chan error, 1)
+	go func() { served <- n.gate.Run(own, data, control) }()
+
+	var err error
+	select {
+	case <-ctx.Done():
+		n.log.Info().Msg("shutting down: requests in flight are finished first; a second signal ends the process at once")
+	case err = <-failed:
+	case err = <-served:
+		served <- nil
+	}
+	err = errors.Join(err, n.shutdown(own))
+	_, _ = data.Close(), control.Close() // for a server that had not begun to serve when it was shut down
+	err = errors.Join(err, <-served)
+	n.await(own, "settlements in the journal, which are repeated at the next start", replayMax, n.journalEmpty)
+	replay.end()
+	n.await(own, "ledger records in Redis, which the next flusher takes", flushMax, n.flushed)
+	book.stop()
+	engine.end() // closes the connections, and with them the flusher's wait for a next record
+	<-book.done
+	err = errors.Join(err, n.close())
+	n.log.Info().Err(err).Msg("stopped")
+	return err
+}
+
+func (n *node) shutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, n.config.ShutdownTimeout)
+	defer cancel()
+	return n.gate.Shutdown(ctx)
+}
+
+// keepBook runs what writes to Postgres, once Postgres has been seen to be the right one.
+func (n *node) keepBook(ctx context.Context, checked bool) error {
+	for !checked {
+		if !sleep(ctx, databaseRetry) {
+			return nil
+		}
+		err := n.checkDatabase(ctx)
+		checked = err == nil
+		if err != nil && ctx.Err() == nil && !errors.Is(err, persist.ErrUnavailable) {
+			return err
+		}
+	}
+	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)
+	<-ctx.Done()
+	sweep.end()
+	watch.end()
+	flush.end()
+	return nil
+}
+
+func (n *node) checkDatabase(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, databaseFirst)
+	defer cancel()
+	if err := n.store.CheckSchema(ctx); err != nil {
+		return err
+	}
+	return n.store.EnsureLayout(ctx)
+}
+
+// await polls until done says so, at most limit; what names that which may be left over.
+func (n *node) await(ctx context.Context, what string, limit time.Duration, done func(context.Context) bool) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for !done(ctx) {
+		select {
+		case <-ctx.Done():
+			n.log.Warn().Msg("leaving " + what)
+			return
+		case <-time.After(settlePoll):
+		}
+	}
+}
+
+func (n *node) journalEmpty(context.Context) bool { return n.journal.Len() == 0 }
+
+// flushed reports whether Postgres has every record that Redis has now. With Redis away nothing can be flushed.
+func (n *node) flushed(ctx context.Context) bool {
+	reader := n.engine.Ledger()
+	for p := range n.config.Layout.Partitions {
+		head, err := reader.Head(ctx, p)
+		if err != nil {
+			return false
+		}
+		at, err := n.store.Cursor(ctx, p)
+		if err != nil || at.Pseq < head.Pseq {
+			return false
+		}
+	}
+	return true
+}

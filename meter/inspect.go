@@ -1,0 +1,207 @@
+package meter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Inspector reads what Redis holds, in clear and without scripts: for people, and for comparing with Postgres. It
+// writes nothing, and needs no open partition.
+type Inspector struct {
+	client redis.UniversalClient
+	engine *Engine // its readers; never run
+	layout Layout
+}
+
+// NewInspector connects lazily.
+func NewInspector(redisURL string, layout Layout) (*Inspector, error) {
+	client, err := NewRedis(redisURL)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{layout: layout}
+	e.redis.Store(&client)
+	return &Inspector{client: client, engine: e, layout: layout}, nil
+}
+
+// Close closes the connections.
+func (i *Inspector) Close() error { return i.client.Close() }
+
+// Layout is the one that keys are named by.
+func (i *Inspector) Layout() Layout { return i.layout }
+
+// PartitionView is what Redis says about a partition. Head, First and Last are ledger positions; First and Last are
+// zero when the stream is empty.
+type PartitionView struct {
+	Partition       uint16
+	Exists          bool
+	Epoch           uint64
+	Pseq            uint64 // of the newest record
+	FlushedPseq     uint64 // how far Postgres is, as Redis was told
+	State           string // "open" or "loading"
+	Torn            bool
+	SameIncarnation bool // Redis has not restarted or failed over since the partition was opened
+	Records         int64
+	First, Last     string // ids of the stream's ends
+	Open            int64  // reservations
+	Lapses          int64  // grants with an expiry
+	Slots           int64  // outcome and key slots in use
+}
+
+// Partition reads one partition.
+func (i *Inspector) Partition(ctx context.Context, partition uint16) (PartitionView, error) {
+	v := PartitionView{Partition: partition}
+	keys := i.layout.Keys(partition)
+	m, err := i.engine.readMeta(ctx, i.client, partition)
+	if err != nil {
+		return v, i.failed("partition", err)
+	}
+	v.Exists, v.Epoch, v.Pseq, v.State, v.Torn = m.exists, m.epoch, m.pseq, m.state, m.torn
+	v.SameIncarnation = m.exists && m.inc == m.replid
+	pipe := i.client.Pipeline()
+	flushed := pipe.HGet(ctx, keys.Meta(), "flushed")
+	records, open := pipe.XLen(ctx, keys.Ledger()), pipe.HLen(ctx, keys.Open())
+	lapses, slots := pipe.ZCard(ctx, keys.Lapses()), pipe.HLen(ctx, keys.Slots())
+	first := pipe.XRangeN(ctx, keys.Ledger(), "-", "+", 1)
+	last := pipe.XRevRangeN(ctx, keys.Ledger(), "+", "-", 1)
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return v, i.failed("partition", err)
+	}
+	v.FlushedPseq, _ = flushed.Uint64() // absent before the first flush
+	v.Records, v.Open, v.Lapses, v.Slots = records.Val(), open.Val(), lapses.Val(), slots.Val()
+	if len(first.Val()) > 0 && len(last.Val()) > 0 {
+		v.First, v.Last = first.Val()[0].ID, last.Val()[0].ID
+	}
+	return v, nil
+}
+
+// Accounts reads accounts by name; one that Redis does not have is missing from the answer.
+func (i *Inspector) Accounts(ctx context.Context, names ...string) (map[string]Account, error) {
+	pipe := i.client.Pipeline()
+	got := make([]*redis.StringCmd, len(names))
+	for n, name := range names {
+		got[n] = pipe.Get(ctx, i.layout.Keys(i.layout.PartitionOf(name)).Account(name))
+	}
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, i.failed("accounts", err)
+	}
+	out := make(map[string]Account, len(names))
+	for n, name := range names {
+		b, err := got[n].Bytes()
+		if errors.Is(err, redis.Nil) {
+			continue
+		}
+		if err != nil {
+			return nil, i.failed("account "+name, err)
+		}
+		if out[name], err = UnpackAccount(b); err != nil {
+			return nil, fmt.Errorf("meter: account %s: %w", name, err)
+		}
+	}
+	return out, nil
+}
+
+// AccountNames calls fn with the names of the accounts that Redis has, of every partition, some at a time. One may
+// come twice.
+func (i *Inspector) AccountNames(ctx context.Context, fn func(names []string) error) error {
+	scan := func(ctx context.Context, c *redis.Client) error {
+		prefix, cursor := fmt.Sprintf("{cg%d:", i.layout.Number), uint64(0)
+		for {
+			keys, next, err := c.Scan(ctx, cursor, prefix+"*}:a:*", 1000).Result()
+			if err != nil {
+				return i.failed("accounts", err)
+			}
+			names := make([]string, 0, len(keys))
+			for _, k := range keys {
+				if _, name, ok := strings.Cut(k, "}:a:"); ok {
+					names = append(names, name)
+				}
+			}
+			if err := fn(names); err != nil {
+				return err
+			}
+			if cursor = next; cursor == 0 {
+				return nil
+			}
+		}
+	}
+	switch c := i.client.(type) {
+	case *redis.ClusterClient:
+		return c.ForEachMaster(ctx, scan)
+	case *redis.Client:
+		return scan(ctx, c)
+	}
+	return fmt.Errorf("meter: %T cannot be scanned for accounts", i.client)
+}
+
+// OpenReservations calls fn with every open reservation of a partition. One may come twice.
+func (i *Inspector) OpenReservations(ctx context.Context, partition uint16, fn func(Reservation) error) error {
+	return i.engine.eachOpen(ctx, partition, fn)
+}
+
+// Reservation reads a reservation, open or settled; ok is false when Redis does not know it, or not any more.
+func (i *Inspector) Reservation(ctx context.Context, id ReservationID) (r Reservation, ok bool, err error) {
+	keys := i.layout.Keys(id.Partition)
+	for _, key := range [...]string{keys.Open(), keys.Done(id.ID.CreatedMs())} {
+		b, err := i.client.HGet(ctx, key, string(id.ID[:])).Bytes()
+		if errors.Is(err, redis.Nil) {
+			continue
+		}
+		if err != nil {
+			return r, false, i.failed("reservation", err)
+		}
+		if r, err = UnpackReservation(b); err != nil {
+			return r, false, fmt.Errorf("meter: reservation %s: %w", id, err)
+		}
+		downMs, err := i.client.HGet(ctx, keys.Meta(), "down_ms").Int64()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return r, false, i.failed("reservation", err)
+		}
+		r.ID = id
+		r.DeadlineMs += downMs // packed leases do not count the time that Redis was away
+		return r, true, nil
+	}
+	return r, false, nil
+}
+
+// Records returns up to limit ledger records of a partition after a position.
+func (i *Inspector) Records(ctx context.Context, partition uint16, after Position, limit int) ([]Record, error) {
+	key := i.layout.Keys(partition).Ledger()
+	messages, err := i.client.XRangeN(ctx, key, "("+after.String(), "+", int64(limit)).Result()
+	if err != nil {
+		return nil, i.failed("ledger", err)
+	}
+	records := make([]Record, len(messages))
+	for n, m := range messages {
+		if records[n], err = i.engine.record(partition, m); err != nil {
+			return nil, err
+		}
+	}
+	return records, nil
+}
+
+// RecordAt is the body of one ledger record, nil if Redis does not have it.
+func (i *Inspector) RecordAt(ctx context.Context, partition uint16, at Position) ([]byte, error) {
+	body, err := i.engine.recordAt(ctx, partition, at)
+	if err != nil {
+		return nil, i.failed("ledger", err)
+	}
+	return body, nil
+}
+
+// NowMs is Redis' clock.
+func (i *Inspector) NowMs(ctx context.Context) (int64, error) {
+	t, err := i.client.Time(ctx).Result()
+	if err != nil {
+		return 0, i.failed("clock", err)
+	}
+	return t.UnixMilli(), nil
+}
+
+func (i *Inspector) failed(what string, err error) error {
+	return fmt.Errorf("meter: read %s: %w: %w", what, ErrUnavailable, err)
+}
