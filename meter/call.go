@@ -102,7 +102,8 @@ func (c *call) encode(o *op, keys Keys, section uint16, now time.Time) []byte {
 }
 
 // appendKeyPart names the days in which a key's record can be: around the id's own day, where it is written, and
-// around today, since clocks differ at midnight and a settlement may come from a journal days later.
+// around today, since clocks differ at midnight and a settlement may come from a journal days later. Two days back,
+// because a record that is kept for a day after its last write stands in the day of its id, which may be one older.
 func (c *call) appendKeyPart(b []byte, o *op, keys Keys, now time.Time) []byte {
 	if o.key == nil {
 		return append(b, 0)
@@ -116,7 +117,9 @@ func (c *call) appendKeyPart(b []byte, o *op, keys Keys, now time.Time) []byte {
 	at := len(b)
 	b = append(b, 0)
 	newer, older, last := max(home, today), min(home, today), int64(math.MaxInt64)
-	for _, day := range [...]int64{newer + 1, newer, newer - 1, older + 1, older, older - 1} {
+	for _, day := range [...]int64{
+		newer + 1, newer, newer - 1, newer - 2, older + 1, older, older - 1, older - 2,
+	} {
 		if day < last { // newest first, each once
 			b = binary.LittleEndian.AppendUint16(b, c.key(keys.KeyDay(day*keySlotMs)))
 			b[at]++

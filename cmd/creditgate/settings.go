@@ -133,7 +133,7 @@ func (c *config) towardsClients() []setting {
 		},
 		{"headers_max", size(&g.HeadersMax, sizeMax), false, "largest head of a request, and of a backend's response"},
 		{
-			"replay_max", size(&g.ReplayMax, meter.AnswerMax), false,
+			"replay_max", size(&g.ReplayMax, meter.AnswerBodyMax), false,
 			"largest answer that is stored for an Idempotency-Key, at most 1MiB",
 		},
 		{
