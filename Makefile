@@ -38,7 +38,7 @@ lint: $(LINT) ## Check style and import directions
 
 bench: ## Measure: Go micro-benchmarks on a real redis-server
 	@.ci/install go redis postgres
-	go test -run '^$$' -bench . -benchmem $(ARGS) ./meter/... ./bench/...
+	go test -run '^$$' -bench . -benchmem $(ARGS) ./meter/... ./gateway ./persist ./bench/...
 
 fmt: $(LINT) ## Format the code
 	$(LINT) fmt
