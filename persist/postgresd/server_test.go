@@ -103,6 +103,11 @@ func TestStaleLockFileIsRemoved(t *testing.T) {
 	// a live process that is no Postgres has the number of the old server
 	lock := fmt.Sprintf("%d\n%s\n", os.Getpid(), s.data)
 	require.NoError(t, os.WriteFile(s.data+"/postmaster.pid", []byte(lock), 0o600))
+	owner, err := os.Stat(s.data) // Postgres wrote it, so it is that user's
+	require.NoError(t, err)
+	stat, ok := owner.Sys().(*syscall.Stat_t)
+	require.True(t, ok)
+	require.NoError(t, os.Chown(s.data+"/postmaster.pid", int(stat.Uid), int(stat.Gid)))
 	start(t, Options{Dir: dir})
 }
 
