@@ -1,8 +1,9 @@
-// Package lua holds the scripts that change credit. What is atomic is here and nowhere else: the verbs of the
-// state machine as one function each, a small library they share, and the entry scripts that Redis runs.
+// Package lua holds the functions that change credit. What is atomic is here and nowhere else: the verbs of the
+// state machine as one function each, a small library they share, and what Redis may call of it.
 //
 // It refuses to decide anything in Go; it only embeds and assembles.
 //
+//	library.lua         the order of the parts
 //	verbs/*.lua         one verb each; its header gives OP, REPLY, INVARIANT, COST
 //	lib/codes.lua       reply codes, states, kinds, bounds
 //	lib/account.lua     the account value, drain order, forgetting
@@ -10,14 +11,13 @@
 //	lib/ledger.lua      entries, and how a reservation ends
 //	lib/section.lua     one partition in a call: fence, clock, write phase
 //	lib/batch.lua       read, compute, write, answer
-//	apply_settle.lua    entry: everything but reserve; runs when memory is full
-//	apply_reserve.lua   entry: reserve
-//	open.lua            entry: a new epoch for a partition
-//	store_answer.lua    entry: answers kept for replay, outside the credit keys
+//	apply.lua           function: a batch of operations
+//	open.lua            function: a new epoch for a partition
+//	store_answer.lua    function: answers kept for replay, outside the credit keys
 package lua
 
 import (
-	"crypto/sha1" //nolint:gosec // not for security: it is the name Redis gives a script
+	"crypto/sha256"
 	"embed"
 	"encoding/hex"
 	"fmt"
@@ -27,40 +27,42 @@ import (
 //go:embed *.lua lib/*.lua verbs/*.lua
 var files embed.FS
 
-// Script is an entry script, ready for EVALSHA.
-type Script struct {
-	Name   string
+// Library is what FUNCTION LOAD takes, and the names of the functions in it, for FCALL. Names end with a digest of
+// the code: gateways of two versions may use one Redis, and loading what is there already changes nothing.
+type Library struct {
 	Source string
-	SHA    string // SHA-1 of Source in hex, as Redis names it
+
+	ApplySettle  string
+	ApplyReserve string
+	Open         string
+	StoreAnswer  string
 }
 
-// Scripts are the entry scripts.
-type Scripts struct {
-	ApplySettle  Script
-	ApplyReserve Script
-	Open         Script
-	StoreAnswer  Script
-}
-
-// Load assembles the entry scripts.
-func Load() (Scripts, error) {
-	var s Scripts
-	for name, into := range map[string]*Script{
-		"apply_settle": &s.ApplySettle, "apply_reserve": &s.ApplyReserve, "open": &s.Open, "store_answer": &s.StoreAnswer,
-	} {
-		source, err := assemble(name + ".lua")
-		if err != nil {
-			return Scripts{}, fmt.Errorf("lua: %s: %w", name, err)
-		}
-		sum := sha1.Sum([]byte(source)) //nolint:gosec // as above
-		*into = Script{Name: name, Source: source, SHA: hex.EncodeToString(sum[:])}
+// Load assembles the library.
+func Load() (Library, error) {
+	body, err := assemble("library.lua")
+	if err != nil {
+		return Library{}, fmt.Errorf("lua: %w", err)
 	}
-	return s, nil
+	return New(body), nil
 }
 
-// All lists the entry scripts, to load them.
-func (s Scripts) All() []Script {
-	return []Script{s.ApplySettle, s.ApplyReserve, s.Open, s.StoreAnswer}
+// New names a library after its body; tests plant bugs in one.
+func New(body string) Library {
+	sum := sha256.Sum256([]byte(body))
+	version := "_" + hex.EncodeToString(sum[:6])
+	return Library{
+		Source:      "#!lua name=creditgate" + version + "\nlocal VERSION = '" + version + "'\n" + body,
+		ApplySettle: "apply_settle" + version, ApplyReserve: "apply_reserve" + version,
+		Open: "open" + version, StoreAnswer: "store_answer" + version,
+	}
+}
+
+// Body is the source without the lines that name it.
+func (l Library) Body() string {
+	_, rest, _ := strings.Cut(l.Source, "\n")
+	_, body, _ := strings.Cut(rest, "\n")
+	return body
 }
 
 // Source is one file as embedded, such as "verbs/reserve.lua"; tests hold headers and bodies together with it.

@@ -20,7 +20,8 @@ type batcher struct {
 
 	mu     sync.Mutex
 	queue  []*ticket
-	queued int // operations in queue
+	spare  sync.Pool // of *ticket
+	queued int       // operations in queue
 	flying bool
 }
 
@@ -36,10 +37,15 @@ func (b *batcher) do(ops ...*op) error {
 	if len(ops) > flightMax {
 		return fmt.Errorf("meter: %d operations in one flight, at most %d: %w", len(ops), flightMax, ErrNotSent)
 	}
-	t := &ticket{ops: ops, turn: make(chan bool, 1)}
+	t, _ := b.spare.Get().(*ticket)
+	if t == nil {
+		t = &ticket{turn: make(chan bool, 1)}
+	}
+	t.ops = append(t.ops[:0], ops...)
 	b.mu.Lock()
 	if b.queued+len(ops) > queueMax {
 		b.mu.Unlock()
+		b.spare.Put(t)
 		return fmt.Errorf("meter: %d operations wait for Redis: %w: %w", queueMax, ErrUnavailable, ErrNotSent)
 	}
 	b.queue = append(b.queue, t)
@@ -47,6 +53,7 @@ func (b *batcher) do(ops ...*op) error {
 	if b.flying {
 		b.mu.Unlock()
 		if myTurn := <-t.turn; !myTurn {
+			b.spare.Put(t) // nobody else has it any more, and its turn is empty again
 			return nil
 		}
 		b.mu.Lock()
@@ -55,7 +62,8 @@ func (b *batcher) do(ops ...*op) error {
 	batch := b.take()
 	b.mu.Unlock()
 
-	b.lead(t, batch)
+	b.lead(t, batch) // a panic in it keeps the ticket from being used again
+	b.spare.Put(t)
 	return nil
 }
 
@@ -88,7 +96,7 @@ func (b *batcher) take() []*ticket {
 		total += len(b.queue[n].ops)
 		n++
 	}
-	batch := append([]*ticket(nil), b.queue[:n]...)
+	batch := append(make([]*ticket, 0, n), b.queue[:n]...)
 	rest := copy(b.queue, b.queue[n:])
 	clear(b.queue[rest:])
 	b.queue = b.queue[:rest]
@@ -111,7 +119,7 @@ func flatten(batch []*ticket) []*op {
 	if len(batch) == 1 {
 		return batch[0].ops
 	}
-	var ops []*op
+	ops := make([]*op, 0, flightMax)
 	for _, t := range batch {
 		ops = append(ops, t.ops...)
 	}

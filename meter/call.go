@@ -5,24 +5,35 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"creditgate/lua"
 )
 
-// call is one EVALSHA: the operations of one flight that go to the same entry script, for one partition in Cluster
-// or for any number elsewhere. KEYS and ARGV are described in lua/apply_settle.lua.
+// call is one FCALL: the operations of one flight that go to the same function, for one partition in Cluster or for
+// any number elsewhere. KEYS and ARGV are described in lua/apply.lua. Calls are used again: what they grew to fit a
+// flight is kept for the next ones.
 type call struct {
-	script   lua.Script
+	function string
 	ops      []*op
-	sections map[uint16]uint16 // partition → section number, from 1
-	epochs   map[uint16]uint64 // section → the epoch it is called under
-	keys     []string
-	index    map[string]uint16 // key → position in KEYS, from 1
-	header   []byte
-	args     []any
+	now      time.Time
+	sections []section
+	number   [PartitionsMax]uint16 // partition → section number, from 1; 0: none yet
+	accounts map[string]uint16     // account → position in KEYS, from 1
+	slots    map[slotRef]uint16    // outcome slot or key day → position in KEYS
+	args     []any                 // FCALL function numkeys key… packed
+	texts    []text                // what args of this call point to
+	names    []byte                // the keys themselves
+	packed   []byte                // the one ARGV
+	reply    *redis.StringCmd
+}
+
+// section is a partition in a call.
+type section struct {
+	partition *partition
+	fence     fence
+	head      sectionHead
 }
 
 // fence is what this gateway knows of a partition when it calls.
@@ -31,99 +42,157 @@ type fence struct {
 	minPseq uint64
 }
 
-func newCall(script lua.Script, ops []*op, layout Layout, fences func(uint16) fence, now time.Time) *call {
-	c := &call{
-		script: script, ops: ops, sections: make(map[uint16]uint16, 4),
-		epochs: make(map[uint16]uint64, 4), index: make(map[string]uint16, 2*len(ops)+8),
-		keys: make([]string, 0, 2*len(ops)+8), args: make([]any, 0, len(ops)+1),
+// slotRef is an outcome slot or a key day of a partition.
+type slotRef struct {
+	partition uint16
+	day       bool
+	number    int64
+}
+
+// text is an argument that costs no allocation: a pointer to it fits into an interface as it is.
+type text struct{ b []byte }
+
+// MarshalBinary is how go-redis asks for the bytes.
+func (t *text) MarshalBinary() ([]byte, error) { return t.b, nil }
+
+// callKeysAt is where the keys begin in args.
+const callKeysAt = 3
+
+func newCalls() *sync.Pool {
+	return &sync.Pool{New: func() any {
+		return &call{accounts: make(map[string]uint16, flightMax), slots: make(map[slotRef]uint16, 8)}
+	}}
+}
+
+// build encodes the operations.
+func (c *call) build(function string, ops []*op, partitions []*partition, now time.Time) {
+	c.function, c.ops, c.now = function, ops, now
+	for _, s := range c.sections {
+		c.number[s.partition.number] = 0
 	}
-	c.header = appendInt48(make([]byte, 0, 64), now.UnixMilli())
-	c.header = append(c.header, 0, 0)
-	c.args = append(c.args, nil)
+	c.sections = c.sections[:0]
+	clear(c.accounts)
+	clear(c.slots)
+	c.args, c.texts, c.names = append(c.args[:0], "fcall", function, nil), c.texts[:0], c.names[:0]
+	c.packed = appendInt48(c.packed[:0], now.UnixMilli())
+	c.packed = append(c.packed, 0, 0, 0, 0)
+	keys := sectionKeysMin
 	for _, o := range ops {
-		keys := layout.Keys(o.partition)
-		section, ok := c.sections[o.partition]
-		if !ok {
-			section = c.addSection(keys, o.partition, fences(o.partition))
+		keys = max(keys, o.sectionKeys())
+	}
+	for _, o := range ops {
+		if c.number[o.partition] == 0 {
+			c.addSection(partitions[o.partition], keys)
 		}
-		o.epoch = c.epochs[section]
-		c.args = append(c.args, c.encode(o, keys, section, now))
+		o.epoch = c.section(o).fence.epoch
 	}
-	binary.LittleEndian.PutUint16(c.header[6:], uint16(len(c.sections)))
-	c.args[0] = c.header
-	return c
+	binary.LittleEndian.PutUint16(c.packed[6:], uint16(len(c.sections)))
+	binary.LittleEndian.PutUint16(c.packed[8:], uint16(len(ops)))
+	for _, o := range ops {
+		c.encode(o)
+	}
+	c.args[2] = len(c.args) - callKeysAt
+	c.args = append(c.args, c.packed)
 }
 
-func (c *call) addSection(keys Keys, partition uint16, f fence) uint16 {
-	base := c.key(keys.Meta())
-	for _, k := range [...]string{keys.Ledger(), keys.Open(), keys.Lapses(), keys.Slots()} {
-		c.key(k)
-	}
-	c.header = binary.LittleEndian.AppendUint16(c.header, base)
-	c.header = binary.LittleEndian.AppendUint64(c.header, f.epoch)
-	c.header = binary.LittleEndian.AppendUint64(c.header, f.minPseq)
-	section := uint16(len(c.sections) + 1)
-	c.sections[partition] = section
-	c.epochs[section] = f.epoch
-	return section
+func (c *call) section(o *op) *section { return &c.sections[c.number[o.partition]-1] }
+
+func (c *call) addSection(p *partition, keys int) {
+	s := section{partition: p, fence: p.fence()}
+	c.sections = append(c.sections, s)
+	c.number[p.number] = uint16(len(c.sections))
+	first := len(c.args) - callKeysAt + 1
+	c.args = append(c.args, p.sectionKeys[:keys]...)
+	c.packed = binary.LittleEndian.AppendUint16(c.packed, uint16(first))
+	c.packed = append(c.packed, byte(keys), byte(p.keys.accountPrefix()))
+	c.packed = binary.LittleEndian.AppendUint64(c.packed, s.fence.epoch)
+	c.packed = binary.LittleEndian.AppendUint64(c.packed, s.fence.minPseq)
 }
 
-func (c *call) key(k string) uint16 {
-	if i, ok := c.index[k]; ok {
-		return i
-	}
-	c.keys = append(c.keys, k)
-	c.index[k] = uint16(len(c.keys))
-	return uint16(len(c.keys))
+// key adds the key whose bytes were appended to names from here on, and returns its position in KEYS, from 1.
+func (c *call) key(from int) uint16 {
+	c.texts = append(c.texts, text{b: c.names[from:len(c.names):len(c.names)]})
+	c.args = append(c.args, &c.texts[len(c.texts)-1]) // stays valid when texts or names grow: they are copied then
+	return uint16(len(c.args) - callKeysAt)
 }
 
-func (c *call) encode(o *op, keys Keys, section uint16, now time.Time) []byte {
+func (c *call) accountKey(k Keys, account string) uint16 {
+	n, ok := c.accounts[account]
+	if !ok {
+		from := len(c.names)
+		c.names = k.appendAccount(c.names, account)
+		n = c.key(from)
+		c.accounts[account] = n
+	}
+	return n
+}
+
+func (c *call) slotKey(k Keys, ref slotRef) uint16 {
+	n, ok := c.slots[ref]
+	if !ok {
+		from := len(c.names)
+		if ref.day {
+			c.names = k.appendKeyDay(c.names, ref.number)
+		} else {
+			c.names = k.appendDone(c.names, ref.number)
+		}
+		n = c.key(from)
+		c.slots[ref] = n
+	}
+	return n
+}
+
+// encode appends one operation.
+func (c *call) encode(o *op) {
+	k := c.section(o).partition.keys
 	var account, done uint16
 	if o.account != "" {
-		account = c.key(keys.Account(o.account))
+		account = c.accountKey(k, o.account)
 	}
 	if o.outcomes {
-		done = c.key(keys.Done(o.id.CreatedMs()))
+		done = c.slotKey(k, slotRef{partition: o.partition, number: o.id.CreatedMs() / doneSlotMs})
 	}
-	b := make([]byte, 0, 23+len(o.payload)+48)
-	b = append(b, byte(o.verb))
-	b = binary.LittleEndian.AppendUint16(b, section)
+	at := len(c.packed)
+	b := append(c.packed, 0, 0, byte(o.verb)) //nolint:gocritic // c.packed is set to what b has become
+	b = binary.LittleEndian.AppendUint16(b, c.number[o.partition])
 	b = append(b, o.id[:]...)
 	b = binary.LittleEndian.AppendUint16(b, account)
 	b = binary.LittleEndian.AppendUint16(b, done)
-	if o.slotKey != "" {
-		b = binary.LittleEndian.AppendUint16(b, c.key(o.slotKey))
+	if o.verb == verbDrop {
+		b = binary.LittleEndian.AppendUint16(b, c.slotKey(k, o.slot))
 	}
 	b = append(b, o.payload...)
 	if o.keyed {
-		b = c.appendKeyPart(b, o, keys, now)
+		b = c.appendKeyPart(b, o, k)
 	}
-	return b
+	binary.LittleEndian.PutUint16(b[at:], uint16(len(b)-at))
+	c.packed = b
 }
 
 // appendKeyPart names the days in which a key's record can be: around the id's own day, where it is written, and
 // around today, since clocks differ at midnight and a settlement may come from a journal days later. Two days back,
 // because a record that is kept for a day after its last write stands in the day of its id, which may be one older.
-func (c *call) appendKeyPart(b []byte, o *op, keys Keys, now time.Time) []byte {
+func (c *call) appendKeyPart(b []byte, o *op, k Keys) []byte {
 	if o.key == nil {
 		return append(b, 0)
 	}
+	day := func(n int64) uint16 { return c.slotKey(k, slotRef{partition: o.partition, day: true, number: n}) }
 	home := o.id.CreatedMs() / keySlotMs
-	today := now.UnixMilli() / keySlotMs
+	today := c.now.UnixMilli() / keySlotMs
 	b = append(b, 1)
 	b = append(b, o.key.Hash[:]...)
 	b = append(b, o.key.Fingerprint[:]...)
-	b = binary.LittleEndian.AppendUint16(b, c.key(keys.KeyDay(home*keySlotMs)))
+	b = binary.LittleEndian.AppendUint16(b, day(home))
 	at := len(b)
 	b = append(b, 0)
 	newer, older, last := max(home, today), min(home, today), int64(math.MaxInt64)
-	for _, day := range [...]int64{
+	for _, n := range [...]int64{
 		newer + 1, newer, newer - 1, newer - 2, older + 1, older, older - 1, older - 2,
 	} {
-		if day < last { // newest first, each once
-			b = binary.LittleEndian.AppendUint16(b, c.key(keys.KeyDay(day*keySlotMs)))
+		if n < last { // newest first, each once
+			b = binary.LittleEndian.AppendUint16(b, day(n))
 			b[at]++
-			last = day
+			last = n
 		}
 	}
 	return b
@@ -136,40 +205,31 @@ func (c *call) maybe() {
 	}
 }
 
-// queue adds the EVALSHA to a pipeline.
-func (c *call) queue(ctx context.Context, pipe redis.Pipeliner) *redis.Cmd {
-	return pipe.EvalSha(ctx, c.script.SHA, c.keys, c.args...)
+// command is the FCALL, whose reply read takes.
+func (c *call) command(ctx context.Context) *redis.StringCmd {
+	c.reply = redis.NewStringCmd(ctx, c.args...)
+	return c.reply
 }
 
-// read hands each operation its reply. An error means that the reply is not one to this call.
-func (c *call) read(reply any) error {
-	parts, ok := reply.([]any)
-	if !ok || len(parts) != len(c.sections)+len(c.ops) {
-		return fmt.Errorf("%w: the reply does not fit the call", errMispaired)
+// read hands each operation its reply. An error means that the reply is not one to this call. Bodies are parts of the
+// reply, which is not used again.
+func (c *call) read() error {
+	reply, _ := c.reply.Bytes()
+	r := reader{b: reply}
+	for i := range c.sections {
+		h := &c.sections[i].head
+		h.code, h.epoch, h.pseq = Code(r.u8()), r.u64(), r.u64()
+		h.nowMs, h.flushed, h.downMs = r.i48(), r.u64(), int64(r.u64())
 	}
-	heads := make([]sectionHead, len(c.sections))
-	for i := range heads {
-		if err := heads[i].unpack(parts[i]); err != nil {
-			return err
+	for _, o := range c.ops {
+		code, id := Code(r.u8()), r.id()
+		body := r.take(int(r.u16()))
+		if r.bad || id != o.id {
+			return fmt.Errorf("%w: the reply echoes another id than %s, or is cut", errMispaired, o.id)
 		}
+		o.code, o.body, o.err, o.head = code, body, nil, c.section(o).head
 	}
-	for i, o := range c.ops {
-		s, _ := parts[len(heads)+i].(string)
-		if len(s) < 17 || s[1:17] != string(o.id[:]) {
-			return fmt.Errorf("%w: the reply echoes another id than %s", errMispaired, o.id)
-		}
-		o.code, o.body, o.err = Code(s[0]), []byte(s[17:]), nil
-		o.head = heads[c.sections[o.partition]-1]
-	}
-	return nil
-}
-
-func (h *sectionHead) unpack(v any) error {
-	s, _ := v.(string)
-	r := reader{b: []byte(s)}
-	h.code, h.epoch, h.pseq = Code(r.u8()), r.u64(), r.u64()
-	h.nowMs, h.flushed, h.downMs = r.i48(), r.u64(), int64(r.u64())
-	if err := r.end("section"); err != nil {
+	if err := r.end("reply"); err != nil {
 		return fmt.Errorf("%w: %w", errMispaired, err)
 	}
 	return nil

@@ -1,7 +1,6 @@
 package meter_test
 
 import (
-	"strconv"
 	"testing"
 	"time"
 
@@ -26,15 +25,17 @@ func TestClockAheadLapsesNothing(t *testing.T) {
 	b.book.AddLot(g)
 	_, err := b.engine.Grant(t.Context(), meter.GrantChange{Account: "acme", Grant: g})
 	require.NoError(t, err)
-	c, meta := b.raw(), b.layout.Keys(b.layout.PartitionOf("acme")).Meta()
-	ahead := strconv.FormatInt(time.Now().Add(48*time.Hour).UnixMilli(), 10)
-	require.NoError(t, c.HSet(t.Context(), meta, "last_ms", ahead).Err())
+	c, keys := b.raw(), b.layout.Keys(b.layout.PartitionOf("acme"))
+	ahead := time.Now().Add(48 * time.Hour).UnixMilli()
+	require.NoError(t, metertest.EditMeta(t.Context(), c, keys, func(m *meter.Meta) { m.LastMs = ahead }))
 	ask := meter.Reserve{ID: b.engine.NewReservationID("acme"), Account: "acme", Amount: meter.Credit, Lease: lease}
 	_, err = b.engine.Reserve(t.Context(), ask)
 	require.ErrorIs(t, err, meter.ErrUnavailable)
 	require.ErrorContains(t, err, "clock")
-	require.Equal(t, ahead, c.HGet(t.Context(), meta, "last_ms").Val())
-	require.NoError(t, c.HSet(t.Context(), meta, "last_ms", 0).Err())
+	require.NoError(t, metertest.EditMeta(t.Context(), c, keys, func(m *meter.Meta) {
+		require.Equal(t, ahead, m.LastMs)
+		m.LastMs = 0
+	}))
 	require.Eventually(t, func() bool {
 		d, err := b.engine.Reserve(t.Context(), ask)
 		return err == nil && d.Code == meter.CodeOK

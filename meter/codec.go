@@ -11,7 +11,7 @@ import (
 // Packed values are little-endian and start with a format byte, so that a newer binary can tell old from new.
 // lua/lib/*.lua reads and writes the same bytes with struct.pack; TestCodec holds both together.
 const (
-	accountFormat     = 1
+	accountFormat     = 2
 	reservationFormat = 1
 	recordFormat      = 1
 	noteFormat        = 1
@@ -41,6 +41,8 @@ func AppendAccount(b []byte, a Account) []byte {
 	b = binary.LittleEndian.AppendUint32(b, a.FlagsVersion)
 	b = binary.LittleEndian.AppendUint32(b, a.Holds)
 	b = binary.LittleEndian.AppendUint64(b, a.PrunedPseq)
+	b = binary.LittleEndian.AppendUint64(b, uint64(a.Sum.Available))
+	b = appendInt48(appendInt48(b, a.Sum.FromMs), a.Sum.UntilMs)
 	b = append(b, byte(len(a.Applied)), byte(len(a.Grants)))
 	for _, c := range a.Applied {
 		b = append(b, c.ID[:]...)
@@ -58,15 +60,14 @@ func appendGrant(b []byte, g Grant) []byte {
 		flags |= 1
 	}
 	b = append(b, g.ID[:]...)
-	b = append(b, g.Rank, flags, byte(len(g.Bucket)))
-	b = append(b, g.Bucket...)
 	for _, c := range [...]Credits{g.Available, g.Held, g.Debt} {
 		b = binary.LittleEndian.AppendUint64(b, uint64(c))
 	}
 	for _, ms := range [...]int64{g.EffectiveMs, g.ExpiresMs, g.CreatedMs} {
 		b = appendInt48(b, ms)
 	}
-	return b
+	b = append(b, g.Rank, flags, byte(len(g.Bucket)))
+	return append(b, g.Bucket...)
 }
 
 // UnpackAccount reads AppendAccount's form.
@@ -76,6 +77,7 @@ func UnpackAccount(b []byte) (Account, error) {
 	a := Account{Seq: r.u64()}
 	a.Suspended = r.flag()
 	a.FlagsVersion, a.Holds, a.PrunedPseq = r.u32(), r.u32(), r.u64()
+	a.Sum = AvailableSum{Available: r.credits(), FromMs: r.i48(), UntilMs: r.i48()}
 	applied, grants := r.u8(), r.u8()
 	if applied > appliedMax || grants > GrantsMax {
 		return Account{}, fmt.Errorf("account: %w: %d grants", ErrPacked, grants)
@@ -90,11 +92,12 @@ func UnpackAccount(b []byte) (Account, error) {
 }
 
 func (r *reader) grant() (g Grant) {
-	g.ID, g.Rank = r.id(), r.u8()
-	g.Paid = r.flag()
-	g.Bucket = r.str(int(r.u8()))
+	g.ID = r.id()
 	g.Available, g.Held, g.Debt = r.credits(), r.credits(), r.credits()
 	g.EffectiveMs, g.ExpiresMs, g.CreatedMs = r.i48(), r.i48(), r.i48()
+	g.Rank = r.u8()
+	g.Paid = r.flag()
+	g.Bucket = r.str(int(r.u8()))
 	return g
 }
 
@@ -121,22 +124,41 @@ func AppendReservation(b []byte, r Reservation) []byte {
 }
 
 // UnpackReservation reads AppendReservation's form; the caller sets the id.
-func UnpackReservation(b []byte) (Reservation, error) {
+func UnpackReservation(b []byte) (Reservation, error) { return unpackReservation(b, known{}) }
+
+// known is what the reader of a reservation has already: texts that are the same are not made again.
+type known struct {
+	account string
+	note    Note
+	noDraws bool
+}
+
+func unpackReservation(b []byte, k known) (Reservation, error) {
 	r := reader{b: b}
 	r.format(reservationFormat)
 	v := Reservation{State: State(r.u8()), Amount: r.credits(), Charged: r.credits(), Available: r.credits()}
 	v.DeadlineMs, v.SettledMs = r.i48(), r.i48()
-	v.Account = r.str(int(r.u8()))
-	v.Note = r.note()
-	n := r.u8()
+	v.Account = r.strLike(int(r.u8()), k.account)
+	v.Note = r.note(k.note)
+	n := int(r.u8())
 	if n > drawsMax || v.State < Held || v.State > Uncollected {
 		return Reservation{}, fmt.Errorf("reservation: %w: %s, %d draws", ErrPacked, v.State, n)
 	}
-	for range n {
-		v.Draws = append(v.Draws, Draw{Grant: r.id(), Amount: r.credits(), Charged: r.credits()})
+	if k.noDraws {
+		r.take(n * drawSize)
+		return v, r.end("reservation")
+	}
+	if n > 0 {
+		v.Draws = make([]Draw, n)
+	}
+	for i := range v.Draws {
+		v.Draws[i] = Draw{Grant: r.id(), Amount: r.credits(), Charged: r.credits()}
 	}
 	return v, r.end("reservation")
 }
+
+// drawSize is one packed draw: grant, amount, charged.
+const drawSize = 16 + 8 + 8
 
 // AppendNote packs n. An empty note packs to nothing.
 func AppendNote(b []byte, n Note) []byte {
@@ -176,27 +198,29 @@ func noteText(s string) string {
 // UnpackNote reads AppendNote's form.
 func UnpackNote(b []byte) (Note, error) {
 	r := reader{b: b}
-	n := r.noteBody()
+	n := r.noteBody(Note{})
 	return n, r.end("note")
 }
 
-func (r *reader) note() Note {
+// note reads a note that is probably `like`.
+func (r *reader) note(like Note) Note {
 	packed := r.take(int(r.u16()))
 	body := reader{b: packed}
-	n := body.noteBody()
+	n := body.noteBody(like)
 	if body.bad || len(body.b) > 0 || len(packed) > 0 && n == (Note{}) {
 		r.bad = true
 	}
 	return n
 }
 
-func (r *reader) noteBody() (n Note) {
+func (r *reader) noteBody(like Note) (n Note) {
 	if len(r.b) == 0 {
 		return n
 	}
 	r.format(noteFormat)
-	for _, s := range [...]*string{&n.Operation, &n.PolicyVersion, &n.KeyID, &n.Reason, &n.Actor} {
-		*s = r.str(int(r.u8()))
+	likes := [...]string{like.Operation, like.PolicyVersion, like.KeyID, like.Reason, like.Actor}
+	for i, s := range [...]*string{&n.Operation, &n.PolicyVersion, &n.KeyID, &n.Reason, &n.Actor} {
+		*s = r.strLike(int(r.u8()), likes[i])
 		r.bad = r.bad || *s != noteText(*s)
 	}
 	if len(r.b) > 0 {
@@ -214,8 +238,11 @@ func UnpackRecord(body []byte) (Record, error) {
 	if n == 0 || n > recordEntryMax {
 		return Record{}, fmt.Errorf("record: %w: %d entries", ErrPacked, n)
 	}
+	rec.Entries = make([]Entry, 0, min(int(n), len(r.b)/entrySizeMin))
+	last := Entry{} // the next one's texts are often the same
 	for range n {
-		rec.Entries = append(rec.Entries, r.entry())
+		last = r.entry(last)
+		rec.Entries = append(rec.Entries, last)
 		if r.bad {
 			break
 		}
@@ -223,11 +250,14 @@ func UnpackRecord(body []byte) (Record, error) {
 	return rec, r.end("record")
 }
 
-func (r *reader) entry() (e Entry) {
+// entrySizeMin is a packed entry without texts and lines.
+const entrySizeMin = 1 + 8 + 8 + 1 + 16 + 4 + 2 + 1
+
+func (r *reader) entry(like Entry) (e Entry) {
 	e.Kind, e.Seq, e.Amount = Kind(r.u8()), r.u64(), r.credits()
-	e.Account = r.str(int(r.u8()))
+	e.Account = r.strLike(int(r.u8()), like.Account)
 	e.ID, e.Units = r.id(), r.u32()
-	e.Note = r.note()
+	e.Note = r.note(like.Note)
 	if e.Kind < KindGrant || e.Kind > KindHold {
 		r.bad = true
 	}

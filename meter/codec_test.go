@@ -109,7 +109,7 @@ func anyRecord() *rapid.Generator[Record] {
 // unpackNote reads a note the way reservations and entries hold it.
 func unpackNote(b []byte) (Note, error) {
 	r := reader{b: append([]byte{byte(len(b)), byte(len(b) >> 8)}, b...)}
-	n := r.note()
+	n := r.note(Note{})
 	return n, r.end("note")
 }
 

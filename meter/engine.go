@@ -46,7 +46,9 @@ type Engine struct {
 	now     func() time.Time
 	metrics *engineMetrics
 
-	scripts    lua.Scripts
+	library    lua.Library
+	calls      *sync.Pool // of *call
+	ops        *sync.Pool // of *op
 	redis      atomic.Pointer[redis.UniversalClient]
 	redisMu    sync.Mutex // one reconnection at a time
 	newClient  func() (redis.UniversalClient, error)
@@ -68,12 +70,13 @@ func New(o Options) (*Engine, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	scripts, err := lua.Load()
+	library, err := lua.Load()
 	if err != nil {
 		return nil, err
 	}
 	e := &Engine{
-		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, now: o.Now, scripts: scripts,
+		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, now: o.Now, library: library, calls: newCalls(),
+		ops:     &sync.Pool{New: func() any { return new(op) }},
 		metrics: newEngineMetrics(o.Metrics), breaker: newBreaker(), orphans: make(chan Settle, orphansMax),
 		name: NewID(o.Now()).String(), newClient: func() (redis.UniversalClient, error) { return NewRedis(o.RedisURL) },
 	}
@@ -85,7 +88,7 @@ func New(o Options) (*Engine, error) {
 	e.redis.Store(&client)
 	e.batch.fly = e.fly
 	for p := range o.Layout.Partitions {
-		e.partitions = append(e.partitions, newPartition(p))
+		e.partitions = append(e.partitions, newPartition(p, o.Layout.Keys(p)))
 	}
 	return e, nil
 }
@@ -106,38 +109,48 @@ func (e *Engine) Reserve(ctx context.Context, r Reserve) (Decision, error) {
 		return Decision{}, fmt.Errorf("meter: %d ledger records wait for Postgres, at most %d: %w: %w",
 			backlog, ledgerBacklogMax, ErrUnavailable, ErrNotSent)
 	}
-	o := reserveOp(r)
-	d, err := e.run(ctx, o)
+	o, _ := e.ops.Get().(*op) // the pool makes no other
+	d, err := e.run(ctx, o.reserve(r), r.Until)
 	held := err == nil && d.Code == CodeOK && d.Reservation.State == Held
 	if o.maybe && !held { // an attempt without an answer may still run, also after a denial
 		e.orphan(Settle{ID: r.ID, Account: r.Account})
 	}
+	e.ops.Put(o) // not after a panic: a flight may still have it then
 	return d, err
 }
 
 // Commit charges s.Amount of a reservation and gives the rest back. A commit that Redis does not know is booked
 // late, from s.Reserved and s.Note, after Postgres was asked where that is needed.
 func (e *Engine) Commit(ctx context.Context, s Settle) (Decision, error) {
-	ctx, cancel := context.WithTimeout(ctx, verbBudget) // of all steps together
-	defer cancel()
 	if s.Amount <= 0 || !s.Amount.Valid() {
 		return Decision{}, fmt.Errorf("meter: commit of %s: the amount must be above 0; release takes nothing: %w",
 			s.Amount, ErrNotSent)
 	}
-	d, err := e.run(ctx, commitOp(s, false, true))
+	if s.Until.IsZero() {
+		s.Until = time.Now().Add(verbBudget) // of all steps together
+	}
+	o, _ := e.ops.Get().(*op) // the pool makes no other
+	d, err := e.run(ctx, o.commit(s, false, true), s.Until)
+	e.ops.Put(o)
 	if err != nil || d.Code != CodeUnknown {
 		return d, err
 	}
+	return e.commitUnknown(ctx, s, d)
+}
+
+// commitUnknown commits what Redis does not know: with all details, and after Postgres was asked where that is needed.
+func (e *Engine) commitUnknown(ctx context.Context, s Settle, d Decision) (Decision, error) {
 	if r := d.Reservation; r.State != 0 { // made under an Idempotency-Key that the caller did not name
 		s.Note, s.Reserved = r.Note, r.Amount
 	}
 	if s.Reserved <= 0 {
 		return d, nil
 	}
-	if d, err = e.run(ctx, commitOp(s, true, true)); err != nil || d.Code != CodeAskLedger {
+	d, err := e.run(ctx, commitOp(s, true, true), s.Until)
+	if err != nil || d.Code != CodeAskLedger {
 		return d, err
 	}
-	r, known, err := e.askLedger(ctx, s.ID)
+	r, known, err := e.askLedger(ctx, s.ID, s.Until)
 	if err != nil {
 		return d, err
 	}
@@ -145,7 +158,7 @@ func (e *Engine) Commit(ctx context.Context, s Settle) (Decision, error) {
 		if known {
 			s.Note, s.Reserved = r.Note, r.Amount
 		}
-		return e.run(ctx, commitOp(s, true, false))
+		return e.run(ctx, commitOp(s, true, false), s.Until)
 	}
 	d.Code, d.Reservation = CodeOK, r
 	if r.Charged != s.Amount && r.State != Uncollected {
@@ -156,11 +169,13 @@ func (e *Engine) Commit(ctx context.Context, s Settle) (Decision, error) {
 
 // Release gives a reservation back whole. It may be sent for an id whose reserve was never answered.
 func (e *Engine) Release(ctx context.Context, s Settle) (Decision, error) {
-	d, err := e.run(ctx, settleOp(verbRelease, s.ID, s.Account))
+	o := settleOp(verbRelease, s.ID, s.Account)
+	o.noDraws = s.NoDraws
+	d, err := e.run(ctx, o, s.Until)
 	if err != nil || d.Code != CodeAskLedger {
 		return d, err
 	}
-	r, known, err := e.askLedger(ctx, s.ID)
+	r, known, err := e.askLedger(ctx, s.ID, s.Until)
 	if err != nil {
 		return d, err
 	}
@@ -180,7 +195,7 @@ func (e *Engine) Extend(ctx context.Context, id ReservationID, lease time.Durati
 	if lease < LeaseMin || lease > LeaseMax {
 		return Decision{}, fmt.Errorf("meter: a lease of %s: from %s to %s: %w", lease, LeaseMin, LeaseMax, ErrNotSent)
 	}
-	return e.run(ctx, settleOp(verbExtend, id, "").i48(lease.Milliseconds()))
+	return e.run(ctx, settleOp(verbExtend, id, "").i48(lease.Milliseconds()), time.Time{})
 }
 
 // Grant adds a lot of credit. Decision.Account is the account afterwards.
@@ -194,7 +209,7 @@ func (e *Engine) Grant(ctx context.Context, g GrantChange) (Decision, error) {
 			return Decision{}, badTime(ms)
 		}
 	}
-	return e.run(ctx, grantOp(e.layout.PartitionOf(g.Account), g))
+	return e.run(ctx, grantOp(e.layout.PartitionOf(g.Account), g), time.Time{})
 }
 
 // Revoke takes credit back from a grant that was applied.
@@ -202,7 +217,7 @@ func (e *Engine) Revoke(ctx context.Context, r Revocation) (Decision, error) {
 	if r.Amount <= 0 || !r.Amount.Valid() {
 		return Decision{}, fmt.Errorf("meter: revocation of %s: the amount must be above 0: %w", r.Amount, ErrNotSent)
 	}
-	return e.run(ctx, revokeOp(e.layout.PartitionOf(r.Account), r))
+	return e.run(ctx, revokeOp(e.layout.PartitionOf(r.Account), r), time.Time{})
 }
 
 // MoveExpiry lets a grant end at another time.
@@ -210,7 +225,7 @@ func (e *Engine) MoveExpiry(ctx context.Context, m ExpiryMove) (Decision, error)
 	if m.ExpiresMs < 0 || m.ExpiresMs > Never {
 		return Decision{}, badTime(m.ExpiresMs)
 	}
-	return e.run(ctx, moveExpiryOp(e.layout.PartitionOf(m.Account), m))
+	return e.run(ctx, moveExpiryOp(e.layout.PartitionOf(m.Account), m), time.Time{})
 }
 
 // badTime says that a time cannot be kept in 48 bits, of which the scripts use 47.
@@ -225,22 +240,22 @@ func (e *Engine) Suspend(ctx context.Context, account string, suspended bool, ve
 		flag = 1
 	}
 	o := newOp(verbSuspend, e.layout.PartitionOf(account), NewID(e.now()), account)
-	return e.run(ctx, o.u32(version).u8(flag))
+	return e.run(ctx, o.u32(version).u8(flag), time.Time{})
 }
 
 // Balance reads an account.
 func (e *Engine) Balance(ctx context.Context, account string) (Decision, error) {
 	o := newOp(verbRead, e.layout.PartitionOf(account), NewID(e.now()), account)
-	return e.run(ctx, o.u8(readAccount))
+	return e.run(ctx, o.u8(readAccount), time.Time{})
 }
 
 // Reservation reads a reservation, from Postgres once Redis has forgotten it.
 func (e *Engine) Reservation(ctx context.Context, id ReservationID) (Decision, error) {
-	d, err := e.run(ctx, settleOp(verbRead, id, "").u8(readReservation))
+	d, err := e.run(ctx, settleOp(verbRead, id, "").u8(readReservation), time.Time{})
 	if err != nil || d.Code == CodeOK {
 		return d, err
 	}
-	r, known, err := e.askLedger(ctx, id)
+	r, known, err := e.askLedger(ctx, id, time.Now().Add(verbBudget))
 	if err != nil {
 		return d, err
 	}
@@ -251,9 +266,10 @@ func (e *Engine) Reservation(ctx context.Context, id ReservationID) (Decision, e
 }
 
 // run sends one operation until it has a decision: it waits for its partition to be open, and loads its account
-// when Redis does not have it, for verbBudget at most and one flight. What is in flight is not interrupted by ctx, so
-// a caller that gives up does not leave a verb half decided; pass a context that outlives the client.
-func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
+// when Redis does not have it, until a moment (zero: for verbBudget) and one flight. What is in flight is not
+// interrupted by ctx, so a caller that gives up does not leave a verb half decided; pass a context that outlives the
+// client. The moment is a value and no context's deadline, which would cost every verb a timer that few need.
+func (e *Engine) run(ctx context.Context, o *op, until time.Time) (Decision, error) {
 	if o.outcomes && (o.layout != e.layout.Number || o.partition >= e.layout.Partitions) {
 		return Decision{}, fmt.Errorf("meter: %s of layout %d, partition %d: %w: %w",
 			o.verb, o.layout, o.partition, ErrNoReservation, ErrNotSent)
@@ -262,20 +278,23 @@ func (e *Engine) run(ctx context.Context, o *op) (Decision, error) {
 		return Decision{}, fmt.Errorf("meter: %s %s: account %q is not in partition %d: %w",
 			o.verb, o.id, o.account, o.partition, ErrNotSent) // loading it there would give it two balances
 	}
-	ctx, cancel := context.WithTimeout(ctx, verbBudget)
-	defer cancel()
-	d, err := e.carry(ctx, o)
+	if until.IsZero() {
+		until = time.Now().Add(verbBudget)
+	}
+	d, err := e.carry(ctx, o, until)
 	if err != nil && o.maybe && errors.Is(err, ErrNotSent) {
 		err = withoutNotSent(err)
 	}
 	return d, err
 }
 
-func (e *Engine) carry(ctx context.Context, o *op) (Decision, error) {
+func (e *Engine) carry(ctx context.Context, o *op, until time.Time) (Decision, error) {
 	p := e.partitions[o.partition]
 	for {
-		if err := p.waitOpen(ctx); err != nil {
-			return Decision{}, err
+		if !p.ready() {
+			if err := within(ctx, until, p.waitOpen); err != nil {
+				return Decision{}, err
+			}
 		}
 		if err := e.batch.do(o); err != nil {
 			return Decision{}, err
@@ -294,25 +313,36 @@ func (e *Engine) carry(ctx context.Context, o *op) (Decision, error) {
 			return Decision{}, fmt.Errorf("meter: %w: %w: this host's clock is more than a minute off Redis'",
 				ErrUnavailable, ErrNotSent)
 		case CodeNotLoaded:
-			if err := e.loadAccount(ctx, o.account, o.partition, o.id); err != nil {
+			err := within(ctx, until, func(ctx context.Context) error { return e.loadAccount(ctx, o.account, o.partition, o.id) })
+			if err != nil {
 				return Decision{}, err
 			}
 		default:
 			p.saw(o.head)
 			return o.decision(e.layout)
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || !time.Now().Before(until) {
 			return Decision{}, fmt.Errorf("meter: %s: out of time, last refused: %s: %w: %w",
 				o.verb, o.code, ErrUnavailable, ErrNotSent)
 		}
 	}
 }
 
-// askLedger looks a reservation up in Postgres once its cursor has passed the partition's present head.
-func (e *Engine) askLedger(ctx context.Context, id ReservationID) (Reservation, bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, verbBudget)
+// within gives what waits a context that ends at a moment.
+func within(ctx context.Context, until time.Time, fn func(context.Context) error) error {
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	head, err := e.headPseq(ctx, id.Partition)
+	return fn(ctx)
+}
+
+// askLedger looks a reservation up in Postgres once its cursor has passed the partition's present head.
+func (e *Engine) askLedger(ctx context.Context, id ReservationID, until time.Time) (Reservation, bool, error) {
+	if until.IsZero() {
+		until = time.Now().Add(verbBudget)
+	}
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	head, err := e.meta(ctx, id.Partition)
 	if err != nil {
 		return Reservation{}, false, err
 	}
@@ -321,7 +351,7 @@ func (e *Engine) askLedger(ctx context.Context, id ReservationID) (Reservation, 
 		if err != nil {
 			return Reservation{}, false, fmt.Errorf("meter: outcome of %s: %w: %w: %w", id, ErrUnavailable, ErrNotSent, err)
 		}
-		if ok || at.Pseq >= head {
+		if ok || at.Pseq >= head.Pseq {
 			return r, ok, nil
 		}
 		if err := pause(ctx, cursorPoll); err != nil {

@@ -401,3 +401,16 @@ func TestExpiredThenForgottenIsStillCommittedLate(t *testing.T) {
 	available, _ := b.balance("acme")
 	require.Equal(t, 2*meter.Credit, available)
 }
+
+// A Redis that has lost the function library, and nothing else, is given it again.
+func TestLibraryIsLoadedAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.account("acme", 5*meter.Credit)
+	b.reserve("acme", meter.Credit)
+	require.NoError(t, b.raw().FunctionFlush(t.Context()).Err())
+	require.Equal(t, meter.CodeOK, b.reserve("acme", meter.Credit).Code)
+	require.NoError(t, b.raw().FunctionFlush(t.Context()).Err())
+	available, held := b.balance("acme")
+	require.Equal(t, [2]meter.Credits{3 * meter.Credit, 2 * meter.Credit}, [2]meter.Credits{available, held})
+}

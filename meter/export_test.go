@@ -2,9 +2,8 @@ package meter
 
 import (
 	"context"
-	"crypto/sha1"
-	"encoding/hex"
 	"strings"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/redis/go-redis/v9"
@@ -34,19 +33,15 @@ func (e *Engine) OpenNow(ctx context.Context) error {
 
 // Mutate plants a bug in the scripts.
 func (e *Engine) Mutate(old, planted string) {
-	for _, s := range []*lua.Script{&e.scripts.ApplySettle, &e.scripts.ApplyReserve} {
-		s.Source = strings.Replace(s.Source, old, planted, 1)
-		sum := sha1.Sum([]byte(s.Source))
-		s.SHA = hex.EncodeToString(sum[:])
-	}
+	e.library = lua.New(strings.Replace(e.library.Body(), old, planted, 1))
 }
 
 // HasCode reports whether the scripts contain some text.
 func (e *Engine) HasCode(text string) bool {
-	return strings.Contains(e.scripts.ApplySettle.Source, text) || strings.Contains(e.scripts.ApplyReserve.Source, text)
+	return strings.Contains(e.library.Source, text)
 }
 
-func (e *Engine) RunOp(ctx context.Context, o *Op) (Decision, error) { return e.run(ctx, o) }
+func (e *Engine) RunOp(ctx context.Context, o *Op) (Decision, error) { return e.run(ctx, o, time.Time{}) }
 
 // Fly sends operations in one flight.
 func (e *Engine) Fly(ops ...*Op) ([]Decision, error) {
@@ -110,3 +105,6 @@ func (e *Engine) SweepSkipped(what string) float64 {
 	_ = e.metrics.skipped.WithLabelValues(what).Write(&m) // never fails
 	return m.GetCounter().GetValue()
 }
+
+// EpochOf is the epoch under which the engine has a partition open.
+func (e *Engine) EpochOf(p uint16) uint64 { return e.partitions[p].epoch.Load() }

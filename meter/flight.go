@@ -10,8 +10,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker/v2"
-
-	"creditgate/lua"
 )
 
 // errRefused says that Redis answered, and did not run the call.
@@ -85,61 +83,86 @@ func (e *Engine) attempt(ctx context.Context, ops []*op) (again []*op, err error
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	client := e.client()
-	pipe := client.Pipeline()
-	calls := e.calls(ops)
-	cmds := make([]*redis.Cmd, len(calls))
-	for i, c := range calls {
-		cmds[i] = c.queue(ctx, pipe)
-	}
-	_, _ = pipe.Exec(ctx) // each command carries its own error
-	for i, c := range calls {
-		left, callErr := e.finish(ctx, client, c, cmds[i])
+	calls := e.newCalls(ops)
+	send(ctx, client, calls)
+	for _, c := range calls {
+		left, callErr := e.finish(ctx, client, c)
 		again = append(again, left...)
 		err = errors.Join(err, callErr)
+		e.calls.Put(c)
 	}
 	return again, err
 }
 
-// calls groups operations by entry script, settlements first, and in Cluster by partition.
-func (e *Engine) calls(ops []*op) []*call {
-	type group struct {
-		script    lua.Script
-		partition uint16
-		ops       []*op
+// send sends the calls. Each then has its reply or its own error.
+func send(ctx context.Context, client redis.UniversalClient, calls []*call) {
+	if len(calls) == 1 {
+		_ = client.Process(ctx, calls[0].command(ctx))
+		return
 	}
-	var groups []*group
-	add := func(script lua.Script, o *op) {
-		for _, g := range groups {
-			if g.script.SHA == script.SHA && (!e.cluster || g.partition == o.partition) {
-				g.ops = append(g.ops, o)
-				return
-			}
-		}
-		groups = append(groups, &group{script: script, partition: o.partition, ops: []*op{o}})
+	pipe := client.Pipeline()
+	for _, c := range calls {
+		_ = pipe.Process(ctx, c.command(ctx)) // a pipeline only queues
 	}
-	for _, o := range ops {
-		if o.verb != verbReserve {
-			add(e.scripts.ApplySettle, o)
-		}
-	}
-	for _, o := range ops {
-		if o.verb == verbReserve {
-			add(e.scripts.ApplyReserve, o)
-		}
-	}
+	_, _ = pipe.Exec(ctx)
+}
+
+// newCalls groups operations by function, settlements first, and in Cluster by partition.
+func (e *Engine) newCalls(ops []*op) []*call {
+	var calls []*call
 	now := e.now()
-	calls := make([]*call, len(groups))
-	for i, g := range groups {
-		calls[i] = newCall(g.script, g.ops, e.layout, e.fenceOf, now)
+	add := func(function string, ops []*op) {
+		c, _ := e.calls.Get().(*call) // the pool makes no other
+		c.build(function, ops, e.partitions, now)
+		calls = append(calls, c)
+	}
+	settles, reserves := split(ops, func(o *op) bool { return o.verb != verbReserve })
+	for _, g := range [...]struct {
+		function string
+		ops      []*op
+	}{{e.library.ApplySettle, settles}, {e.library.ApplyReserve, reserves}} {
+		for len(g.ops) > 0 {
+			part, rest := g.ops, []*op(nil)
+			if e.cluster { // a call may not span partitions there
+				part, rest = split(g.ops, func(o *op) bool { return o.partition == g.ops[0].partition })
+			}
+			add(g.function, part)
+			g.ops = rest
+		}
 	}
 	return calls
 }
 
+// split divides operations by whether first says so, keeping their order.
+func split(ops []*op, first func(*op) bool) (yes, no []*op) {
+	for i, o := range ops {
+		if first(o) == first(ops[0]) {
+			continue
+		}
+		yes, no = append(make([]*op, 0, len(ops)), ops[:i]...), make([]*op, 0, len(ops)-i) // mixed
+		for _, o := range ops[i:] {
+			if first(o) == first(ops[0]) {
+				yes = append(yes, o)
+			} else {
+				no = append(no, o)
+			}
+		}
+		break
+	}
+	if no == nil {
+		yes = ops
+	}
+	if len(ops) > 0 && !first(ops[0]) {
+		yes, no = no, yes
+	}
+	return yes, no
+}
+
 // finish reads one call's reply. It returns the operations to send again, marked if this attempt may have run.
-func (e *Engine) finish(ctx context.Context, client redis.UniversalClient, c *call, cmd *redis.Cmd) ([]*op, error) {
-	err := cmd.Err()
+func (e *Engine) finish(ctx context.Context, client redis.UniversalClient, c *call) ([]*op, error) {
+	err := c.reply.Err()
 	if err == nil {
-		if err = c.read(cmd.Val()); err == nil {
+		if err = c.read(); err == nil {
 			return nil, nil
 		}
 		e.reconnect(client, err)
@@ -153,10 +176,10 @@ func (e *Engine) finish(ctx context.Context, client redis.UniversalClient, c *ca
 		c.maybe() // a Cluster client may itself have sent it before the dial that failed
 		return c.ops, err
 	}
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, errors.Join(err, e.loadScripts(ctx, client)))
+	if isUnloaded(err) {
+		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, errors.Join(err, loadLibrary(ctx, client, e.library)))
 	}
-	if !strings.Contains(err.Error(), "@user_script") { // OOM, LOADING, BUSY, READONLY, MISCONF, …: it did not run
+	if !strings.Contains(err.Error(), "@user_function") { // OOM, LOADING, BUSY, READONLY, MISCONF, …: it did not run
 		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, err)
 	}
 	return e.halves(ctx, c, err)

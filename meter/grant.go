@@ -57,8 +57,17 @@ type Account struct {
 	FlagsVersion uint32 // version of the flags in Postgres; an older change is refused
 	Holds        uint32 // open reservations
 	PrunedPseq   uint64 // no admin change with a pseq above it was forgotten
+	Sum          AvailableSum
 	Applied      []AppliedChange
 	Grants       []Grant // in drain order
+}
+
+// AvailableSum is what Available gives at any moment of a span in which no grant begins or ends, kept by the scripts so
+// that a request need not add up every grant. The zero value holds at no moment.
+type AvailableSum struct {
+	Available Credits
+	FromMs    int64
+	UntilMs   int64 // the first moment at which it may be another
 }
 
 // AppliedChange remembers a grant, revocation or expiry move until the ledger entry that carries it is flushed, so

@@ -38,7 +38,10 @@ func (id ID) CreatedMs() int64 {
 func (id ID) IsZero() bool { return id == ID{} }
 
 // String writes the usual 36 characters.
-func (id ID) String() string {
+func (id ID) String() string { return string(id.Append(nil)) }
+
+// Append is String into a buffer.
+func (id ID) Append(to []byte) []byte {
 	var b [36]byte
 	hex.Encode(b[0:8], id[0:4])
 	hex.Encode(b[9:13], id[4:6])
@@ -46,7 +49,7 @@ func (id ID) String() string {
 	hex.Encode(b[19:23], id[8:10])
 	hex.Encode(b[24:36], id[10:16])
 	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
-	return string(b[:])
+	return append(to, b[:]...)
 }
 
 // MarshalText writes String's form.
@@ -79,14 +82,17 @@ type ReservationID struct {
 }
 
 // String writes the text form.
-func (r ReservationID) String() string {
-	b := strconv.AppendUint(make([]byte, 0, 48), uint64(r.Layout), 10)
+func (r ReservationID) String() string { return string(r.Append(make([]byte, 0, 48))) }
+
+// Append is String into a buffer.
+func (r ReservationID) Append(to []byte) []byte {
+	b := strconv.AppendUint(to, uint64(r.Layout), 10)
 	b = append(b, '-')
 	if r.Partition < 10 {
 		b = append(b, '0')
 	}
 	b = strconv.AppendUint(b, uint64(r.Partition), 10)
-	return string(append(append(b, '-'), r.ID.String()...))
+	return r.ID.Append(append(b, '-'))
 }
 
 // MarshalText writes String's form.

@@ -60,10 +60,15 @@ func (i *Inspector) Partition(ctx context.Context, partition uint16) (PartitionV
 	if err != nil {
 		return v, i.failed("partition", err)
 	}
-	v.Exists, v.Epoch, v.Pseq, v.State, v.Torn = m.exists, m.epoch, m.pseq, m.state, m.torn
-	v.SameIncarnation = m.exists && m.inc == m.replid
+	v.Exists, v.Epoch, v.Pseq, v.FlushedPseq, v.Torn = m.exists, m.Epoch, m.Pseq, m.Flushed.Pseq, m.Torn
+	v.SameIncarnation = m.exists && m.Incarnation == m.replid
+	if m.exists {
+		v.State = "open"
+	}
+	if m.Loading {
+		v.State = "loading"
+	}
 	pipe := i.client.Pipeline()
-	flushed := pipe.HGet(ctx, keys.Meta(), "flushed")
 	records, open := pipe.XLen(ctx, keys.Ledger()), pipe.HLen(ctx, keys.Open())
 	lapses, slots := pipe.ZCard(ctx, keys.Lapses()), pipe.HLen(ctx, keys.Slots())
 	first := pipe.XRangeN(ctx, keys.Ledger(), "-", "+", 1)
@@ -71,7 +76,6 @@ func (i *Inspector) Partition(ctx context.Context, partition uint16) (PartitionV
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return v, i.failed("partition", err)
 	}
-	v.FlushedPseq, _ = flushed.Uint64() // absent before the first flush
 	v.Records, v.Open, v.Lapses, v.Slots = records.Val(), open.Val(), lapses.Val(), slots.Val()
 	if len(first.Val()) > 0 && len(last.Val()) > 0 {
 		v.First, v.Last = first.Val()[0].ID, last.Val()[0].ID
@@ -157,12 +161,12 @@ func (i *Inspector) Reservation(ctx context.Context, id ReservationID) (r Reserv
 		if r, err = UnpackReservation(b); err != nil {
 			return r, false, fmt.Errorf("meter: reservation %s: %w", id, err)
 		}
-		downMs, err := i.client.HGet(ctx, keys.Meta(), "down_ms").Int64()
-		if err != nil && !errors.Is(err, redis.Nil) {
+		m, err := i.engine.readMeta(ctx, i.client, id.Partition)
+		if err != nil {
 			return r, false, i.failed("reservation", err)
 		}
 		r.ID = id
-		r.DeadlineMs += downMs // packed leases do not count the time that Redis was away
+		r.DeadlineMs += m.DownMs // packed leases do not count the time that Redis was away
 		return r, true, nil
 	}
 	return r, false, nil

@@ -36,6 +36,12 @@ const (
 	keySlotMs  = 24 * 60 * 60 * 1000 // Idempotency-Key → current reservation
 )
 
+// SlotNoteMs is how exactly `slots` knows when an outcome slot was last written; the slot is kept that much longer.
+const SlotNoteMs = 10 * 1000
+
+// DoneSlot is the number of the outcome slot of reservations created at createdMs.
+func DoneSlot(createdMs int64) int64 { return createdMs / doneSlotMs }
+
 // Keys names the Redis keys of one partition. All carry the partition's hash tag, so that they share a Cluster
 // slot and one script may touch them together.
 type Keys struct {
@@ -47,7 +53,7 @@ func (l Layout) Keys(p uint16) Keys {
 	return Keys{tag: fmt.Sprintf("{cg%d:%02d}:", l.Number, p)}
 }
 
-// Meta is the HASH with the partition's epoch, pseq and fence.
+// Meta is the STRING with the partition's head, fence and clock.
 func (k Keys) Meta() string { return k.tag + "meta" }
 
 // Ledger is the STREAM of records not yet trimmed.
@@ -63,14 +69,28 @@ func (k Keys) Lapses() string { return k.tag + "lapses" }
 func (k Keys) Slots() string { return k.tag + "slots" }
 
 // Account is the STRING with one account's packed state.
-func (k Keys) Account(account string) string { return k.tag + "a:" + account }
+func (k Keys) Account(account string) string { return string(k.appendAccount(nil, account)) }
 
 // Done is the HASH of outcomes of reservations created in the same slot as createdMs.
-func (k Keys) Done(createdMs int64) string {
-	return k.tag + "done:" + strconv.FormatInt(createdMs/doneSlotMs, 10)
-}
+func (k Keys) Done(createdMs int64) string { return string(k.appendDone(nil, createdMs/doneSlotMs)) }
 
 // KeyDay is the HASH of Idempotency-Key records of the day that contains ms.
-func (k Keys) KeyDay(ms int64) string {
-	return k.tag + "keys:" + strconv.FormatInt(ms/keySlotMs, 10)
+func (k Keys) KeyDay(ms int64) string { return string(k.appendKeyDay(nil, ms/keySlotMs)) }
+
+// accountMark stands between the tag and an account's name.
+const accountMark = "a:"
+
+// accountPrefix is the length of what stands before the account's name in its key.
+func (k Keys) accountPrefix() int { return len(k.tag) + len(accountMark) }
+
+func (k Keys) appendAccount(b []byte, account string) []byte {
+	return append(append(append(b, k.tag...), accountMark...), account...)
+}
+
+func (k Keys) appendDone(b []byte, slot int64) []byte {
+	return strconv.AppendInt(append(append(b, k.tag...), "done:"...), slot, 10)
+}
+
+func (k Keys) appendKeyDay(b []byte, day int64) []byte {
+	return strconv.AppendInt(append(append(b, k.tag...), "keys:"...), day, 10)
 }

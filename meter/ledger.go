@@ -67,14 +67,15 @@ func (l *LedgerReader) under(
 ) ([]redis.XMessage, error) {
 	keys := l.engine.layout.Keys(p.number)
 	tx := l.engine.client().TxPipeline()
-	has := tx.HGet(ctx, keys.Meta(), "epoch")
+	has := tx.Get(ctx, keys.Meta())
 	messages := tx.XRangeN(ctx, keys.Ledger(), "("+after.String(), "+", int64(limit))
 	if _, err := tx.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return nil, err
 	}
-	if n, err := has.Uint64(); err != nil || n != epoch {
+	b, _ := has.Bytes()
+	if m, err := UnpackMeta(b); err != nil || m.Epoch != epoch {
 		p.shut(epoch, CodeEpoch)
-		return nil, fmt.Errorf("%w: %q and not %d", errOtherEpoch, has.Val(), epoch)
+		return nil, fmt.Errorf("%w: %d and not %d", errOtherEpoch, m.Epoch, epoch)
 	}
 	return messages.Val(), nil
 }
@@ -115,26 +116,15 @@ func (e *Engine) record(partition uint16, m redis.XMessage) (Record, error) {
 func (l *LedgerReader) Flushed(ctx context.Context, partition uint16, at, trimTo Position) error {
 	o := newOp(verbFlushed, partition, NewID(l.engine.now()), "").
 		u64(at.Epoch).u64(at.Pseq).u64(trimTo.Epoch).u64(trimTo.Pseq)
-	_, err := l.engine.run(ctx, o)
+	_, err := l.engine.run(ctx, o, time.Time{})
 	return err
 }
 
 // Head is the pseq of the newest record and the epoch that the partition has now, both of one moment. An opening
 // raises the epoch and not the pseq, so there need not be a record at just this position: compare the pseq.
 func (l *LedgerReader) Head(ctx context.Context, partition uint16) (Position, error) {
-	var at struct {
-		Epoch uint64 `redis:"epoch"`
-		Pseq  uint64 `redis:"pseq"`
-	}
-	fields := l.engine.client().HMGet(ctx, l.engine.layout.Keys(partition).Meta(), "epoch", "pseq")
-	err := fields.Scan(&at)
-	if err == nil && fields.Val()[0] == nil {
-		err = redis.Nil // as headPseq says it: without meta there is no head, not even 0
-	}
-	if err != nil {
-		return Position{}, fmt.Errorf("meter: head of partition %d: %w: %w: %w", partition, ErrUnavailable, ErrNotSent, err)
-	}
-	return Position{Epoch: at.Epoch, Pseq: at.Pseq}, nil
+	m, err := l.engine.meta(ctx, partition)
+	return Position{Epoch: m.Epoch, Pseq: m.Pseq}, err
 }
 
 // Reopen says that Postgres has a newer epoch than Redis runs under: an opening was claimed and not finished.

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
+	"creditgate/meter/metertest"
 )
 
 // A Redis that a failover left behind still has the meta of an older epoch: what it says is not flushed.
@@ -26,7 +27,7 @@ func TestRedisLeftBehindIsNotRead(t *testing.T) {
 	require.Empty(t, none)
 
 	r.reopen() // to epoch 2
-	require.NoError(t, r.client.HSet(r.ctx, r.layout.Keys(p).Meta(), "epoch", 1).Err())
+	require.NoError(t, metertest.EditMeta(r.ctx, r.client, r.layout.Keys(p), func(m *meter.Meta) { m.Epoch = 1 }))
 	_, err = read(meter.Position{})
 	require.ErrorIs(t, err, meter.ErrUnavailable)
 }
@@ -61,7 +62,7 @@ func TestHeadIsOfOneMoment(t *testing.T) {
 	t.Parallel()
 	r := newRules(t)
 	p := r.layout.PartitionOf(payer)
-	require.NoError(t, r.client.HSet(r.ctx, r.layout.Keys(p).Meta(), "epoch", 7).Err())
+	require.NoError(t, metertest.EditMeta(r.ctx, r.client, r.layout.Keys(p), func(m *meter.Meta) { m.Epoch = 7 }))
 	head, err := r.engines[0].Ledger().Head(r.ctx, p)
 	require.NoError(t, err)
 	require.Equal(t, meter.Position{Epoch: 7, Pseq: 1}, head)

@@ -29,7 +29,7 @@ func (e *Engine) loadAccount(ctx context.Context, account string, partition uint
 
 func (e *Engine) fetchAccount(ctx context.Context, account string, partition uint16) error {
 	epoch := e.partitions[partition].epoch.Load() // before anything is read under it
-	head, err := e.headPseq(ctx, partition)
+	head, err := e.meta(ctx, partition)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (e *Engine) fetchAccount(ctx context.Context, account string, partition uin
 		if err != nil {
 			return fmt.Errorf("meter: load %q from Postgres: %w: %w: %w", account, ErrUnavailable, ErrNotSent, err)
 		}
-		if at.Pseq >= head {
+		if at.Pseq >= head.Pseq {
 			return e.putAccount(ctx, account, partition, a, at, epoch)
 		}
 		if pause(ctx, cursorPoll) != nil {

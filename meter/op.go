@@ -27,6 +27,26 @@ const (
 	verbTick
 )
 
+// How many of its own keys a partition passes to a call: meta, open, ledger; slots; lapses.
+const (
+	sectionKeysMin = 3
+	sectionKeysMax = 5
+)
+
+// sectionKeys is how many of its partition's own keys the operation may touch.
+func (o *op) sectionKeys() int {
+	switch o.verb {
+	case verbGrant, verbLapse, verbMoveExpiry, verbLoad:
+		return sectionKeysMax
+	case verbCommit, verbRelease, verbExpire, verbLoadKey, verbDrop:
+		return sectionKeysMax - 1
+	}
+	if o.key != nil { // a reserve with an Idempotency-Key writes the day's record
+		return sectionKeysMax - 1
+	}
+	return sectionKeysMin
+}
+
 // What verbRead is asked for.
 const (
 	readAccount     = 1
@@ -43,9 +63,11 @@ type op struct {
 	account   string // "" if the operation names none
 	outcomes  bool   // the operation looks for the reservation with its id
 	payload   []byte // what the verb file lists after the common head
+	noted     Note   // what the payload says of it, so that an answer which repeats it need not be decoded anew
+	noDraws   bool   // the caller does not want them in the answer
 	key       *IdempotencyKey
-	keyed     bool   // the payload ends with a key part
-	slotKey   string // verbDrop: the slot, sent before the payload
+	keyed     bool    // the payload ends with a key part
+	slot      slotRef // verbDrop: sent before the payload
 
 	epoch uint64 // of the last call that carried it
 	maybe bool   // an attempt may have run without an answer: never reset
@@ -66,8 +88,20 @@ type sectionHead struct {
 }
 
 func newOp(v verb, partition uint16, id ID, account string) *op {
-	return &op{verb: v, partition: partition, id: id, account: account, payload: make([]byte, 0, 96)}
+	return new(op).about(v, partition, id, account)
 }
+
+// about begins the operation, which may have been used before.
+func (o *op) about(v verb, partition uint16, id ID, account string) *op {
+	*o = op{verb: v, partition: partition, id: id, account: account, payload: o.payload[:0]}
+	if o.payload == nil {
+		o.payload = make([]byte, 0, payloadUsual)
+	}
+	return o
+}
+
+// payloadUsual is what a reserve or commit with its note takes.
+const payloadUsual = 160
 
 func (o *op) u8(v byte) *op    { o.payload = append(o.payload, v); return o }
 func (o *op) u32(v uint32) *op { o.payload = binary.LittleEndian.AppendUint32(o.payload, v); return o }
@@ -88,6 +122,7 @@ func (o *op) bytes16(b []byte) *op {
 }
 
 func (o *op) note(n Note) *op {
+	o.noted = n
 	at := len(o.payload)
 	o.payload = AppendNote(append(o.payload, 0, 0), n)
 	binary.LittleEndian.PutUint16(o.payload[at:], uint16(len(o.payload)-at-2))
@@ -96,8 +131,10 @@ func (o *op) note(n Note) *op {
 
 func (o *op) keyPart(k *IdempotencyKey) *op { o.keyed, o.key = true, k; return o }
 
-func reserveOp(r Reserve) *op {
-	o := settleOp(verbReserve, r.ID, r.Account)
+func reserveOp(r Reserve) *op { return new(op).reserve(r) }
+
+func (o *op) reserve(r Reserve) *op {
+	o.settle(verbReserve, r.ID, r.Account).noDraws = r.NoDraws
 	holdsMax := r.MaxInFlight
 	if holdsMax == 0 {
 		holdsMax = InFlightMax
@@ -105,10 +142,12 @@ func reserveOp(r Reserve) *op {
 	return o.credits(r.Amount).i48(r.Lease.Milliseconds()).u32(holdsMax).note(r.Note).keyPart(r.Note.Key)
 }
 
-// commitOp says with details that a commit may be booked late if Redis does not know the reservation, and with
-// inLedger that Postgres may know its outcome.
-func commitOp(s Settle, details, inLedger bool) *op {
-	o := settleOp(verbCommit, s.ID, s.Account)
+func commitOp(s Settle, details, inLedger bool) *op { return new(op).commit(s, details, inLedger) }
+
+// commit says with details that a commit may be booked late if Redis does not know the reservation, and with inLedger
+// that Postgres may know its outcome.
+func (o *op) commit(s Settle, details, inLedger bool) *op {
+	o.settle(verbCommit, s.ID, s.Account).noDraws = s.NoDraws
 	reserved := Credits(0)
 	if details {
 		reserved = s.Reserved
@@ -120,9 +159,11 @@ func commitOp(s Settle, details, inLedger bool) *op {
 	return o.credits(s.Amount).u32(s.Units).credits(reserved).u8(ask).note(s.Note).keyPart(s.Note.Key)
 }
 
-// settleOp is an operation on the reservation with this id.
-func settleOp(v verb, id ReservationID, account string) *op {
-	o := newOp(v, id.Partition, id.ID, account)
+func settleOp(v verb, id ReservationID, account string) *op { return new(op).settle(v, id, account) }
+
+// settle begins an operation on the reservation with this id.
+func (o *op) settle(v verb, id ReservationID, account string) *op {
+	o.about(v, id.Partition, id.ID, account)
 	o.outcomes, o.layout = true, id.Layout
 	return o
 }
@@ -166,7 +207,7 @@ func (o *op) decision(layout Layout) (Decision, error) {
 		}
 		id, body = ID(body[:len(id)]), body[len(id):]
 	}
-	d.Reservation, err = UnpackReservation(body)
+	d.Reservation, err = unpackReservation(body, known{account: o.account, note: o.noted, noDraws: o.noDraws})
 	d.Reservation.ID = ReservationID{Layout: layout.Number, Partition: o.partition, ID: id}
 	if d.Reservation.State == Held {
 		d.Reservation.DeadlineMs += o.head.downMs // stored in up time while it runs, told in wall time

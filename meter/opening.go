@@ -53,14 +53,13 @@ func (e *Engine) openLoop(ctx context.Context, p *partition) {
 	}
 }
 
-// partitionMeta is the part of a partition's meta that opening compares.
+// partitionMeta is what opening compares.
 type partitionMeta struct {
-	exists             bool
-	epoch, pseq        uint64
-	base               uint64 // the pseq it was rebuilt at; the stream begins after it
-	inc, state, replid string
-	torn               bool
-	idle               time.Duration // since anything was written
+	Meta
+
+	exists bool
+	replid string        // of the Redis that answered
+	idle   time.Duration // since anything was written
 }
 
 func (e *Engine) openPartition(ctx context.Context, p *partition) error {
@@ -70,7 +69,7 @@ func (e *Engine) openPartition(ctx context.Context, p *partition) error {
 	if err := CheckRedis(ctx, client); err != nil {
 		return err
 	}
-	if err := e.loadScripts(ctx, client); err != nil {
+	if err := loadLibrary(ctx, client, e.library); err != nil {
 		return err
 	}
 	if err := e.checkLayout(ctx, client); err != nil {
@@ -80,21 +79,21 @@ func (e *Engine) openPartition(ctx context.Context, p *partition) error {
 	switch {
 	case err != nil:
 		return err
-	case m.torn:
+	case m.Torn:
 		return fmt.Errorf("%w: a write failed half-way in Redis; compare with Postgres and rebuild", errFenced)
-	case m.exists && m.state == "open" && m.inc == m.replid && m.pseq >= p.minPseq.Load() && !p.reopen.Load():
-		p.open(m.epoch, m.pseq)
+	case m.exists && !m.Loading && m.Incarnation == m.replid && m.Pseq >= p.minPseq.Load() && !p.reopen.Load():
+		p.open(m.Epoch, m.Pseq)
 		return nil
 	}
-	empty := !m.exists || m.state == "loading"
-	if m.state == "loading" && m.idle < loadingIdle && m.epoch != p.epoch.Load() {
+	empty := !m.exists || m.Loading
+	if m.Loading && m.idle < loadingIdle && m.Epoch != p.epoch.Load() {
 		return errors.New("another gateway is rebuilding it")
 	}
 	if _, err := e.compare(ctx, p, m, empty); err != nil {
 		return err // refused before an epoch is claimed: a partition that stays fenced locks nobody out
 	}
 	// Claimed before the cursor is read for good: from here on no flusher of an older epoch can move it.
-	epoch, err := e.book.ClaimEpoch(ctx, p.number, m.epoch)
+	epoch, err := e.book.ClaimEpoch(ctx, p.number, m.Epoch)
 	if err != nil {
 		return fmt.Errorf("claim an epoch: %w", err)
 	}
@@ -119,12 +118,12 @@ func (e *Engine) compare(ctx context.Context, p *partition, m partitionMeta, emp
 	switch {
 	case empty:
 		return at, nil
-	case m.pseq < at.Pseq:
-		return at, fmt.Errorf("%w: Postgres has %d ledger records more than Redis", errFenced, at.Pseq-m.pseq)
-	case at.Pseq < m.base:
+	case m.Pseq < at.Pseq:
+		return at, fmt.Errorf("%w: Postgres has %d ledger records more than Redis", errFenced, at.Pseq-m.Pseq)
+	case at.Pseq < m.Base:
 		return at, fmt.Errorf("%w: Postgres has lost %d ledger records since Redis was rebuilt from it",
-			errFenced, m.base-at.Pseq)
-	case at.Pseq == m.base: // the stream begins after it
+			errFenced, m.Base-at.Pseq)
+	case at.Pseq == m.Base: // the stream begins after it
 		return at, nil
 	}
 	body, err := e.recordAt(ctx, p.number, at.Position)
@@ -140,7 +139,7 @@ func (e *Engine) compare(ctx context.Context, p *partition, m partitionMeta, emp
 
 // countLost tells of ledger records that this gateway saw in Redis and nobody has any more.
 func (e *Engine) countLost(p *partition, m partitionMeta, at Cursor, empty bool) {
-	head := m.pseq
+	head := m.Pseq
 	if empty {
 		head = at.Pseq
 	}
@@ -153,19 +152,19 @@ func (e *Engine) countLost(p *partition, m partitionMeta, at Cursor, empty bool)
 
 // resumePartition opens a Redis that has everything Postgres has.
 func (e *Engine) resumePartition(ctx context.Context, p *partition, m partitionMeta, epoch uint64, at Cursor) error {
-	if err := e.openScript(ctx, p.number, "resume", epoch, m.epoch, at.Position); err != nil {
+	if err := e.openScript(ctx, p.number, "resume", epoch, m.Epoch, at.Position); err != nil {
 		return err
 	}
 	p.reopen.Store(false)
-	p.open(epoch, m.pseq)
-	e.log.Info().Uint16("partition", p.number).Uint64("epoch", epoch).Uint64("unflushed", m.pseq-at.Pseq).
+	p.open(epoch, m.Pseq)
+	e.log.Info().Uint16("partition", p.number).Uint64("epoch", epoch).Uint64("unflushed", m.Pseq-at.Pseq).
 		Msg("partition resumed")
 	return nil
 }
 
 // rebuildPartition fills an empty Redis from Postgres: every account, and the charged Idempotency-Keys of a day.
 func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partitionMeta, epoch uint64, at Cursor) error {
-	if err := e.openScript(ctx, p.number, "rebuild", epoch, m.epoch, at.Position); err != nil {
+	if err := e.openScript(ctx, p.number, "rebuild", epoch, m.Epoch, at.Position); err != nil {
 		return err
 	}
 	p.epoch.Store(epoch)
@@ -188,11 +187,11 @@ func (e *Engine) openScript(
 	ctx context.Context, partition uint16, mode string, epoch, expected uint64, flushed Position,
 ) error {
 	keys := e.layout.Keys(partition)
-	reply, err := e.client().EvalSha(ctx, e.scripts.Open.SHA,
+	reply, err := e.client().FCall(ctx, e.library.Open,
 		[]string{keys.Meta(), keys.Ledger(), keys.Open(), keys.Lapses(), keys.Slots()},
 		mode, epoch, expected, flushed.Pseq, flushed.Epoch, e.now().UnixMilli()).Int64Slice()
 	if err != nil {
-		return fmt.Errorf("open script: %w", err)
+		return fmt.Errorf("open: %w", err)
 	}
 	if len(reply) != 2 || Code(reply[0]) != CodeOK {
 		return fmt.Errorf("%s: %s: %v", mode, openRefusal(reply), reply)
@@ -200,7 +199,7 @@ func (e *Engine) openScript(
 	return nil
 }
 
-// openRefusal says what a refusal of the open script means and what to do.
+// openRefusal says what a refusal to open means and what to do.
 func openRefusal(reply []int64) string {
 	code := CodeError
 	if len(reply) == 2 {
@@ -219,26 +218,31 @@ func openRefusal(reply []int64) string {
 func (e *Engine) readMeta(ctx context.Context, client redis.UniversalClient, partition uint16) (partitionMeta, error) {
 	key := e.layout.Keys(partition).Meta()
 	pipe := client.Pipeline()
-	fields := pipe.HMGet(ctx, key, "epoch", "pseq", "inc", "state", "torn", "base", "last_ms")
+	packed := pipe.Get(ctx, key)
 	// Through a script, so that in Cluster it is answered by the node that holds the partition.
 	server := pipe.Eval(ctx, `#!lua flags=no-writes
 return {string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), redis.call('TIME')[1] .. '000'}`, []string{key})
-	if _, err := pipe.Exec(ctx); err != nil {
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return partitionMeta{}, fmt.Errorf("read meta: %w", err)
 	}
 	about, err := server.StringSlice()
 	if err != nil || len(about) != 2 {
 		return partitionMeta{}, fmt.Errorf("read the incarnation: %v: %w", about, err)
 	}
-	v := fields.Val()
-	text := func(i int) string { s, _ := v[i].(string); return s }
-	number := func(i int) uint64 { n, _ := strconv.ParseUint(text(i), 10, 64); return n }
-	nowMs, _ := strconv.ParseUint(about[1], 10, 64)
-	return partitionMeta{
-		exists: v[0] != nil, epoch: number(0), pseq: number(1), inc: text(2), state: text(3), torn: v[4] != nil,
-		base: number(5), replid: about[0],
-		idle: time.Duration(int64(nowMs)-int64(number(6))) * time.Millisecond,
-	}, nil
+	m := partitionMeta{replid: about[0]}
+	b, err := packed.Bytes()
+	if errors.Is(err, redis.Nil) {
+		return m, nil
+	}
+	if err == nil {
+		m.Meta, err = UnpackMeta(b)
+	}
+	if err != nil {
+		return m, fmt.Errorf("read meta: %w", err)
+	}
+	nowMs, _ := strconv.ParseInt(about[1], 10, 64)
+	m.exists, m.idle = true, time.Duration(nowMs-m.LastMs)*time.Millisecond
+	return m, nil
 }
 
 // recordAt is the body of one ledger record in Redis; nil if it is not there.
@@ -251,13 +255,17 @@ func (e *Engine) recordAt(ctx context.Context, partition uint16, at Position) ([
 	return []byte(body), nil
 }
 
-// headPseq is the pseq of the partition's newest record.
-func (e *Engine) headPseq(ctx context.Context, partition uint16) (uint64, error) {
-	n, err := e.client().HGet(ctx, e.layout.Keys(partition).Meta(), "pseq").Uint64()
-	if err != nil {
-		return 0, fmt.Errorf("meter: head of partition %d: %w: %w: %w", partition, ErrUnavailable, ErrNotSent, err)
+// meta reads a partition's meta from a Redis that must have it.
+func (e *Engine) meta(ctx context.Context, partition uint16) (Meta, error) {
+	b, err := e.client().Get(ctx, e.layout.Keys(partition).Meta()).Bytes()
+	var m Meta
+	if err == nil {
+		m, err = UnpackMeta(b)
 	}
-	return n, nil
+	if err != nil { // without meta there is no head, not even 0
+		return m, fmt.Errorf("meter: head of partition %d: %w: %w: %w", partition, ErrUnavailable, ErrNotSent, err)
+	}
+	return m, nil
 }
 
 // layoutKey holds the layout that this Redis was filled under; it belongs to no partition.

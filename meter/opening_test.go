@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
+	"creditgate/meter/metertest"
 )
 
 // A failover to a replica that missed the last opening, or a restored backup: meta has an older epoch and another
@@ -20,9 +21,7 @@ func TestOlderEpochInRedisIsNoticed(t *testing.T) {
 	b := setup(t)
 	b.account("acme", meter.Credit)
 	c, keys := b.raw(), b.layout.Keys(b.layout.PartitionOf("acme"))
-	epoch, err := c.HGet(t.Context(), keys.Meta(), "epoch").Int()
-	require.NoError(t, err)
-	require.NoError(t, c.HSet(t.Context(), keys.Meta(), "epoch", epoch-1, "inc", "abc").Err())
+	require.NoError(t, metertest.EditMeta(t.Context(), c, keys, func(m *meter.Meta) { m.Epoch, m.Incarnation = m.Epoch-1, "abc" }))
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	within(t, 10*time.Second, "balance with a deadline of 2 s", func() { _, _ = b.engine.Balance(ctx, "acme") })

@@ -16,7 +16,12 @@ type PartitionState struct {
 
 // partition is this gateway's view of one partition: the fence that each call carries, and whether it is open.
 type partition struct {
-	number  uint16
+	number uint16
+	keys   Keys
+	// sectionKeys are the partition's own keys in the order in which a call passes them; the last ones only if it
+	// may write them. They are strings, as go-redis finds a Cluster node by the first.
+	sectionKeys [sectionKeysMax]any
+
 	epoch   atomic.Uint64
 	minPseq atomic.Uint64
 	flushed atomic.Uint64
@@ -29,10 +34,21 @@ type partition struct {
 	reason string
 }
 
-func newPartition(number uint16) *partition {
-	p := &partition{number: number, opened: make(chan struct{}), wake: make(chan struct{}, 1), reason: "not opened yet"}
+func newPartition(number uint16, k Keys) *partition {
+	p := &partition{
+		number: number, keys: k,
+		sectionKeys: [sectionKeysMax]any{k.Meta(), k.Open(), k.Ledger(), k.Slots(), k.Lapses()},
+		opened:      make(chan struct{}), wake: make(chan struct{}, 1), reason: "not opened yet",
+	}
 	p.wake <- struct{}{}
 	return p
+}
+
+// ready reports whether waitOpen would not wait.
+func (p *partition) ready() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.isOpen
 }
 
 // waitOpen returns when the partition is open, or ErrUnavailable with the reason when ctx ends first.
@@ -139,8 +155,7 @@ func (e *Engine) backlog(n uint16) uint64 {
 	return max(p.minPseq.Load(), flushed) - flushed
 }
 
-func (e *Engine) fenceOf(n uint16) fence {
-	p := e.partitions[n]
+func (p *partition) fence() fence {
 	return fence{epoch: p.epoch.Load(), minPseq: p.minPseq.Load()}
 }
 

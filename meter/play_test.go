@@ -424,7 +424,7 @@ func (p *play) disturb(t *rapid.T) {
 		ms := rapid.SampledFrom([]int64{500, 5_000}).Draw(t, "outage ms")
 		for _, m := range p.models {
 			m.Outage(ms)
-			require.NoError(p.t, p.client.HIncrBy(p.ctx, p.layout.Keys(m.Partition).Meta(), "down_ms", ms).Err())
+			require.NoError(p.t, metertest.EditMeta(p.ctx, p.client, p.layout.Keys(m.Partition), func(m *meter.Meta) { m.DownMs += ms }))
 		}
 		p.setClock()
 	case 2:

@@ -37,6 +37,14 @@ func (r *reader) u64() uint64      { return binary.LittleEndian.Uint64(r.fixed(8
 func (r *reader) id() (id ID)      { copy(id[:], r.take(len(id))); return id }
 func (r *reader) str(n int) string { return string(r.take(n)) }
 
+// strLike is str for a text that is probably `like`, which is then used instead of a copy.
+func (r *reader) strLike(n int, like string) string {
+	if b := r.take(n); string(b) != like {
+		return string(b)
+	}
+	return like
+}
+
 func (r *reader) credits() Credits {
 	c := Credits(r.u64())
 	if !c.Valid() {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"creditgate/lua"
 )
 
 // poolMax bounds the connections: one for each partition whose ledger is waited on, and some for flights and sweeps.
@@ -98,17 +100,16 @@ func (e *Engine) reconnect(bad redis.UniversalClient, why error) {
 	_ = bad.Close() // nothing more is read from it
 }
 
-// loadScripts puts the scripts into the cache of every master.
-func (e *Engine) loadScripts(ctx context.Context, client redis.UniversalClient) error {
+// isUnloaded reports whether a Redis answered that it does not have the library: it is new, or lost everything.
+func isUnloaded(err error) bool { return redis.HasErrorPrefix(err, "Function not found") }
+
+// loadLibrary gives the library to every master that does not have it. Its name ends with a digest of its code, so
+// one that is there is the same.
+func loadLibrary(ctx context.Context, client redis.UniversalClient, l lua.Library) error {
 	load := func(ctx context.Context, c redis.Cmdable) error {
-		for _, s := range e.scripts.All() {
-			sha, err := c.ScriptLoad(ctx, s.Source).Result()
-			if err != nil {
-				return fmt.Errorf("meter: load script %s: %w", s.Name, err)
-			}
-			if sha != s.SHA {
-				return fmt.Errorf("meter: script %s is %s to Redis and %s here", s.Name, sha, s.SHA)
-			}
+		err := c.FunctionLoad(ctx, l.Source).Err()
+		if err != nil && !strings.Contains(err.Error(), "already exists") {
+			return fmt.Errorf("meter: load the function library: %w", err)
 		}
 		return nil
 	}

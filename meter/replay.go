@@ -24,14 +24,14 @@ const (
 // hour longer; the names of the keys and what Redis needs beside them are not counted, some 150 bytes an answer. An
 // answer that does not fit is not kept, and its replay says so.
 type ReplayStore struct {
-	client redis.UniversalClient
-	script lua.Script
-	budget int64 // of one partition
+	client  redis.UniversalClient
+	library lua.Library
+	budget  int64 // of one partition
 }
 
 // NewReplayStore connects to the Redis that keeps the answers.
 func NewReplayStore(redisURL string, layout Layout) (*ReplayStore, error) {
-	scripts, err := lua.Load()
+	library, err := lua.Load()
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +40,7 @@ func NewReplayStore(redisURL string, layout Layout) (*ReplayStore, error) {
 		return nil, err
 	}
 	return &ReplayStore{
-		client: client, script: scripts.StoreAnswer, budget: AnswersBudget / int64(layout.Partitions),
+		client: client, library: library, budget: AnswersBudget / int64(layout.Partitions),
 	}, nil
 }
 
@@ -57,9 +57,11 @@ func (s *ReplayStore) Put(ctx context.Context, id ReservationID, answer []byte) 
 	}
 	used, key := s.keys(id)
 	args := []any{answer, s.budget, answersKeep.Milliseconds()}
-	n, err := s.client.EvalSha(ctx, s.script.SHA, []string{used, key}, args...).Int()
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		n, err = s.client.Eval(ctx, s.script.Source, []string{used, key}, args...).Int()
+	n, err := s.client.FCall(ctx, s.library.StoreAnswer, []string{used, key}, args...).Int()
+	if isUnloaded(err) {
+		if err = loadLibrary(ctx, s.client, s.library); err == nil {
+			n, err = s.client.FCall(ctx, s.library.StoreAnswer, []string{used, key}, args...).Int()
+		}
 	}
 	if err != nil {
 		return false, fmt.Errorf("meter: store the answer of %s: %w", id, err)

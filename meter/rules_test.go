@@ -316,7 +316,7 @@ func TestOutageMovesNoSettledDeadline(t *testing.T) {
 	deadline := r.reserve(open).Reservation.DeadlineMs
 	r.ok(r.engines[0].Release(r.ctx, bare(never)))
 	keys := r.layout.Keys(open.ID.Partition)
-	require.NoError(t, r.client.HIncrBy(r.ctx, keys.Meta(), "down_ms", 5_000).Err())
+	require.NoError(t, metertest.EditMeta(r.ctx, r.client, keys, func(m *meter.Meta) { m.DownMs += 5_000 }))
 	require.Equal(t, before, r.ok(r.engines[0].Commit(r.ctx, full(settled))).Reservation)
 	require.Equal(t, deadline+5_000, r.reserve(open).Reservation.DeadlineMs)
 	require.Zero(t, r.ok(r.engines[0].Release(r.ctx, bare(never))).Reservation.DeadlineMs)

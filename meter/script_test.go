@@ -120,11 +120,18 @@ func (s *stage) expire(name string) {
 	s.do("expire "+name, meter.ExpireOp(s.rid(name), customer))
 }
 
-// leaseOver moves the end of every lease into the past, by telling the partition of less downtime than it had.
+// leaseOver moves the end of every open lease into the past.
 func (s *stage) leaseOver() {
 	s.t.Helper()
-	key := s.layout.Keys(s.layout.PartitionOf(customer)).Meta()
-	require.NoError(s.t, s.engine.Redis().HIncrBy(s.t.Context(), key, "down_ms", -20*hourMs).Err())
+	key, client := s.layout.Keys(s.layout.PartitionOf(customer)).Open(), s.engine.Redis()
+	open, err := client.HGetAll(s.t.Context(), key).Result()
+	require.NoError(s.t, err)
+	for id, packed := range open {
+		r, err := meter.UnpackReservation([]byte(packed))
+		require.NoError(s.t, err)
+		r.DeadlineMs -= 20 * hourMs
+		require.NoError(s.t, client.HSet(s.t.Context(), key, id, meter.AppendReservation(nil, r)).Err())
+	}
 }
 
 func (s *stage) revoke(name, grant string, amount meter.Credits) {

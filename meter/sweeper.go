@@ -242,7 +242,7 @@ func (s *sweep) dropSlots(ctx context.Context) error {
 		}
 		for _, o := range part {
 			if o.err != nil || o.code == CodeError {
-				s.skip("slot", fmt.Errorf("drop %q: %w: %s", o.slotKey, o.err, o.body))
+				s.skip("slot", fmt.Errorf("drop slot %d: %w: %s", o.slot.number, o.err, o.body))
 			}
 		}
 	}
@@ -250,18 +250,19 @@ func (s *sweep) dropSlots(ctx context.Context) error {
 }
 
 func (e *Engine) dropOp(partition uint16, keys Keys, slot string) *op {
-	what, width := byte(1), int64(doneSlotMs)
+	what, ref, width := byte(1), slotRef{partition: partition}, int64(doneSlotMs)
 	number, ok := strings.CutPrefix(slot, keys.tag+"done:")
 	if !ok {
-		what, width = 2, keySlotMs
+		what, ref.day, width = 2, true, keySlotMs
 		number, ok = strings.CutPrefix(slot, keys.tag+"keys:")
 	}
 	n, err := strconv.ParseInt(number, 10, 64)
-	if !ok || err != nil {
+	if !ok || err != nil || strconv.FormatInt(n, 10) != number {
 		return nil
 	}
 	o := newOp(verbDrop, partition, NewID(e.now()), "").u8(what).i48((n + 1) * width)
-	o.slotKey = slot
+	ref.number = n
+	o.slot = ref
 	return o
 }
 

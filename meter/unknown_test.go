@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
+	"creditgate/meter/metertest"
 )
 
 // A panic on the flyer's goroutine (which the gateway's handler recovers) leaves `flying` set for ever.
@@ -73,7 +74,7 @@ func TestNotSentIsOnlySaidWhenTrue(t *testing.T) {
 		_, _ = up.Write(chunk)
 		<-p.replied
 		// It stands for any refusal that lasts longer than the budget: a restart while Postgres is away, a fork, torn.
-		c.HSet(context.Background(), keys.Meta(), "torn", "1")
+		_ = metertest.EditMeta(context.Background(), c, keys, func(m *meter.Meta) { m.Torn = true })
 	}
 	e := b.startWith(startProxy(t, b.server.URL(), p), book, nil)
 	b.eventuallyOpen(e)

@@ -13,6 +13,8 @@ type Reserve struct {
 	Lease       time.Duration
 	MaxInFlight uint32 // open reservations the account may have, this one included; 0 means InFlightMax
 	Note        Note
+	Until       time.Time // how long to wait for a decision; zero: verbBudget from now
+	NoDraws     bool      // leave the draws out of the answer
 }
 
 // InFlightMax bounds the open reservations of one account.
@@ -27,6 +29,8 @@ type Settle struct {
 	// Reserved and Note repeat the reservation, so that a commit can be booked late when Redis lost it.
 	Reserved Credits
 	Note     Note
+	Until    time.Time // how long to wait for a decision; zero: verbBudget from now
+	NoDraws  bool      // leave the draws out of the answer
 }
 
 // GrantChange adds one lot of credit to an account.

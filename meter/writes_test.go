@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
+	"creditgate/meter/metertest"
 	"creditgate/meter/redisd"
 )
 
@@ -68,9 +69,9 @@ func TestWriteThatFailsSaysWhy(t *testing.T) {
 		mutate func(*meter.Engine)
 		code   meter.Code
 	}{
-		"planted":               {func(e *meter.Engine) { e.Mutate("= pack_account(a)", "= error('planted')") }, meter.CodeError},
+		"planted":               {func(e *meter.Engine) { e.Mutate("= key, pack_account(a)", "= key, error('planted')") }, meter.CodeError},
 		"Unknown Redis command": {func(e *meter.Engine) { e.Mutate("'XADD'", "'XBAD'") }, meter.CodeRegressed},
-		"ZBAD":                  {func(e *meter.Engine) { e.Mutate("redis.call('SET', key, packed)", "error('ZBAD', 0)") }, meter.CodeTorn},
+		"ZBAD":                  {func(e *meter.Engine) { e.Mutate("call('ZADD'", "error('ZBAD', 0) call('ZADD'") }, meter.CodeTorn},
 	} {
 		w := newWorld(t.Context(), t, redisd.Test(t), 1, want.mutate)
 		t.Cleanup(w.close)
@@ -78,7 +79,7 @@ func TestWriteThatFailsSaysWhy(t *testing.T) {
 		require.NoError(t, w.client.Set(t.Context(), w.layout.Keys(0).Account(payer),
 			meter.AppendAccount(nil, meter.Account{}), 0).Err())
 		o := meter.GrantOp(0, meter.GrantChange{Account: payer, Grant: meter.Grant{
-			ID: meter.NewID(time.Now()), Bucket: "promo", Available: 1, ExpiresMs: meter.Never,
+			ID: meter.NewID(time.Now()), Bucket: "promo", Available: 1, ExpiresMs: time.Now().Add(48 * time.Hour).UnixMilli(),
 		}})
 		_, err := w.engines[0].Fly(o)
 		require.NoError(t, err)
@@ -87,7 +88,9 @@ func TestWriteThatFailsSaysWhy(t *testing.T) {
 		keys := w.layout.Keys(0)
 		if want.code != meter.CodeTorn {
 			require.Zero(t, w.client.Exists(t.Context(), keys.Ledger(), keys.Lapses()).Val(), planted)
-			require.Equal(t, "0", w.client.HGet(t.Context(), keys.Meta(), "pseq").Val())
+			head, err := w.engines[0].Ledger().Head(t.Context(), 0)
+			require.NoError(t, err)
+			require.Zero(t, head.Pseq)
 		}
 	}
 }
@@ -106,7 +109,7 @@ func TestRebuildRefusesLeftovers(t *testing.T) {
 	require.NoError(t, r.engines[0].OpenNow(r.ctx))
 
 	// What an attempt before has loaded is no leftover.
-	require.NoError(t, r.client.HSet(r.ctx, keys.Meta(), "state", "loading").Err())
+	require.NoError(t, metertest.EditMeta(r.ctx, r.client, keys, func(m *meter.Meta) { m.Loading = true }))
 	require.NoError(t, r.client.HSet(r.ctx, keys.Slots(), keys.KeyDay(r.baseMs), r.baseMs).Err())
 	require.NoError(t, r.engines[0].OpenNow(r.ctx))
 }

@@ -1,41 +1,102 @@
--- The account value: unpacked once per call, changed in memory, packed once at the end. Layout: meter/codec.go.
+-- The account value: its head is read once per call, its grants one by one as they are needed, since an account may
+-- have 64 and a request draws from one or two. What changed is patched in, or all is packed anew when grants came,
+-- went or moved. Layout: meter/codec.go.
 
 local function unpack_account(packed)
-  local format, seq, flags, version, holds, pruned, n_applied, n_grants, at =
-    struct.unpack('<Bi8BI4I4i8BB', packed)
-  if format ~= 1 then error('account has format ' .. format .. ', this script knows 1') end
-  local applied, grants = {}, {}
+  local layout, seq, flags, version, holds, pruned, sum, as_of, till, n_applied, n_grants, at =
+    read('<Bi8BI4I4i8i8i6i6BB', packed)
+  if layout ~= 2 then error('account has format ' .. layout .. ', this library knows 2') end
+  local applied = {}
   for i = 1, n_applied do
     local id, pseq
-    id, pseq, at = struct.unpack('<c16i8', packed, at)
+    id, pseq, at = read('<c16i8', packed, at)
     applied[i] = {id = id, pseq = pseq}
   end
-  for i = 1, n_grants do
-    local id, rank, gflags, bucket, available, held, debt, effective, expires, created
-    id, rank, gflags, bucket, available, held, debt, effective, expires, created, at =
-      struct.unpack('<c16BBBc0i8i8i8i6i6i6', packed, at)
-    grants[i] = {
-      id = id, rank = rank, flags = gflags, bucket = bucket, available = available, held = held, debt = debt,
-      effective = effective, expires = expires, created = created,
-    }
-  end
   return {
-    seq = seq, suspended = flags % 2 == 1, version = version, holds = holds, pruned = pruned,
-    applied = applied, grants = grants,
+    packed = packed, seq = seq, suspended = flags % 2 == 1, version = version, holds = holds, pruned = pruned,
+    sum = sum, as_of = as_of, till = till, applied = applied,
+    n = n_grants, first = at, next = at, order = {}, seen = {}, dirty = {},
   }
 end
 
+local function grant_at(a, at)
+  local g = a.seen[at]
+  if not g then
+    local id, available, held, debt, effective, expires, created, rank, flags, bucket, after =
+      read('<c16i8i8i8i6i6i6BBBc0', a.packed, at)
+    g = {
+      id = id, available = available, held = held, debt = debt, effective = effective, expires = expires,
+      created = created, rank = rank, flags = flags, bucket = bucket, at = at, after = after,
+    }
+    a.seen[at] = g
+  end
+  return g
+end
+
+-- The grant that is drained i-th, or nil; those before it have been asked for.
+local function grant_number(a, i)
+  local g = a.order[i]
+  if not g and i <= a.n then
+    g = grant_at(a, a.next)
+    a.order[i], a.next = g, g.after
+  end
+  return g
+end
+
+-- All grants in drain order.
+local function all_grants(a)
+  for i = #a.order + 1, a.n do grant_number(a, i) end
+  return a.order
+end
+
+-- An id is 16 bytes of which 74 bits are random: it is searched for instead of walked to.
+local function find_grant(a, id)
+  if a.reshaped then
+    for _, g in ipairs(a.order) do
+      if g.id == id then return g end
+    end
+    return nil
+  end
+  local at = find(a.packed, id, a.first, true)
+  return at and grant_at(a, at)
+end
+
+-- Notes that available, held or debt of g has changed. a.dirty is in the order of the packed value.
+local function touch(a, g)
+  if g.touched then return end
+  g.touched = true
+  local dirty = a.dirty
+  local i = #dirty + 1
+  while i > 1 and g.at and dirty[i - 1].at and dirty[i - 1].at > g.at do
+    dirty[i] = dirty[i - 1]
+    i = i - 1
+  end
+  dirty[i] = g
+end
+
+local function pack_grant(g)
+  return pack('<c16i8i8i8i6i6i6BBBc0', g.id, g.available, g.held, g.debt, g.effective, g.expires, g.created,
+    g.rank, g.flags, #g.bucket, g.bucket)
+end
+
 local function pack_account(a)
-  local parts = {struct.pack('<Bi8BI4I4i8BB', 1, a.seq, a.suspended and 1 or 0, a.version, a.holds, a.pruned,
-    #a.applied, #a.grants)}
+  local parts = {pack('<Bi8BI4I4i8i8i6i6BB', 2, a.seq, a.suspended and 1 or 0, a.version, a.holds, a.pruned,
+    a.sum, a.as_of, a.till, #a.applied, a.n)}
   for _, c in ipairs(a.applied) do
-    parts[#parts + 1] = struct.pack('<c16i8', c.id, c.pseq)
+    parts[#parts + 1] = pack('<c16i8', c.id, c.pseq)
   end
-  for _, g in ipairs(a.grants) do
-    parts[#parts + 1] = struct.pack('<c16BBBc0i8i8i8i6i6i6', g.id, g.rank, g.flags, #g.bucket, g.bucket,
-      g.available, g.held, g.debt, g.effective, g.expires, g.created)
+  if a.reshaped then
+    for _, g in ipairs(a.order) do parts[#parts + 1] = pack_grant(g) end
+  else
+    local from = a.first
+    for _, g in ipairs(a.dirty) do
+      parts[#parts + 1] = sub(a.packed, from, g.at + 15)
+      parts[#parts + 1] = pack('<i8i8i8', g.available, g.held, g.debt)
+      from = g.at + 40
+    end
+    parts[#parts + 1] = sub(a.packed, from)
   end
-  return table.concat(parts)
+  return concat(parts)
 end
 
 -- Drain order, total: bucket rank, earliest expiry, oldest, id. meter.CompareGrants is the same rule.
@@ -46,53 +107,89 @@ local function drains_before(a, b)
   return a.id < b.id
 end
 
+-- Grants came, went or moved: from here on a.order is what counts, and the sum is computed anew when it is asked for.
+local function reshape(a)
+  local order = all_grants(a)
+  a.reshaped, a.till = true, 0
+  return order
+end
+
 local function insert_grant(a, g)
-  local i = #a.grants
-  while i > 0 and drains_before(g, a.grants[i]) do i = i - 1 end
-  table.insert(a.grants, i + 1, g)
+  local order = reshape(a)
+  local i = #order
+  while i > 0 and drains_before(g, order[i]) do i = i - 1 end
+  table.insert(order, i + 1, g)
+  a.n = #order
 end
 
-local function find_grant(a, id)
-  for i, g in ipairs(a.grants) do
-    if g.id == id then return g, i end
+local function remove_grant(a, g)
+  local order = reshape(a)
+  for i, other in ipairs(order) do
+    if other == g then
+      table.remove(order, i)
+      break
+    end
   end
+  a.n = #order
 end
 
+local function is_live(g, now) return g.effective <= now and now < g.expires end
+
+-- What can be drawn now. The sum is kept with the span of time in which no grant begins or ends, so that it need not
+-- be added up at every call.
 local function available(a, now)
-  local sum = 0
-  for _, g in ipairs(a.grants) do
-    if g.effective <= now and now < g.expires then sum = sum + g.available end
+  if now < a.as_of or now >= a.till then
+    local sum, till = 0, NEVER
+    for _, g in ipairs(all_grants(a)) do
+      if is_live(g, now) then sum = sum + g.available end
+      if now < g.effective then till = min(till, g.effective) end
+      if now < g.expires then till = min(till, g.expires) end
+    end
+    a.sum, a.as_of, a.till = sum, now, till
   end
-  return sum
+  return a.sum
+end
+
+-- Changes what a grant has available, and the sum with it while the sum counts the grant.
+local function add_available(a, g, n, now)
+  touch(a, g)
+  g.available = g.available + n
+  if now >= a.as_of and now < a.till and is_live(g, now) then a.sum = a.sum + n end
 end
 
 -- Takes amount in drain order. The caller has checked that it is there.
 local function take(a, amount, now)
-  local taken = {}
-  for _, g in ipairs(a.grants) do
-    if amount == 0 then break end
+  local taken, i = {}, 1
+  local g = grant_number(a, 1)
+  while g and amount > 0 do
     if g.available > 0 and g.effective <= now and now < g.expires then
-      local part = math.min(amount, g.available)
-      g.available = g.available - part
+      local part = min(amount, g.available)
+      add_available(a, g, -part, now)
       amount = amount - part
       taken[#taken + 1] = {grant = g, id = g.id, amount = part, charged = 0}
     end
+    i = i + 1
+    g = grant_number(a, i)
   end
   if amount ~= 0 then error('take: more than available') end
   return taken
 end
 
 -- Forgets what can never move again: grants that hold nothing, and admin changes whose entry is flushed. pruned
--- keeps the newest forgotten pseq, so that a delayed repeat of a forgotten change is refused (RECHECK).
+-- keeps the newest forgotten pseq, so that a delayed repeat of a forgotten change is refused (RECHECK). Only a grant
+-- that was touched can have come to hold nothing.
 local function tidy(a, flushed)
-  for i = #a.grants, 1, -1 do
-    local g = a.grants[i]
-    if g.available == 0 and g.held == 0 then table.remove(a.grants, i) end
+  for i = #a.dirty, 1, -1 do
+    local g = a.dirty[i]
+    if g.available == 0 and g.held == 0 then
+      remove_grant(a, g)
+      table.remove(a.dirty, i)
+    end
   end
   for i = #a.applied, 1, -1 do
     local c = a.applied[i]
     if c.pseq <= flushed then
-      a.pruned = math.max(a.pruned, c.pseq)
+      a.pruned = max(a.pruned, c.pseq)
       table.remove(a.applied, i)
     end
   end

@@ -1,80 +1,90 @@
--- The body of both entry scripts: read, compute, write, answer.
+-- The body of apply: read, compute, write, answer. What one call works on stands in these; each call begins anew.
 
-local sections, ops, replies, account_raw_keys = {}, {}, {}, {}
+local sections, ops, codes, bodies, order -- codes and bodies: the replies; order: of the keys that one MGET reads
 
-local function read_sections()
-  local clock = redis.call('TIME')
-  local wall = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  local incarnation = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-  local caller, n, at = struct.unpack('<i6H', ARGV[1])
-  for i = 1, n do
-    local base, epoch, min_pseq
-    base, epoch, min_pseq, at = struct.unpack('<Hi8i8', ARGV[1], at)
-    sections[i] = open_section(base, epoch, min_pseq, wall, caller, incarnation)
-  end
+-- The section's head in ARGV. Its keys are read where they are needed: the last ones are passed only to calls that may
+-- write them.
+local function read_section(packed, at, i)
+  local sec = {ops = {}, open_raw = {}, done_raw = {}}
+  local _
+  sec.base, _, sec.prefix, sec.called_epoch, sec.min_pseq, at = read('<HBBi8i8', packed, at)
+  order[i] = KEYS[sec.base]
+  return sec, at
 end
 
-local function read_ops()
-  for i = 2, #ARGV do
-    local verb, section, id, account, done, at = struct.unpack('<BHc16HH', ARGV[i])
-    local op = {
-      verb = verb, sec = sections[section], id = id, packed = ARGV[i], at = at,
-      account_key = KEYS[account], done_key = KEYS[done],
-    }
-    if op.account_key then
-      op.account = string.sub(op.account_key, string.find(op.account_key, ':a:', 1, true) + 3)
-    else
-      op.account = ''
-    end
-    ops[i - 1] = op
-  end
-end
-
--- Adds a field to the list of those to read from a key.
-local function want(wanted, key, field)
-  local list = wanted[key]
-  if not list then
-    list = {}
-    wanted[key] = list
-  end
-  list[#list + 1] = field
-end
-
-local function read_fields(wanted, into)
-  for key, fields in pairs(wanted) do
-    for i = 1, #fields, 1000 do
-      local last = math.min(i + 999, #fields)
-      local values = redis.call('HMGET', key, unpack(fields, i, last))
-      for j = i, last do into(fields[j], values[j - i + 1]) end
+local function read_op(packed, at)
+  local size, verb, section, id, account, done, body = read('<HBHc16HH', packed, at)
+  local sec = sections[section]
+  local key, name = KEYS[account], ''
+  if key then
+    name = sub(key, sec.prefix + 1)
+    if account_raw[key] == nil then
+      account_raw[key] = false
+      order[#order + 1] = key
     end
   end
+  local op = {
+    verb = verb, sec = sec, id = id, packed = packed, at = body, account_key = key, account = name, done_key = KEYS[done],
+  }
+  local of = sec.ops
+  of[#of + 1] = op
+  return op, at + size
 end
 
--- Reads all that the operations name, a command for each key instead of one for each operation.
-local function read_values()
-  local seen = {}
-  for s, sec in ipairs(sections) do
-    local open, done = {}, {}
-    for _, op in ipairs(ops) do
-      if op.sec == sec and not sec.code then
-        if op.account_key and not seen[op.account_key] then
-          seen[op.account_key] = true
-          account_raw_keys[#account_raw_keys + 1] = op.account_key
-        end
-        if op.done_key then
-          want(open, sec.open_key, op.id)
-          want(done, op.done_key, op.id)
-        end
+-- Reads the calls' one argument. Returns the caller's time.
+local function read_call(packed)
+  local caller, n_sections, n_ops, at = read('<i6HH', packed)
+  for i = 1, n_sections do sections[i], at = read_section(packed, at, i) end
+  for i = 1, n_ops do ops[i], at = read_op(packed, at) end
+  return caller
+end
+
+-- Reads every meta and every account that is named, with one command.
+local function read_values(caller)
+  local clock = call('TIME')
+  local wall = clock[1] * 1000 + floor(clock[2] / 1000)
+  local incarnation = string.match(call('INFO', 'replication'), 'master_replid:(%x+)')
+  for i = 1, #order, 1000 do
+    local last = min(i + 999, #order)
+    local values = call('MGET', unpack(order, i, last))
+    for j = i, last do
+      local value = values[j - i + 1]
+      if j <= #sections then open_section(sections[j], value, wall, caller, incarnation)
+      else account_raw[order[j]] = value end
+    end
+  end
+end
+
+local function read_fields(key, ids, into)
+  for i = 1, #ids, 1000 do
+    local last = min(i + 999, #ids)
+    local values = call('HMGET', key, unpack(ids, i, last))
+    for j = i, last do into[ids[j]] = values[j - i + 1] end
+  end
+end
+
+-- Reads the reservations that a section's operations name: the open ones, then the outcomes of the others.
+local function read_reservations(sec)
+  local ids = {}
+  for _, op in ipairs(sec.ops) do
+    if op.done_key then ids[#ids + 1] = op.id end
+  end
+  if #ids == 0 then return end
+  read_fields(KEYS[sec.base + OPEN_RESERVATIONS], ids, sec.open_raw)
+  local wanted
+  for _, op in ipairs(sec.ops) do
+    local key = op.done_key
+    if key and not sec.open_raw[op.id] then
+      if not wanted then wanted = {} end
+      local list = wanted[key]
+      if not list then
+        list = {}
+        wanted[key] = list
       end
+      list[#list + 1] = op.id
     end
-    read_fields(open, function(id, v) sec.open_raw[id] = v end)
-    read_fields(done, function(id, v) sec.done_raw[id] = v end)
   end
-  for i = 1, #account_raw_keys, 1000 do
-    local last = math.min(i + 999, #account_raw_keys)
-    local values = redis.call('MGET', unpack(account_raw_keys, i, last))
-    for j = i, last do account_raw[account_raw_keys[j]] = values[j - i + 1] end
-  end
+  for key, list in pairs(wanted or {}) do read_fields(key, list, sec.done_raw) end
 end
 
 local running -- the operation being computed, for the one that raises
@@ -87,53 +97,82 @@ local function compute(failed)
       code, body = 0, failed[i]
     elseif op.sec.code then
       code = op.sec.code
-    elseif op.sec.loading and op.verb ~= 12 and op.verb ~= 13 then
+    elseif op.sec.state == LOADING and op.verb ~= 12 and op.verb ~= 13 then
       code = CLOSED -- only load and load key may run before the partition is open
     else
       code, body = verbs[op.verb](op.sec, op)
     end
-    replies[i] = struct.pack('<Bc16', code, op.id) .. (body or '')
+    codes[i], bodies[i] = code, body or ''
   end
 end
+
+local function said(err) return type(err) == 'table' and err.err or tostring(err) end
 
 -- One bad operation harms nobody: it is left out and the others are computed again from what was read. More than
 -- a handful is a bug in the call, which is raised; the caller then sends halves.
 local function compute_all()
   local failed, ok, err = {}, false, nil
   for _ = 1, 8 do
-    for _, sec in ipairs(sections) do reset_section(sec) end
+    for _, sec in ipairs(sections) do
+      if not sec.code then reset_section(sec) end
+    end
     ok, err = pcall(compute, failed)
     if ok then return end
-    failed[running] = type(err) == 'table' and err.err or tostring(err)
+    failed[running] = said(err)
   end
   error(failed[running])
 end
 
 -- Answers all operations of a section with a code and what Redis said.
 local function refuse(sec, code, err)
-  local why = type(err) == 'table' and err.err or tostring(err)
   for i, op in ipairs(ops) do
-    if op.sec == sec then replies[i] = struct.pack('<Bc16', code, op.id) .. why end
+    if op.sec == sec then codes[i], bodies[i] = code, said(err) end
   end
 end
 
+-- Nothing tells any more what a partition has: it is marked, and a person must look.
+local function tear(sec, err)
+  unpack_meta(sec, sec.packed)
+  sec.torn = 1
+  pcall(call, 'SET', KEYS[sec.base], pack_meta(sec))
+  sec.code = TORN
+  refuse(sec, TORN, err)
+end
+
+local function write_one(sec)
+  local ok, err = pcall(pack_section, sec)
+  if not ok then
+    reset_section(sec) -- the reply's head tells what is stored
+    refuse(sec, 0, err)
+    return
+  end
+  ok, err = pcall(write_section, sec)
+  if ok then return end
+  sec.sets = nil
+  if sec.wrote then
+    tear(sec, err)
+  else
+    sec.code = REGRESSED -- the record's id is taken: Redis is not where this epoch left it
+    refuse(sec, REGRESSED, err)
+  end
+end
+
+-- Writes section by section, then every meta and account with one command.
 local function write_all()
+  local sets = {}
   for _, sec in ipairs(sections) do
     if not sec.code then
-      local ok, err = pcall(pack_section, sec)
-      if not ok then
-        reset_section(sec) -- the reply's head tells what is stored
-        refuse(sec, 0, err)
-      else
-        ok, err = pcall(write_section, sec)
-        if not ok and sec.wrote then
-          pcall(redis.call, 'HSET', sec.meta_key, 'torn', '1')
-          sec.code = TORN
-        elseif not ok then
-          sec.code = REGRESSED -- the record's id is taken: Redis is not where this epoch left it
-        end
-        if not ok then refuse(sec, sec.code, err) end
+      write_one(sec)
+      for _, v in ipairs(sec.sets or {}) do sets[#sets + 1] = v end
+    end
+  end
+  for i = 1, #sets, 1000 do
+    local ok, err = pcall(call, 'MSET', unpack(sets, i, min(i + 999, #sets)))
+    if not ok then
+      for _, sec in ipairs(sections) do
+        if sec.sets then tear(sec, err) end
       end
+      return
     end
   end
 end
@@ -141,16 +180,27 @@ end
 local function answer()
   local out = {}
   for i, sec in ipairs(sections) do
-    out[i] = struct.pack('<Bi8i8i6i8i8', sec.code or OK, sec.epoch, sec.pseq, sec.now, sec.flushed,
-      number(sec.stored[7]))
+    out[i] = pack('<Bi8i8i6i8i8', sec.code or OK, sec.epoch, sec.pseq, sec.now, sec.flushed, sec.down_ms)
   end
-  for _, reply in ipairs(replies) do out[#out + 1] = reply end
-  return out
+  local n = #out
+  for i, op in ipairs(ops) do
+    local body = bodies[i]
+    out[n + 1], out[n + 2] = pack('<Bc16H', codes[i], op.id, #body), body
+    n = n + 2
+  end
+  return concat(out)
 end
 
-read_sections()
-read_ops()
-read_values()
-compute_all()
-write_all()
-return answer()
+local function apply(keys, args)
+  begin()
+  KEYS, account_raw = keys, {}
+  sections, ops, codes, bodies, order = {}, {}, {}, {}, {}
+  local caller = read_call(args[1])
+  read_values(caller)
+  for _, sec in ipairs(sections) do
+    if not sec.code then read_reservations(sec) end
+  end
+  compute_all()
+  write_all()
+  return answer()
+end

@@ -49,3 +49,7 @@ local CLOCK_SKEW_MAX_MS = 60000
 local DONE_SLOT_MS = 300000
 local DONE_KEEP_MS = 900000
 local KEY_KEEP_MS = 86400000
+local SLOT_NOTE_MS = 10000
+
+-- Where a section's own keys stand after its first one, meta.
+local OPEN_RESERVATIONS, LEDGER, SLOTS, LAPSES = 1, 2, 3, 4

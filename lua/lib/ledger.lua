@@ -1,28 +1,34 @@
 -- Ledger entries. They gather in sec.entries and become one record, appended before anything else is written.
 
 local function line(grant_id, granted, spent, returned, lapsed, revoked, debt)
-  return struct.pack('<c16i8i8i8i8i8i8', grant_id, granted, spent, returned, lapsed, revoked, debt)
+  return pack('<c16i8i8i8i8i8i8', grant_id, granted, spent, returned, lapsed, revoked, debt)
 end
 
--- Adds an entry and raises the account's seq, which is dense over its entries.
+-- Adds an entry, in pieces, and raises the account's seq, which is dense over its entries.
 local function add_entry(sec, a, account, kind, amount, id, units, note, lines)
   a.seq = a.seq + 1
-  sec.entries[#sec.entries + 1] = struct.pack('<Bi8i8Bc0c16I4Hc0B', kind, a.seq, amount, #account, account, id,
-    units, #note, note, #lines) .. table.concat(lines)
+  local pieces = sec.entries
+  if not pieces then
+    pieces = {}
+    sec.entries, sec.n_entries = pieces, 0
+  end
+  sec.n_entries = sec.n_entries + 1
+  pieces[#pieces + 1] = pack('<Bi8i8Bc0c16I4Hc0B', kind, a.seq, amount, #account, account, id, units, #note, note, #lines)
+  for _, l in ipairs(lines) do pieces[#pieces + 1] = l end
 end
 
 local function pack_record(sec)
-  return struct.pack('<Bi6H', 1, sec.now, #sec.entries) .. table.concat(sec.entries)
+  return pack('<Bi6H', 1, sec.now, sec.n_entries) .. concat(sec.entries)
 end
 
 -- Credit given back to a grant: it pays the grant's debt first; the rest lapses if the grant is over, else it can
 -- be drawn again. Returns what lapsed and what paid debt.
-local function give_back(g, amount, now)
-  local pay = math.min(amount, g.debt)
+local function give_back(a, g, amount, now)
+  local pay = min(amount, g.debt)
   g.debt = g.debt - pay
   local rest = amount - pay
   if now >= g.expires then return rest, pay end
-  g.available = g.available + rest
+  add_available(a, g, rest, now)
   return 0, pay
 end
 
@@ -41,7 +47,7 @@ local function split_charge(a, draws, charged, now)
   if back == 0 then return end
   table.sort(order, function(x, y) return x.weight > y.weight end)
   for _, d in ipairs(order) do
-    local part = math.min(back, d.amount)
+    local part = min(back, d.amount)
     d.charged = d.amount - part
     back = back - part
   end
@@ -53,9 +59,10 @@ local function settle(sec, op, a, r, charged, state, kind, units)
   local lines = {}
   for i, d in ipairs(r.draws) do
     local g, back = d.grant, d.amount - d.charged
+    touch(a, g)
     g.held = g.held - d.amount
     local lapsed, paid = 0, 0
-    if back > 0 then lapsed, paid = give_back(g, back, sec.now) end
+    if back > 0 then lapsed, paid = give_back(a, g, back, sec.now) end
     lines[i] = line(g.id, 0, d.charged, back, lapsed, paid, -paid)
   end
   a.holds = a.holds - 1

@@ -1,13 +1,13 @@
 -- Reservations, open and settled, and the Idempotency-Key records that point at them. Layout: meter/codec.go.
 
 local function unpack_reservation(packed)
-  local format, state, amount, charged, remaining, deadline, settled, account, note, n, at =
-    struct.unpack('<BBi8i8i8i6i6Bc0Hc0B', packed)
-  if format ~= 1 then error('reservation has format ' .. format .. ', this script knows 1') end
+  local layout, state, amount, charged, remaining, deadline, settled, account, note, n, at =
+    read('<BBi8i8i8i6i6Bc0Hc0B', packed)
+  if layout ~= 1 then error('reservation has format ' .. layout .. ', this library knows 1') end
   local draws = {}
   for i = 1, n do
     local id, drawn, kept
-    id, drawn, kept, at = struct.unpack('<c16i8i8', packed, at)
+    id, drawn, kept, at = read('<c16i8i8', packed, at)
     draws[i] = {id = id, amount = drawn, charged = kept}
   end
   return {
@@ -16,17 +16,25 @@ local function unpack_reservation(packed)
   }
 end
 
+-- Most reservations draw from one grant, and are packed at one go: Lua keeps every string it makes in a table of all
+-- strings, so that pieces cost more than their bytes.
 local function pack_reservation(r)
-  local parts = {struct.pack('<BBi8i8i8i6i6Bc0Hc0B', 1, r.state, r.amount, r.charged, r.available, r.deadline,
-    r.settled, #r.account, r.account, #r.note, r.note, #r.draws)}
-  for _, d in ipairs(r.draws) do
-    parts[#parts + 1] = struct.pack('<c16i8i8', d.id, d.amount, d.charged)
+  local draws = r.draws
+  if #draws == 1 then
+    local d = draws[1]
+    return pack('<BBi8i8i8i6i6Bc0Hc0Bc16i8i8', 1, r.state, r.amount, r.charged, r.available, r.deadline, r.settled,
+      #r.account, r.account, #r.note, r.note, 1, d.id, d.amount, d.charged)
   end
-  return table.concat(parts)
+  local parts = {pack('<BBi8i8i8i6i6Bc0Hc0B', 1, r.state, r.amount, r.charged, r.available, r.deadline, r.settled,
+    #r.account, r.account, #r.note, r.note, #draws)}
+  for i, d in ipairs(draws) do
+    parts[i + 1] = pack('<c16i8i8', d.id, d.amount, d.charged)
+  end
+  return concat(parts)
 end
 
 -- An id is a UUIDv7: its first 48 bits are its creation time.
-local function created_ms(id) return (struct.unpack('>I6', id)) end
+local function created_ms(id) return (read('>I6', id)) end
 
 -- The reservation with this id as it stands now, or false. sec.open_raw and sec.done_raw were read before. An
 -- operation that names another account than the reservation's would move credit between the two: it is refused.
@@ -47,6 +55,7 @@ local function keep_reservation(sec, op, r)
   if r.state ~= HELD and r.state ~= EXPIRED then r.note = '' end
   r.packed = pack_reservation(r)
   sec.reservations[op.id] = r
+  if not sec.touched then sec.touched = {} end
   sec.touched[op.id] = op.done_key
 end
 
@@ -54,7 +63,7 @@ end
 local function is_held(sec, id)
   local r = sec.reservations[id]
   if r == nil then
-    local packed = redis.call('HGET', sec.open_key, id)
+    local packed = call('HGET', KEYS[sec.base + OPEN_RESERVATIONS], id)
     r = packed and unpack_reservation(packed) or nil
     if r then sec.reservations[id] = r end -- a miss says nothing about `done`: not remembered
   end
@@ -67,16 +76,17 @@ end
 local function find_key(sec, key, except)
   for _, day in ipairs(key.days) do
     local field = day .. '\n' .. key.hash
-    local raw = sec.key_raw[field]
+    local raw = sec.key_raw and sec.key_raw[field]
     if raw == nil then
-      raw = redis.call('HGET', day, key.hash)
+      raw = call('HGET', day, key.hash)
+      if not sec.key_raw then sec.key_raw = {} end
       sec.key_raw[field] = raw
     end
-    local id = raw and string.sub(raw, 17, 32)
+    local id = raw and sub(raw, 17, 32)
     if raw and id ~= except then
       local held = #raw == 32 and is_held(sec, id)
       if held or #raw > 32 then
-        return {fingerprint = string.sub(raw, 1, 16), id = id, held = held, outcome = string.sub(raw, 33)}
+        return {fingerprint = sub(raw, 1, 16), id = id, held = held, outcome = sub(raw, 33)}
       end
     end
   end
@@ -84,6 +94,8 @@ end
 
 local function keep_key(sec, key, id, outcome)
   local raw = key.fingerprint .. id .. outcome
+  if not sec.key_raw then sec.key_raw = {} end
+  if not sec.key_writes then sec.key_writes = {} end
   sec.key_raw[key.home .. '\n' .. key.hash] = raw
   sec.key_writes[#sec.key_writes + 1] = {day = key.home, hash = key.hash, raw = raw}
 end
@@ -93,20 +105,20 @@ local function key_of_note(note)
   if note == '' then return nil end
   local at = 2
   for _ = 1, 5 do at = at + 1 + string.byte(note, at) end
-  if at <= #note then return string.sub(note, at, at + 15) end
+  if at <= #note then return sub(note, at, at + 15) end
 end
 
 -- Reads the optional key part of an operation: hash, fingerprint, home day, then the days to look in.
 local function unpack_key(packed, at)
   local keyed
-  keyed, at = struct.unpack('<B', packed, at)
+  keyed, at = read('<B', packed, at)
   if keyed == 0 then return nil end
   local hash, fingerprint, home, n
-  hash, fingerprint, home, n, at = struct.unpack('<c16c16HB', packed, at)
+  hash, fingerprint, home, n, at = read('<c16c16HB', packed, at)
   local days = {}
   for i = 1, n do
     local day
-    day, at = struct.unpack('<H', packed, at)
+    day, at = read('<H', packed, at)
     days[i] = KEYS[day]
   end
   return {hash = hash, fingerprint = fingerprint, home = KEYS[home], days = days}

@@ -1,52 +1,66 @@
 -- One call serves several partitions: a section is one of them, with its fence, its clock and what will be written.
 -- Everything is computed before anything is written, so an operation that raises can be left out and the rest
--- computed again.
+-- computed again. Tables are made when something is put into them: with many partitions most stay empty.
 
-local function number(v) return tonumber(v or 0) end
-local function text(n) return string.format('%.0f', n) end
+local LOADING, OPEN = 1, 2 -- states of a partition
 
--- Reads a partition's meta and decides whether it may be used: sec.code is nil if so, else the answer to all its
--- operations.
-local function open_section(base, epoch, min_pseq, wall, caller, incarnation)
-  local m = redis.call('HMGET', KEYS[base], 'epoch', 'pseq', 'flushed', 'flushed_epoch', 'last_ms', 'inc', 'down_ms',
-    'state', 'torn', 'outcomes_from')
-  local sec = {
-    meta_key = KEYS[base], ledger_key = KEYS[base + 1], open_key = KEYS[base + 2], lapses_key = KEYS[base + 3],
-    slots_key = KEYS[base + 4],
-    epoch = number(m[1]), stored = m, open_raw = {}, done_raw = {},
-  }
-  sec.now = math.max(wall, number(m[5]))
-  sec.up = sec.now - number(m[7])
-  sec.loading = m[8] == 'loading'
-  if not m[1] then sec.code = CLOSED
-  elseif m[9] then sec.code = TORN
-  elseif m[6] ~= incarnation then sec.code = FENCED
-  elseif sec.epoch ~= epoch then sec.code = EPOCH
-  elseif number(m[2]) < min_pseq then sec.code = REGRESSED
-  -- The clock that decides, not only the wall's: a clock that was ahead once stays in last_ms.
-  elseif math.abs(sec.now - caller) > CLOCK_SKEW_MAX_MS then sec.code = CLOCK
+local function text(n) return format('%.0f', n) end
+
+-- meta: the partition's head, its fence and its clock. Layout: meter/meta.go.
+local function unpack_meta(m, packed)
+  local layout
+  layout, m.state, m.torn, m.epoch, m.pseq, m.flushed, m.flushed_epoch, m.last_ms, m.down_ms, m.outcomes_from, m.base_pseq,
+    m.noted, m.noted_ms, m.inc = read('<BBBi8i8i8i8i6i6i6i8i6i6Bc0', packed)
+  if layout ~= 2 then error('meta has format ' .. layout .. ', this library knows 2') end
+end
+
+local function pack_meta(m)
+  return pack('<BBBi8i8i8i8i6i6i6i8i6i6Bc0', 2, m.state, m.torn, m.epoch, m.pseq, m.flushed, m.flushed_epoch,
+    m.last_ms, m.down_ms, m.outcomes_from, m.base_pseq, m.noted, m.noted_ms, #m.inc, m.inc)
+end
+
+-- Decides whether a partition may be used: sec.code is nil if so, else the answer to all its operations.
+local function open_section(sec, packed, wall, caller, incarnation)
+  if not packed then
+    sec.code, sec.now, sec.epoch, sec.flushed, sec.pseq, sec.down_ms = CLOSED, wall, 0, 0, 0, 0
+    return
   end
-  return sec
+  unpack_meta(sec, packed)
+  sec.packed = packed
+  sec.now = max(wall, sec.last_ms)
+  sec.up = sec.now - sec.down_ms
+  if sec.torn ~= 0 then sec.code = TORN
+  elseif sec.inc ~= incarnation then sec.code = FENCED
+  elseif sec.epoch ~= sec.called_epoch then sec.code = EPOCH
+  elseif sec.pseq < sec.min_pseq then sec.code = REGRESSED
+  -- The clock that decides, not only the wall's: a clock that was ahead once stays in last_ms.
+  elseif abs(sec.now - caller) > CLOCK_SKEW_MAX_MS then sec.code = CLOCK
+  end
 end
 
 -- Forgets everything computed, as before the first operation.
 local function reset_section(sec)
-  sec.pseq, sec.flushed, sec.flushed_epoch = number(sec.stored[2]), number(sec.stored[3]), number(sec.stored[4])
-  sec.outcomes_from, sec.mark, sec.trim = number(sec.stored[10]), false, nil
-  sec.accounts, sec.dirty, sec.reservations, sec.touched = {}, {}, {}, {}
-  sec.entries, sec.lapses, sec.key_raw, sec.key_writes, sec.drops = {}, {}, {}, {}, {}
-  sec.record, sec.packed = nil, {}
+  unpack_meta(sec, sec.packed)
+  sec.accounts, sec.reservations = {}, {}
+  sec.mark, sec.trim, sec.dirty, sec.touched, sec.entries, sec.lapses, sec.key_raw, sec.key_writes, sec.drops,
+    sec.record, sec.sets = nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil
 end
 
 -- Whether an operation of this call, before the one that asks, writes to an outcome slot or a key day.
 local function writes_to(sec, slot)
-  for _, done_key in pairs(sec.touched) do
+  for _, done_key in pairs(sec.touched or {}) do
     if done_key == slot then return true end
   end
-  for _, k in ipairs(sec.key_writes) do
+  for _, k in ipairs(sec.key_writes or {}) do
     if k.day == slot then return true end
   end
   return false
+end
+
+-- Notes when a grant is to be looked at because it expires; false: no more.
+local function watch(sec, account, grant_id, expires)
+  if not sec.lapses then sec.lapses = {} end
+  sec.lapses[account .. '|' .. grant_id] = expires
 end
 
 local function find_account(sec, op)
@@ -63,80 +77,108 @@ end
 local function keep_account(sec, op, a)
   tidy(a, sec.flushed)
   sec.accounts[op.account_key] = a
+  if not sec.dirty then sec.dirty = {} end
   sec.dirty[op.account_key] = a
 end
 
 -- Calls a command with at most 1,000 arguments at a time: Lua's unpack has a limit, and a bound is a bound.
 local function call_many(command, key, args)
   for i = 1, #args, 1000 do
-    redis.call(command, key, unpack(args, i, math.min(i + 999, #args)))
+    call(command, key, unpack(args, i, min(i + 999, #args)))
   end
 end
 
+-- Writes down that an outcome slot or key day is in use, and since when it was not written any more. For outcome
+-- slots that is known to SLOT_NOTE_MS only, which drop allows for, so that not every call has to write it: the newest
+-- slot, which nearly every call writes to, is noted again after that time.
+local function note_slot(sec, key, number)
+  if number and number == sec.noted and sec.now - sec.noted_ms < SLOT_NOTE_MS then return end
+  if number and number >= sec.noted then sec.newest_slot = max(number, sec.newest_slot or 0) end
+  call('HSET', KEYS[sec.base + SLOTS], key, text(sec.now))
+end
+
 local function write_reservations(sec)
-  local opened, closed, done = {}, {}, {}
+  local opened, closed, done
   for id, done_key in pairs(sec.touched) do
     local r = sec.reservations[id]
     if r.state == HELD then
+      if not opened then opened = {} end
       opened[#opened + 1], opened[#opened + 2] = id, r.packed
     else
-      if sec.open_raw[id] then closed[#closed + 1] = id end
-      local slot = done[done_key] or {}
+      if sec.open_raw[id] then
+        if not closed then closed = {} end
+        closed[#closed + 1] = id
+      end
+      if not done then done = {} end
+      local slot = done[done_key]
+      if not slot then
+        slot = {}
+        done[done_key] = slot
+      end
       slot[#slot + 1], slot[#slot + 2] = id, r.packed
-      done[done_key] = slot
     end
   end
-  call_many('HSET', sec.open_key, opened)
-  call_many('HDEL', sec.open_key, closed)
-  for done_key, slot in pairs(done) do
+  if opened then call_many('HSET', KEYS[sec.base + OPEN_RESERVATIONS], opened) end
+  if closed then call_many('HDEL', KEYS[sec.base + OPEN_RESERVATIONS], closed) end
+  for done_key, slot in pairs(done or {}) do
     call_many('HSET', done_key, slot)
-    sec.slots[#sec.slots + 1], sec.slots[#sec.slots + 2] = done_key, text(sec.now)
+    note_slot(sec, done_key, floor(created_ms(slot[1]) / DONE_SLOT_MS))
   end
 end
 
 local function write_keys(sec)
   for _, k in ipairs(sec.key_writes) do
-    redis.call('HSET', k.day, k.hash, k.raw)
-    sec.slots[#sec.slots + 1], sec.slots[#sec.slots + 2] = k.day, text(sec.now)
+    call('HSET', k.day, k.hash, k.raw)
+    note_slot(sec, k.day)
   end
 end
 
-local function write_accounts(sec)
-  for key, packed in pairs(sec.packed) do redis.call('SET', key, packed) end
+local function write_lapses(sec)
   for member, expires in pairs(sec.lapses) do
-    if expires then redis.call('ZADD', sec.lapses_key, text(expires), member)
-    else redis.call('ZREM', sec.lapses_key, member) end
+    if expires then call('ZADD', KEYS[sec.base + LAPSES], text(expires), member)
+    else call('ZREM', KEYS[sec.base + LAPSES], member) end
   end
 end
 
--- Packs everything that is to be written; reservations and key records were packed when they were kept. What raises
--- here leaves nothing behind.
-local function pack_section(sec)
-  if #sec.entries > 0 then sec.record = pack_record(sec) end
-  for key, a in pairs(sec.dirty) do sec.packed[key] = pack_account(a) end
-end
-
--- The write phase. The ledger record goes first: an explicit id that is not above the last one is the only
--- failure that depends on state, and it leaves nothing behind.
-local function write_section(sec)
-  if sec.record then
-    redis.call('XADD', sec.ledger_key, text(sec.epoch) .. '-' .. text(sec.pseq + 1), 'e', sec.record)
-    sec.pseq, sec.mark = sec.pseq + 1, true
-  end
-  sec.wrote, sec.slots = true, {}
-  write_reservations(sec)
-  write_keys(sec)
-  write_accounts(sec)
-  call_many('HSET', sec.slots_key, sec.slots)
+local function drop_slots(sec)
   for _, key in ipairs(sec.drops) do
     if not writes_to(sec, key) then -- an operation after the drop may write there too
-      redis.call('UNLINK', key)
-      redis.call('HDEL', sec.slots_key, key)
+      call('UNLINK', key)
+      call('HDEL', KEYS[sec.base + SLOTS], key)
     end
   end
-  if sec.mark or next(sec.touched) or next(sec.dirty) or #sec.drops > 0 then
-    redis.call('HSET', sec.meta_key, 'pseq', text(sec.pseq), 'flushed', text(sec.flushed), 'flushed_epoch',
-      text(sec.flushed_epoch), 'last_ms', text(sec.now), 'outcomes_from', text(sec.outcomes_from))
+end
+
+-- Packs what is to be written; reservations and key records were packed when they were kept. What raises here leaves
+-- nothing behind.
+local function pack_section(sec)
+  if sec.entries then sec.record = pack_record(sec) end
+  if not (sec.mark or sec.record or sec.touched or sec.dirty or sec.drops) then return end
+  local sets = {}
+  for key, a in pairs(sec.dirty or {}) do
+    sets[#sets + 1], sets[#sets + 2] = key, pack_account(a)
   end
-  if sec.trim then redis.call('XTRIM', sec.ledger_key, 'MINID', sec.trim) end
+  sec.sets = sets
+end
+
+-- The write phase of one partition, but for what batch.lua sets for all of them at once: the accounts and meta. The
+-- ledger record goes first: an explicit id that is not above the last one is the only failure that depends on state,
+-- and it leaves nothing behind.
+local function write_section(sec)
+  if sec.record then
+    call('XADD', KEYS[sec.base + LEDGER], format('%.0f-%.0f', sec.epoch, sec.pseq + 1), 'e', sec.record)
+    sec.pseq = sec.pseq + 1
+  end
+  sec.wrote = true
+  if sec.touched then write_reservations(sec) end
+  if sec.key_writes then write_keys(sec) end
+  if sec.lapses then write_lapses(sec) end
+  if sec.drops then drop_slots(sec) end
+  if sec.trim then call('XTRIM', KEYS[sec.base + LEDGER], 'MINID', sec.trim) end
+  local sets = sec.sets
+  if sets then
+    if sec.newest_slot then sec.noted, sec.noted_ms = sec.newest_slot, sec.now end
+    sec.last_ms = sec.now
+    sets[#sets + 1], sets[#sets + 2] = KEYS[sec.base], pack_meta(sec)
+  end
 end

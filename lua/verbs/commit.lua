@@ -32,7 +32,7 @@ local function commit_late(sec, op, a, r, key, amount, units)
 end
 
 verbs[2] = function(sec, op)
-  local amount, units, reserved, in_ledger, note, at = struct.unpack('<i8I4i8BHc0', op.packed, op.at)
+  local amount, units, reserved, in_ledger, note, at = read('<i8I4i8BHc0', op.packed, op.at)
   local key = unpack_key(op.packed, at)
   local r = find_reservation(sec, op)
   if not r then

@@ -4,7 +4,7 @@ REPLY      OK reservation | CONFLICT reservation (settled) | UNKNOWN
 INVARIANT  a lease never gets shorter; no entry
 COST       O(1) ]]
 verbs[5] = function(sec, op)
-  local lease = struct.unpack('<i6', op.packed, op.at)
+  local lease = read('<i6', op.packed, op.at)
   local r = find_reservation(sec, op)
   if not r then return UNKNOWN end
   if r.state ~= HELD then return CONFLICT, r.packed end

@@ -5,7 +5,7 @@ INVARIANT  the mark never goes back and never passes the head; a trim beyond the
            nothing unflushed is trimmed
 COST       O(records trimmed) ]]
 verbs[14] = function(sec, op)
-  local epoch, pseq, trim_epoch, trim_pseq = struct.unpack('<i8i8i8i8', op.packed, op.at)
+  local epoch, pseq, trim_epoch, trim_pseq = read('<i8i8i8i8', op.packed, op.at)
   if pseq > sec.pseq or epoch > sec.epoch then error('flushed past the head') end
   if pseq > sec.flushed then
     sec.flushed, sec.flushed_epoch, sec.mark = pseq, epoch, true
@@ -13,7 +13,7 @@ verbs[14] = function(sec, op)
   -- A stream id is compared epoch first: a small pseq of a later epoch is after everything.
   local within = trim_epoch < sec.flushed_epoch or (trim_epoch == sec.flushed_epoch and trim_pseq <= sec.flushed)
   if trim_pseq > 0 and within then
-    sec.trim = string.format('%.0f-%.0f', trim_epoch, trim_pseq)
+    sec.trim = format('%.0f-%.0f', trim_epoch, trim_pseq)
   end
   return OK
 end

@@ -6,15 +6,15 @@ INVARIANT  a grant id is applied once: it is remembered until its entry is flush
 COST       O(grants) ]]
 verbs[6] = function(sec, op)
   local checked, rank, flags, bucket, amount, effective, expires, created, note =
-    struct.unpack('<i8BBBc0i8i6i6i6Hc0', op.packed, op.at)
+    read('<i8BBBc0i8i6i6i6Hc0', op.packed, op.at)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
   local refused = refuse_change(a, op.id, checked, sec.flushed)
   if find_grant(a, op.id) then refused = OK end
   if refused then return refused, refused == OK and pack_account(a) or '' end
-  if #a.grants >= GRANTS_MAX then return TOO_MANY_GRANTS end
+  if a.n >= GRANTS_MAX then return TOO_MANY_GRANTS end
   local total = amount
-  for _, g in ipairs(a.grants) do total = total + g.available + g.held + g.debt end
+  for _, g in ipairs(all_grants(a)) do total = total + g.available + g.held + g.debt end
   if total > AMOUNT_MAX then error('the account would have more credit than can be counted exactly') end
   insert_grant(a, {
     id = op.id, rank = rank, flags = flags, bucket = bucket, available = amount, held = 0, debt = 0,
@@ -23,6 +23,6 @@ verbs[6] = function(sec, op)
   a.applied[#a.applied + 1] = {id = op.id, pseq = sec.pseq + 1}
   add_entry(sec, a, op.account, KIND_GRANT, amount, op.id, 0, note, {line(op.id, amount, 0, 0, 0, 0, 0)})
   keep_account(sec, op, a)
-  if expires ~= NEVER then sec.lapses[op.account .. '|' .. op.id] = expires end
+  if expires ~= NEVER then watch(sec, op.account, op.id, expires) end
   return OK, pack_account(a)
 end

@@ -4,19 +4,18 @@ REPLY      OK | NOT_DUE (the expiry was moved) | GONE (nothing left of it) | NOT
 INVARIANT  only what is available lapses; what is held lapses if it comes back; a repeat finds nothing
 COST       O(grants) ]]
 verbs[8] = function(sec, op)
-  local grant_id = struct.unpack('<c16', op.packed, op.at)
+  local grant_id = read('<c16', op.packed, op.at)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
-  local member = op.account .. '|' .. grant_id
   local g = find_grant(a, grant_id)
   if g and sec.now < g.expires then
-    if g.expires ~= NEVER then sec.lapses[member] = g.expires else sec.lapses[member] = false end
+    watch(sec, op.account, grant_id, g.expires ~= NEVER and g.expires)
     return NOT_DUE
   end
-  sec.lapses[member] = false
+  watch(sec, op.account, grant_id, false)
   if not g or g.available == 0 then return GONE end
   local lapsed = g.available
-  g.available = 0
+  add_available(a, g, -lapsed, sec.now)
   add_entry(sec, a, op.account, KIND_LAPSE, lapsed, grant_id, 0, '', {line(grant_id, 0, 0, 0, lapsed, 0, 0)})
   keep_account(sec, op, a)
   return OK

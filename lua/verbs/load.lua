@@ -4,13 +4,14 @@ REPLY      OK | EPOCH: what the caller read from Postgres and Redis was under an
 INVARIANT  never overwrites; what the account had is what the ledger says, or it is not written
 COST       O(grants) ]]
 verbs[12] = function(sec, op)
-  local epoch, packed = struct.unpack('<i8Hc0', op.packed, op.at)
+  local epoch, packed = read('<i8Hc0', op.packed, op.at)
   if epoch ~= sec.epoch then return EPOCH end
   sec.mark = true -- a rebuild shows that it is alive
   if find_account(sec, op) then return OK end
   local a = unpack_account(packed)
-  for _, g in ipairs(a.grants) do
-    if g.expires ~= NEVER then sec.lapses[op.account .. '|' .. g.id] = g.expires end
+  for _, g in ipairs(all_grants(a)) do
+    touch(a, g) -- so that one that holds nothing is forgotten
+    if g.expires ~= NEVER then watch(sec, op.account, g.id, g.expires) end
   end
   keep_account(sec, op, a)
   return OK

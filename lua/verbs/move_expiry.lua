@@ -4,18 +4,17 @@ REPLY      OK account | GONE | RECHECK | BUSY | NOT_LOADED
 INVARIANT  no credit moves; drain order holds afterwards; applied once, as with grant
 COST       O(grants) ]]
 verbs[9] = function(sec, op)
-  local checked, grant_id, expires, note = struct.unpack('<i8c16i6Hc0', op.packed, op.at)
+  local checked, grant_id, expires, note = read('<i8c16i6Hc0', op.packed, op.at)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
   local refused = refuse_change(a, op.id, checked, sec.flushed)
   if refused then return refused, refused == OK and pack_account(a) or '' end
-  local g, i = find_grant(a, grant_id)
+  local g = find_grant(a, grant_id)
   if not g then return GONE end
-  table.remove(a.grants, i)
+  remove_grant(a, g)
   g.expires = expires
   insert_grant(a, g)
-  if expires ~= NEVER then sec.lapses[op.account .. '|' .. grant_id] = expires
-  else sec.lapses[op.account .. '|' .. grant_id] = false end
+  watch(sec, op.account, grant_id, expires ~= NEVER and expires)
   a.applied[#a.applied + 1] = {id = op.id, pseq = sec.pseq + 1}
   add_entry(sec, a, op.account, KIND_ADJUST, 0, op.id, 0, note, {line(grant_id, 0, 0, 0, 0, 0, 0)})
   keep_account(sec, op, a)

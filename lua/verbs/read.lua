@@ -3,7 +3,7 @@ OP         11 '<B' what: 1 the account, 2 the reservation
 REPLY      OK account | OK reservation | NOT_LOADED | UNKNOWN | ASK_LEDGER
 COST       O(grants) ]]
 verbs[11] = function(sec, op)
-  if struct.unpack('<B', op.packed, op.at) == 1 then
+  if read('<B', op.packed, op.at) == 1 then
     local a = find_account(sec, op)
     if not a then return NOT_LOADED end
     return OK, pack_account(a)

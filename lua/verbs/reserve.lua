@@ -5,7 +5,7 @@ REPLY      OK reservation | CONFLICT reservation (settled) | INSUFFICIENT accoun
 INVARIANT  available + held of every grant is unchanged; nothing changes unless OK; no entry, no seq
 COST       O(grants) ]]
 verbs[1] = function(sec, op)
-  local amount, lease, holds_max, note, at = struct.unpack('<i8i6I4Hc0', op.packed, op.at)
+  local amount, lease, holds_max, note, at = read('<i8i6I4Hc0', op.packed, op.at)
   local key = unpack_key(op.packed, at)
   local r = find_reservation(sec, op)
   if r then return r.state == HELD and OK or CONFLICT, r.packed end

@@ -5,18 +5,18 @@ INVARIANT  available never goes below 0; revoked + debt = amount; available + he
            AMOUNT_MAX; applied once, as with grant
 COST       O(grants) ]]
 verbs[7] = function(sec, op)
-  local checked, grant_id, amount, note = struct.unpack('<i8c16i8Hc0', op.packed, op.at)
+  local checked, grant_id, amount, note = read('<i8c16i8Hc0', op.packed, op.at)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
   local refused = refuse_change(a, op.id, checked, sec.flushed)
   if refused then return refused, refused == OK and pack_account(a) or '' end
   local g = find_grant(a, grant_id)
-  local taken = g and math.min(g.available, amount) or 0
+  local taken = g and min(g.available, amount) or 0
   if g then
     local total = -taken
-    for _, other in ipairs(a.grants) do total = total + other.available + other.held + other.debt end
+    for _, other in ipairs(all_grants(a)) do total = total + other.available + other.held + other.debt end
     if total + amount - taken > AMOUNT_MAX then error('the account would owe more than can be counted exactly') end
-    g.available = g.available - taken
+    add_available(a, g, -taken, sec.now)
     g.debt = g.debt + amount - taken
   end
   a.applied[#a.applied + 1] = {id = op.id, pseq = sec.pseq + 1}

@@ -4,7 +4,7 @@ REPLY      OK account | NOT_LOADED
 INVARIANT  an older version than the account has changes nothing; no entry; holds stay and may be settled
 COST       O(grants) ]]
 verbs[10] = function(sec, op)
-  local version, suspended = struct.unpack('<I4B', op.packed, op.at)
+  local version, suspended = read('<I4B', op.packed, op.at)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
   if version > a.version then

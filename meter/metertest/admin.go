@@ -71,6 +71,7 @@ func (m *Model) DropKeys(createdMs int64) meter.Decision {
 
 func (m *Model) drop(slot string, endMs int64, keep time.Duration) meter.Code {
 	last, ok := m.Slots[slot]
+	last += meter.SlotNoteMs
 	if !ok || last+keep.Milliseconds() > m.NowMs || endMs > m.NowMs {
 		return meter.CodeNotDue
 	}

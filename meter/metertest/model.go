@@ -17,6 +17,7 @@ type Model struct {
 	State
 	days  map[[16]byte]map[int64]bool // where a key's attempts have their records
 	batch bool                        // the last record of the ledger takes more entries
+	noted int64                       // NotedSlot before the batch, if its last write was noted so lately that another need not be
 }
 
 // NewModel is an open, empty partition at nowMs.
@@ -295,7 +296,25 @@ func (m *Model) finish(
 
 func (m *Model) keepDone(r meter.Reservation) {
 	m.Done[r.ID.ID] = r
+	slot := meter.DoneSlot(r.ID.ID.CreatedMs())
+	if !m.batch {
+		m.noted = m.freshSlot()
+	}
+	if slot == m.noted {
+		return
+	}
+	if slot >= m.NotedSlot {
+		m.NotedSlot, m.NotedMs = slot, m.NowMs
+	}
 	m.Slots[m.Layout.Keys(m.Partition).Done(r.ID.ID.CreatedMs())] = m.NowMs
+}
+
+// freshSlot is the newest slot while its last note is fresh, else 0.
+func (m *Model) freshSlot() int64 {
+	if m.NowMs-m.NotedMs < meter.SlotNoteMs {
+		return m.NotedSlot
+	}
+	return 0
 }
 
 func (m *Model) keepKey(key *meter.IdempotencyKey, id meter.ID, outcome meter.Reservation) {
@@ -318,7 +337,7 @@ func (m *Model) Batch(verbs func()) {
 		Layout: m.Layout.Number, Partition: m.Partition, Position: meter.Position{Epoch: m.Epoch, Pseq: m.Pseq + 1},
 		OccurredMs: m.NowMs,
 	})
-	m.batch = true
+	m.batch, m.noted = true, m.freshSlot()
 	verbs()
 	m.batch = false
 	if len(m.Ledger[before].Entries) == 0 {

@@ -46,10 +46,10 @@ func (r *redisReader) expectf(ok bool, format string, args ...any) {
 
 func (r *redisReader) read(ctx context.Context, seen meter.Position) {
 	pipe := r.client.Pipeline()
-	meta, open := pipe.HGetAll(ctx, r.keys.Meta()), pipe.HGetAll(ctx, r.keys.Open())
+	meta, open := pipe.Get(ctx, r.keys.Meta()), pipe.HGetAll(ctx, r.keys.Open())
 	ledger, lapses := pipe.XRange(ctx, r.keys.Ledger(), "("+seen.String(), "+"), pipe.ZRangeWithScores(ctx, r.keys.Lapses(), 0, -1)
 	slots, names := pipe.HGetAll(ctx, r.keys.Slots()), pipe.Keys(ctx, r.tag+"*")
-	if _, err := pipe.Exec(ctx); err != nil {
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		r.errs = append(r.errs, err)
 		return
 	}
@@ -68,16 +68,30 @@ func (r *redisReader) read(ctx context.Context, seen meter.Position) {
 	r.rest(ctx, names.Val(), slots.Val())
 }
 
-func (r *redisReader) meta(fields map[string]string) {
-	number := func(name string) int64 {
-		n, err := strconv.ParseInt(fields[name], 10, 64)
-		r.expectf(err == nil || fields[name] == "", "meta: %s is %q", name, fields[name])
-		return n
+func (r *redisReader) meta(packed string) {
+	if packed == "" {
+		return
 	}
-	r.s.Epoch, r.s.Pseq, r.s.FlushedPseq = uint64(number("epoch")), uint64(number("pseq")), uint64(number("flushed"))
-	r.s.OutcomesFromMs, r.s.NowMs, r.downMs = number("outcomes_from"), number("last_ms"), number("down_ms")
-	r.expectf(len(fields) == 0 || fields["format"] == "1", "meta: format is %q", fields["format"])
-	r.expectf(fields["torn"] == "", "meta: torn")
+	m, err := meter.UnpackMeta([]byte(packed))
+	r.expectf(err == nil, "meta: %w", err)
+	r.s.Epoch, r.s.Pseq, r.s.FlushedPseq = m.Epoch, m.Pseq, m.Flushed.Pseq
+	r.s.OutcomesFromMs, r.s.NowMs, r.downMs = m.OutcomesFromMs, m.LastMs, m.DownMs
+	r.s.NotedSlot, r.s.NotedMs = m.NotedSlot, m.NotedMs
+	r.expectf(!m.Torn, "meta: torn")
+}
+
+// EditMeta changes a partition's meta as no script would, for tests of what follows.
+func EditMeta(ctx context.Context, client redis.UniversalClient, keys meter.Keys, edit func(*meter.Meta)) error {
+	b, err := client.Get(ctx, keys.Meta()).Bytes()
+	if err != nil {
+		return err
+	}
+	m, err := meter.UnpackMeta(b)
+	if err != nil {
+		return err
+	}
+	edit(&m)
+	return client.Set(ctx, keys.Meta(), meter.AppendMeta(nil, m), 0).Err()
 }
 
 func (r *redisReader) ledger(messages []redis.XMessage) {
@@ -120,6 +134,10 @@ func (r *redisReader) rest(ctx context.Context, names []string, slots map[string
 	for name, cmd := range accounts {
 		a, err := meter.UnpackAccount([]byte(cmd.Val()))
 		r.expectf(err == nil, "account %s: %w", name, err)
+		if s := a.Sum; s.FromMs <= r.s.NowMs && r.s.NowMs < s.UntilMs {
+			r.expectf(s.Available == a.Available(r.s.NowMs), "account %s: the kept sum is %s, the grants add up to %s", name,
+				s.Available, a.Available(r.s.NowMs))
+		}
 		r.s.Accounts[name] = a
 	}
 	for name, cmd := range hashes {

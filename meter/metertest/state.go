@@ -21,7 +21,9 @@ type State struct {
 	Open           map[meter.ID]meter.Reservation // deadlines in wall time
 	Done           map[meter.ID]meter.Reservation
 	Keys           map[KeySlot]KeyRecord
-	Slots          map[string]int64 // outcome slots and key days in use → their last write
+	Slots          map[string]int64 // outcome slots and key days in use → their last write, as noted
+	NotedSlot      int64            // the newest outcome slot written
+	NotedMs        int64            // when its last write was noted in Slots
 	Lapses         map[Lapse]int64  // grants to look at → when; nil in the model, which needs no index
 	Ledger         []meter.Record
 }
@@ -88,7 +90,7 @@ func (s State) Equal(o State) bool {
 		maps.EqualFunc(s.Open, o.Open, equalReservations) && maps.EqualFunc(s.Done, o.Done, equalReservations) &&
 		maps.EqualFunc(s.Keys, o.Keys, func(a, b KeyRecord) bool {
 			return a.Reservation == b.Reservation && a.Fingerprint == b.Fingerprint && equalReservations(a.Outcome, b.Outcome)
-		}) && maps.Equal(s.Slots, o.Slots) && slices.EqualFunc(s.Ledger, o.Ledger, equalRecords)
+		}) && maps.Equal(s.Slots, o.Slots) && s.NotedSlot == o.NotedSlot && s.NotedMs == o.NotedMs && slices.EqualFunc(s.Ledger, o.Ledger, equalRecords)
 }
 
 // EqualDecisions reports whether two answers are the same, whether a list is nil or empty.
