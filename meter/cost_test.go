@@ -313,13 +313,13 @@ func TestCosts(t *testing.T) {
 		require.NoError(t, err)
 	}
 	if was, here := recorded.Servers[instructionsUnit], redisBuild(t, c.info); probe != nil && was != here {
-		say("instructions: recorded on %s, and this is %s: not compared", was, here)
+		sayf("instructions: recorded on %s, and this is %s: not compared", was, here)
 		counted = without(counted, instructionsUnit)
 	}
 	table, grew, shrank := recorded.Judge(counted)
-	say("%s", table)
+	sayf("%s", table)
 	for _, s := range shrank {
-		say("less than recorded: %s", s)
+		sayf("less than recorded: %s", s)
 	}
 	require.Empty(t, grew, "a request costs Redis more than before. If that is the price of something worth it, record it:\n"+
 		"go test ./meter -run '^TestCosts$' -update")
@@ -337,8 +337,8 @@ func TestCostsNoticeOneMoreCommand(t *testing.T) {
 	require.Contains(t, grew[0], s.String()+", "+commandsUnit, table)
 }
 
-// say writes to people: figures are worth reading also when all is well.
-func say(format string, args ...any) { fmt.Fprintf(os.Stdout, format+"\n", args...) }
+// sayf writes to people: figures are worth reading also when all is well.
+func sayf(format string, args ...any) { fmt.Fprintf(os.Stdout, format+"\n", args...) }
 
 func without(costs []metertest.Cost, unit string) []metertest.Cost {
 	var left []metertest.Cost

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -127,7 +128,7 @@ func (w *world) serve(name string) *gateway {
 	w.t.Helper()
 	g := &gateway{t: w.t, log: &log{}}
 	cmd := exec.Command(w.binary, "serve")
-	cmd.Env = append(w.env, "CREDITGATE_JOURNAL_DIR="+filepath.Join(w.dir, name))
+	cmd.Env = append(slices.Clone(w.env), "CREDITGATE_JOURNAL_DIR="+filepath.Join(w.dir, name))
 	cmd.Stdout, cmd.Stderr = g.log, g.log
 	require.NoError(w.t, cmd.Start())
 	w.t.Cleanup(func() {
@@ -143,7 +144,10 @@ func (w *world) serve(name string) *gateway {
 
 func (g *gateway) ready() bool {
 	for line := range strings.Lines(g.log.String()) {
-		var event struct{ Data, Control string }
+		var event struct {
+			Data    string `json:"data"`
+			Control string `json:"control"`
+		}
 		if strings.Contains(line, `"listening"`) && json.Unmarshal([]byte(line), &event) == nil {
 			g.data, g.admin = event.Data, "http://"+event.Control
 		}
@@ -183,7 +187,9 @@ func (g *gateway) account(name string) (key string) {
 		g.ask("POST", "/v1/accounts/"+name+"/grants",
 			fmt.Sprintf(`{"bucket":%q,"credits":1000000,"external_ref":%q}`, bucket, bucket))
 	}
-	var made struct{ Key string }
+	var made struct {
+		Key string `json:"key"`
+	}
 	require.NoError(g.t, json.Unmarshal([]byte(g.ask("POST", "/v1/accounts/"+name+"/keys", `{}`)), &made))
 	return made.Key
 }

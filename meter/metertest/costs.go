@@ -93,7 +93,8 @@ func (f CostFile) Judge(counted []Cost) (table string, grew, shrank []string) {
 		case moved < -room:
 			shrank, verdict = append(shrank, said), "  shrank"
 		}
-		fmt.Fprintf(&out, "%-58s %-26s %12s %12s %9s%s\n", c.Cell, c.Unit, figure(was), figure(c.PerRequest), change(was, moved), verdict)
+		fmt.Fprintf(&out, "%-58s %-26s %12s %12s %9s%s\n",
+			c.Cell, c.Unit, figure(was), figure(c.PerRequest), change(was, moved), verdict)
 	}
 	for _, r := range f.Costs {
 		sameUnit := func(c Cost) bool { return c.Unit == r.Unit }

@@ -24,7 +24,7 @@ func TestCostsAreHeldAgainstTheRecordedTable(t *testing.T) {
 	table, err := metertest.ReadCosts(file)
 	require.NoError(t, err)
 	require.Equal(t, none.Servers, table.Servers)
-	require.Equal(t, 0.125, table.Costs[2].PerRequest)
+	require.InDelta(t, 0.125, table.Costs[2].PerRequest, 1e-9)
 
 	_, grew, shrank := table.Judge([]metertest.Cost{
 		cost("one", "commands", 20.5), cost("one", "instructions", 1020), cost("two", "commands", 0.6), cost("gone", "commands", 2.5),
