@@ -14,7 +14,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(shell git rev-parse HEAD >/dev/null 2>&
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint bench fmt build clean
+.PHONY: help run demo test guard lint bench fmt build clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,12 @@ demo: ## Drive a scripted client through a fresh gateway and check every credit
 test: ## Run every test on real servers, with the race detector
 	@.ci/install go redis postgres gcc git curl
 	CGO_ENABLED=1 go test -race -count=1 $(or $(ARGS),./...)
+
+# Instructions are counted where valgrind is, and the rest without it.
+guard: ## Count what a request costs in Redis and heap, beside the recorded figures; ARGS=-update records
+	@.ci/install go redis postgres
+	@.ci/install valgrind || echo "guard: going on without valgrind"
+	go test -v -count=1 -run '^(TestCosts|TestAllocations)$$' ./meter ./bench/guard $(ARGS)
 
 lint: $(LINT) ## Check style and import directions
 	$(LINT) run $(ARGS)

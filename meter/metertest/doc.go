@@ -12,4 +12,5 @@
 //	dump.go        a partition as text
 //	book.go        Postgres as the engine sees it, in memory
 //	invariants.go  what must hold between a state and its ledger, whatever happened
+//	costs.go       counted costs held against a recorded table
 package metertest

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -29,6 +30,8 @@ type Options struct {
 	// Args are added to the command line and win over this package's settings, except for where the server
 	// listens and keeps its data: "--maxmemory", "64mb".
 	Args []string
+	// Under is a program with its arguments that runs the server in its own process: "valgrind", "--tool=callgrind".
+	Under []string
 	// Log receives one line for each start and stop. The server's own log is redis.log in Dir.
 	Log zerolog.Logger
 }
@@ -39,6 +42,7 @@ type Server struct {
 	dir     string
 	port    int
 	args    []string
+	under   []string
 	log     zerolog.Logger
 
 	mu sync.Mutex // held while the server changes its state
@@ -61,7 +65,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("redisd: make the data directory: %w", err)
 	}
-	s := &Server{program: program, dir: dir, port: o.Port, args: o.Args, log: o.Log}
+	s := &Server{program: program, dir: dir, port: o.Port, args: o.Args, under: o.Under, log: o.Log}
 	if o.Port == 0 {
 		err = s.startOnFreePort(ctx)
 	} else {
@@ -90,7 +94,8 @@ func (s *Server) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startMax)
 	defer cancel()
 	began := time.Now()
-	p, err := spawn(ctx, s.program, s.dir, s.commandLine())
+	line := slices.Concat(s.under, []string{s.program}, s.commandLine())
+	p, err := spawn(ctx, line[0], s.dir, line[1:])
 	if err != nil {
 		return fmt.Errorf("redisd: %w", err)
 	}
