@@ -133,10 +133,10 @@ func (c *counter) engine(s costScene) (*meter.Engine, meter.Layout) {
 		c.mutate(e)
 	}
 	require.NoError(c.t, c.info.FlushAll(c.t.Context()).Err())
-	require.NoError(c.t, c.info.ScriptFlush(c.t.Context()).Err()) // and with it Lua, whose garbage would be the last scene's
+	require.NoError(c.t, c.info.FunctionFlush(c.t.Context()).Err()) // and with it Lua, whose garbage would be the last scene's
 	require.NoError(c.t, e.OpenNow(c.t.Context()))
 	for p := range s.partitions {
-		require.NoError(c.t, c.info.HSet(c.t.Context(), layout.Keys(p).Meta(), "last_ms", c.now.UnixMilli()).Err())
+		require.NoError(c.t, metertest.EditMeta(c.t.Context(), c.info, layout.Keys(p), func(m *meter.Meta) { m.LastMs = c.now.UnixMilli() }))
 	}
 	still.Store(true)
 	c.fill(e, book, layout, s)
@@ -160,6 +160,13 @@ func (c *counter) fill(e *meter.Engine, book *metertest.Book, layout meter.Layou
 	}
 	for chunk := range slices.Chunk(grants, 256) {
 		c.fly(e, chunk...)
+	}
+	for p := range s.partitions { // so that accounts need not remember the grants, as in every account of some age
+		head, err := e.Ledger().Head(c.t.Context(), p)
+		require.NoError(c.t, err)
+		if head.Pseq > 0 {
+			c.fly(e, meter.FlushedOp(p, c.id(), head, meter.Position{}))
+		}
 	}
 }
 
