@@ -338,7 +338,7 @@ func TestCostsNoticeOneMoreCommand(t *testing.T) {
 	recorded, err := metertest.ReadCosts(costsFile)
 	require.NoError(t, err)
 	c := newCounter(t, redisd.Test(t, quietArgs()...), nil)
-	c.mutate = func(e *meter.Engine) { e.Mutate("\n", "\nredis.call('TIME') ") } // after the line that declares its flags
+	c.mutate = func(e *meter.Engine) { e.Mutate("  begin()\n  KEYS", "  begin()\n  call('TIME')\n  KEYS") }
 	s := costScenes()[0]
 	table, grew, _ := recorded.Judge(c.count(s))
 	require.Contains(t, grew[0], s.String()+", "+commandsUnit, table)

@@ -47,7 +47,7 @@ func mutants() []mutant {
 		{"a lapse is not checked again", "if g and sec.now < g.expires then", "if false then"},
 		{"a moved grant keeps its place", "remove_grant(a, g)\n  g.expires = expires\n  insert_grant(a, g)", "g.expires = expires"},
 		{"an old flag wins", "if version > a.version then", "if true then"},
-		{"a grant is not remembered", "a.applied[#a.applied + 1] = {id = op.id, pseq = sec.pseq + 1}", ""},
+		{"a grant is not remembered", "remember(a, op.id, sec.pseq + 1)", ""},
 		{"what was forgotten is not known", "a.pruned = max(a.pruned, c.pseq)", ""},
 		{"a forgotten change is applied again", "if checked < a.pruned then return RECHECK end", ""},
 		{"the account's seq stands still", "a.seq = a.seq + 1", ""},

@@ -95,15 +95,27 @@ func (w *world) setClock() {
 	}
 }
 
-// loss is a connection that loses one reply: the flight was executed, and its sender is told that the line broke.
+// loss is a connection that loses one reply to a flight: the flight was executed, and its sender is told that the line
+// broke. A flight of one call is no pipeline.
 type loss struct{ armed atomic.Bool }
 
-func (l *loss) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (l *loss) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (l *loss) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (l *loss) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if cmd.Name() != "fcall" || !l.armed.CompareAndSwap(true, false) {
+			return err
+		}
+		cmd.SetErr(io.ErrUnexpectedEOF)
+		return io.ErrUnexpectedEOF
+	}
+}
+
 func (l *loss) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		err := next(ctx, cmds)
-		if !l.armed.CompareAndSwap(true, false) {
+		if cmds[0].Name() != "fcall" || !l.armed.CompareAndSwap(true, false) {
 			return err
 		}
 		for _, c := range cmds {

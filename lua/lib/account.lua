@@ -2,11 +2,13 @@
 -- have 64 and a request draws from one or two. What changed is patched in, or all is packed anew when grants came,
 -- went or moved. Layout: meter/codec.go.
 
+local NONE = {} -- stands for an empty list where nothing is ever put into it
+
 local function unpack_account(packed)
   local layout, seq, flags, version, holds, pruned, sum, as_of, till, n_applied, n_grants, at =
     read('<Bi8BI4I4i8i8i6i6BB', packed)
   if layout ~= 2 then error('account has format ' .. layout .. ', this library knows 2') end
-  local applied = {}
+  local applied = n_applied == 0 and NONE or {}
   for i = 1, n_applied do
     local id, pseq
     id, pseq, at = read('<c16i8', packed, at)
@@ -14,64 +16,51 @@ local function unpack_account(packed)
   end
   return {
     packed = packed, seq = seq, suspended = flags % 2 == 1, version = version, holds = holds, pruned = pruned,
-    sum = sum, as_of = as_of, till = till, applied = applied,
-    n = n_grants, first = at, next = at, order = {}, seen = {}, dirty = {},
+    sum = sum, as_of = as_of, till = till, applied = applied, n = n_grants, first = at, loaded = {}, reshaped = false,
   }
 end
 
+-- The grant at a place in the packed value. a.loaded has those that were asked for, in their order there.
 local function grant_at(a, at)
-  local g = a.seen[at]
-  if not g then
-    local id, available, held, debt, effective, expires, created, rank, flags, bucket, after =
-      read('<c16i8i8i8i6i6i6BBBc0', a.packed, at)
-    g = {
-      id = id, available = available, held = held, debt = debt, effective = effective, expires = expires,
-      created = created, rank = rank, flags = flags, bucket = bucket, at = at, after = after,
-    }
-    a.seen[at] = g
-  end
-  return g
-end
-
--- The grant that is drained i-th, or nil; those before it have been asked for.
-local function grant_number(a, i)
-  local g = a.order[i]
-  if not g and i <= a.n then
-    g = grant_at(a, a.next)
-    a.order[i], a.next = g, g.after
-  end
+  local loaded = a.loaded
+  local i = #loaded
+  while i > 0 and loaded[i].at > at do i = i - 1 end
+  if i > 0 and loaded[i].at == at then return loaded[i] end
+  local id, available, held, debt, effective, expires, created, rank, flags, bucket, after =
+    read('<c16i8i8i8i6i6i6BBBc0', a.packed, at)
+  local g = {
+    id = id, available = available, held = held, debt = debt, effective = effective, expires = expires,
+    created = created, rank = rank, flags = flags, bucket = bucket, at = at, after = after, touched = false,
+  }
+  if i == #loaded then loaded[i + 1] = g else table.insert(loaded, i + 1, g) end
   return g
 end
 
 -- All grants in drain order.
 local function all_grants(a)
-  for i = #a.order + 1, a.n do grant_number(a, i) end
-  return a.order
+  if a.reshaped then return a.loaded end
+  local at = a.first
+  for _ = 1, a.n do at = grant_at(a, at).after end
+  return a.loaded
+end
+
+-- The grant that is drained i-th, or nil; before is the one before it.
+local function grant_number(a, i, before)
+  if i > a.n then return nil end
+  if a.reshaped then return a.loaded[i] end
+  return grant_at(a, before and before.after or a.first)
 end
 
 -- An id is 16 bytes of which 74 bits are random: it is searched for instead of walked to.
 local function find_grant(a, id)
   if a.reshaped then
-    for _, g in ipairs(a.order) do
+    for _, g in ipairs(a.loaded) do
       if g.id == id then return g end
     end
     return nil
   end
   local at = find(a.packed, id, a.first, true)
   return at and grant_at(a, at)
-end
-
--- Notes that available, held or debt of g has changed. a.dirty is in the order of the packed value.
-local function touch(a, g)
-  if g.touched then return end
-  g.touched = true
-  local dirty = a.dirty
-  local i = #dirty + 1
-  while i > 1 and g.at and dirty[i - 1].at and dirty[i - 1].at > g.at do
-    dirty[i] = dirty[i - 1]
-    i = i - 1
-  end
-  dirty[i] = g
 end
 
 local function pack_grant(g)
@@ -86,13 +75,15 @@ local function pack_account(a)
     parts[#parts + 1] = pack('<c16i8', c.id, c.pseq)
   end
   if a.reshaped then
-    for _, g in ipairs(a.order) do parts[#parts + 1] = pack_grant(g) end
+    for _, g in ipairs(a.loaded) do parts[#parts + 1] = pack_grant(g) end
   else
     local from = a.first
-    for _, g in ipairs(a.dirty) do
-      parts[#parts + 1] = sub(a.packed, from, g.at + 15)
-      parts[#parts + 1] = pack('<i8i8i8', g.available, g.held, g.debt)
-      from = g.at + 40
+    for _, g in ipairs(a.loaded) do
+      if g.touched then
+        parts[#parts + 1] = sub(a.packed, from, g.at + 15)
+        parts[#parts + 1] = pack('<i8i8i8', g.available, g.held, g.debt)
+        from = g.at + 40
+      end
     end
     parts[#parts + 1] = sub(a.packed, from)
   end
@@ -107,7 +98,8 @@ local function drains_before(a, b)
   return a.id < b.id
 end
 
--- Grants came, went or moved: from here on a.order is what counts, and the sum is computed anew when it is asked for.
+-- Grants came, went or moved: from here on a.loaded is what counts, with all of them in drain order, and the sum is
+-- computed anew when it is asked for.
 local function reshape(a)
   local order = all_grants(a)
   a.reshaped, a.till = true, 0
@@ -152,15 +144,14 @@ end
 
 -- Changes what a grant has available, and the sum with it while the sum counts the grant.
 local function add_available(a, g, n, now)
-  touch(a, g)
-  g.available = g.available + n
+  g.available, g.touched = g.available + n, true
   if now >= a.as_of and now < a.till and is_live(g, now) then a.sum = a.sum + n end
 end
 
 -- Takes amount in drain order. The caller has checked that it is there.
 local function take(a, amount, now)
   local taken, i = {}, 1
-  local g = grant_number(a, 1)
+  local g = grant_number(a, 1, nil)
   while g and amount > 0 do
     if g.available > 0 and g.effective <= now and now < g.expires then
       local part = min(amount, g.available)
@@ -169,7 +160,7 @@ local function take(a, amount, now)
       taken[#taken + 1] = {grant = g, id = g.id, amount = part, charged = 0}
     end
     i = i + 1
-    g = grant_number(a, i)
+    g = grant_number(a, i, g)
   end
   if amount ~= 0 then error('take: more than available') end
   return taken
@@ -178,12 +169,13 @@ end
 -- Forgets what can never move again: grants that hold nothing, and admin changes whose entry is flushed. pruned
 -- keeps the newest forgotten pseq, so that a delayed repeat of a forgotten change is refused (RECHECK). Only a grant
 -- that was touched can have come to hold nothing.
-local function tidy(a, flushed)
-  for i = #a.dirty, 1, -1 do
-    local g = a.dirty[i]
-    if g.available == 0 and g.held == 0 then
-      remove_grant(a, g)
-      table.remove(a.dirty, i)
+local tidy
+function tidy(a, flushed)
+  for i = #a.loaded, 1, -1 do
+    local g = a.loaded[i]
+    if g.touched and g.available == 0 and g.held == 0 then
+      remove_grant(a, g) -- loads all: begin anew
+      return tidy(a, flushed)
     end
   end
   for i = #a.applied, 1, -1 do
@@ -205,4 +197,10 @@ local function refuse_change(a, id, checked, flushed)
   end
   if checked < a.pruned then return RECHECK end
   if unflushed >= APPLIED_MAX then return BUSY end
+end
+
+-- Remembers an admin change until its entry, which will be in the record pseq, is flushed.
+local function remember(a, id, pseq)
+  if a.applied == NONE then a.applied = {} end
+  a.applied[#a.applied + 1] = {id = id, pseq = pseq}
 end

@@ -5,7 +5,11 @@ local sections, ops, codes, bodies, order -- codes and bodies: the replies; orde
 -- The section's head in ARGV. Its keys are read where they are needed: the last ones are passed only to calls that may
 -- write them.
 local function read_section(packed, at, i)
-  local sec = {ops = {}, open_raw = {}, done_raw = {}}
+  local sec = { -- with room for most of what it will have: a table that grows is laid out anew
+    ops = {}, open_raw = {}, done_raw = {}, accounts = {}, reservations = {}, base = 0, prefix = 0, called_epoch = 0,
+    min_pseq = 0, packed = '', now = 0, up = 0, state = 0, torn = 0, epoch = 0, pseq = 0, flushed = 0, flushed_epoch = 0,
+    last_ms = 0, down_ms = 0, outcomes_from = 0, base_pseq = 0, noted = 0, noted_ms = 0, inc = '',
+  }
   local _
   sec.base, _, sec.prefix, sec.called_epoch, sec.min_pseq, at = read('<HBBi8i8', packed, at)
   order[i] = KEYS[sec.base]
@@ -84,7 +88,7 @@ local function read_reservations(sec)
       list[#list + 1] = op.id
     end
   end
-  for key, list in pairs(wanted or {}) do read_fields(key, list, sec.done_raw) end
+  for key, list in pairs(wanted or NONE) do read_fields(key, list, sec.done_raw) end
 end
 
 local running -- the operation being computed, for the one that raises
@@ -113,12 +117,12 @@ local function said(err) return type(err) == 'table' and err.err or tostring(err
 local function compute_all()
   local failed, ok, err = {}, false, nil
   for _ = 1, 8 do
-    for _, sec in ipairs(sections) do
-      if not sec.code then reset_section(sec) end
-    end
     ok, err = pcall(compute, failed)
     if ok then return end
     failed[running] = said(err)
+    for _, sec in ipairs(sections) do
+      if not sec.code then reset_section(sec) end
+    end
   end
   error(failed[running])
 end
@@ -163,7 +167,7 @@ local function write_all()
   for _, sec in ipairs(sections) do
     if not sec.code then
       write_one(sec)
-      for _, v in ipairs(sec.sets or {}) do sets[#sets + 1] = v end
+      for _, v in ipairs(sec.sets or NONE) do sets[#sets + 1] = v end
     end
   end
   for i = 1, #sets, 1000 do

@@ -59,8 +59,7 @@ local function settle(sec, op, a, r, charged, state, kind, units)
   local lines = {}
   for i, d in ipairs(r.draws) do
     local g, back = d.grant, d.amount - d.charged
-    touch(a, g)
-    g.held = g.held - d.amount
+    g.held, g.touched = g.held - d.amount, true
     local lapsed, paid = 0, 0
     if back > 0 then lapsed, paid = give_back(a, g, back, sec.now) end
     lines[i] = line(g.id, 0, d.charged, back, lapsed, paid, -paid)

@@ -12,7 +12,7 @@ local function unpack_reservation(packed)
   end
   return {
     state = state, amount = amount, charged = charged, available = remaining, deadline = deadline,
-    settled = settled, account = account, note = note, draws = draws, packed = packed,
+    settled = settled, account = account, note = note, draws = draws, packed = packed, id = false, done_key = false,
   }
 end
 
@@ -54,9 +54,11 @@ end
 local function keep_reservation(sec, op, r)
   if r.state ~= HELD and r.state ~= EXPIRED then r.note = '' end
   r.packed = pack_reservation(r)
+  if r.done_key then return end -- kept before, in this call
+  r.id, r.done_key = op.id, op.done_key
   sec.reservations[op.id] = r
   if not sec.touched then sec.touched = {} end
-  sec.touched[op.id] = op.done_key
+  sec.touched[#sec.touched + 1] = r
 end
 
 -- Whether a reservation is held now, by this call's view.
@@ -76,10 +78,10 @@ end
 local function find_key(sec, key, except)
   for _, day in ipairs(key.days) do
     local field = day .. '\n' .. key.hash
-    local raw = sec.key_raw and sec.key_raw[field]
+    if not sec.key_raw then sec.key_raw = {} end
+    local raw = sec.key_raw[field]
     if raw == nil then
       raw = call('HGET', day, key.hash)
-      if not sec.key_raw then sec.key_raw = {} end
       sec.key_raw[field] = raw
     end
     local id = raw and sub(raw, 17, 32)

@@ -48,10 +48,10 @@ end
 
 -- Whether an operation of this call, before the one that asks, writes to an outcome slot or a key day.
 local function writes_to(sec, slot)
-  for _, done_key in pairs(sec.touched or {}) do
-    if done_key == slot then return true end
+  for _, r in ipairs(sec.touched or NONE) do
+    if r.done_key == slot then return true end
   end
-  for _, k in ipairs(sec.key_writes or {}) do
+  for _, k in ipairs(sec.key_writes or NONE) do
     if k.day == slot then return true end
   end
   return false
@@ -99,28 +99,27 @@ end
 
 local function write_reservations(sec)
   local opened, closed, done
-  for id, done_key in pairs(sec.touched) do
-    local r = sec.reservations[id]
+  for _, r in ipairs(sec.touched) do
     if r.state == HELD then
       if not opened then opened = {} end
-      opened[#opened + 1], opened[#opened + 2] = id, r.packed
+      opened[#opened + 1], opened[#opened + 2] = r.id, r.packed
     else
-      if sec.open_raw[id] then
+      if sec.open_raw[r.id] then
         if not closed then closed = {} end
-        closed[#closed + 1] = id
+        closed[#closed + 1] = r.id
       end
       if not done then done = {} end
-      local slot = done[done_key]
+      local slot = done[r.done_key]
       if not slot then
         slot = {}
-        done[done_key] = slot
+        done[r.done_key] = slot
       end
-      slot[#slot + 1], slot[#slot + 2] = id, r.packed
+      slot[#slot + 1], slot[#slot + 2] = r.id, r.packed
     end
   end
   if opened then call_many('HSET', KEYS[sec.base + OPEN_RESERVATIONS], opened) end
   if closed then call_many('HDEL', KEYS[sec.base + OPEN_RESERVATIONS], closed) end
-  for done_key, slot in pairs(done or {}) do
+  for done_key, slot in pairs(done or NONE) do
     call_many('HSET', done_key, slot)
     note_slot(sec, done_key, floor(created_ms(slot[1]) / DONE_SLOT_MS))
   end
@@ -155,7 +154,7 @@ local function pack_section(sec)
   if sec.entries then sec.record = pack_record(sec) end
   if not (sec.mark or sec.record or sec.touched or sec.dirty or sec.drops) then return end
   local sets = {}
-  for key, a in pairs(sec.dirty or {}) do
+  for key, a in pairs(sec.dirty or NONE) do
     sets[#sets + 1], sets[#sets + 2] = key, pack_account(a)
   end
   sec.sets = sets

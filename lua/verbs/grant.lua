@@ -20,7 +20,7 @@ verbs[6] = function(sec, op)
     id = op.id, rank = rank, flags = flags, bucket = bucket, available = amount, held = 0, debt = 0,
     effective = effective, expires = expires, created = created,
   })
-  a.applied[#a.applied + 1] = {id = op.id, pseq = sec.pseq + 1}
+  remember(a, op.id, sec.pseq + 1)
   add_entry(sec, a, op.account, KIND_GRANT, amount, op.id, 0, note, {line(op.id, amount, 0, 0, 0, 0, 0)})
   keep_account(sec, op, a)
   if expires ~= NEVER then watch(sec, op.account, op.id, expires) end

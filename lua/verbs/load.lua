@@ -10,7 +10,7 @@ verbs[12] = function(sec, op)
   if find_account(sec, op) then return OK end
   local a = unpack_account(packed)
   for _, g in ipairs(all_grants(a)) do
-    touch(a, g) -- so that one that holds nothing is forgotten
+    g.touched = true -- so that one that holds nothing is forgotten
     if g.expires ~= NEVER then watch(sec, op.account, g.id, g.expires) end
   end
   keep_account(sec, op, a)

@@ -15,7 +15,7 @@ verbs[9] = function(sec, op)
   g.expires = expires
   insert_grant(a, g)
   watch(sec, op.account, grant_id, expires ~= NEVER and expires)
-  a.applied[#a.applied + 1] = {id = op.id, pseq = sec.pseq + 1}
+  remember(a, op.id, sec.pseq + 1)
   add_entry(sec, a, op.account, KIND_ADJUST, 0, op.id, 0, note, {line(grant_id, 0, 0, 0, 0, 0, 0)})
   keep_account(sec, op, a)
   return OK, pack_account(a)

@@ -25,7 +25,7 @@ verbs[1] = function(sec, op)
 
   r = {
     state = HELD, amount = amount, charged = 0, available = left, deadline = sec.up + lease, settled = 0,
-    account = op.account, note = note, draws = take(a, amount, sec.now),
+    account = op.account, note = note, draws = take(a, amount, sec.now), packed = false, id = false, done_key = false,
   }
   for _, d in ipairs(r.draws) do d.grant.held = d.grant.held + d.amount end
   a.holds = a.holds + 1

@@ -19,7 +19,7 @@ verbs[7] = function(sec, op)
     add_available(a, g, -taken, sec.now)
     g.debt = g.debt + amount - taken
   end
-  a.applied[#a.applied + 1] = {id = op.id, pseq = sec.pseq + 1}
+  remember(a, op.id, sec.pseq + 1)
   add_entry(sec, a, op.account, KIND_REVOKE, amount, op.id, 0, note,
     {line(grant_id, 0, 0, 0, 0, taken, amount - taken)})
   keep_account(sec, op, a)
