@@ -32,6 +32,7 @@ type Gateway struct {
 	admin    Admin
 	health   Health
 
+	exchanges sync.Pool // of *exchange
 	auth      *authenticator
 	upstreams *upstreams
 	metrics   *metrics
@@ -70,11 +71,9 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		set: o.Settings, policies: o.Policies, meter: o.Meter, lookup: o.Lookup, journal: o.Journal,
 		answers: o.Answers, ledger: o.Ledger, admin: o.Admin, health: o.Health,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
-		auth: &authenticator{
-			cache: newKeyCache(o.KeyTTL, m), source: o.Identities, trusted: peers,
-			accountHeader: canonicalName(o.AccountHeader),
-		},
+		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}
+	g.exchanges.New = newExchange
 	g.base, g.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	g.routes = g.controlRoutes()
 	g.data = g.server(g.serve, g.set.RequestBodyMax)
@@ -221,12 +220,27 @@ type clientConn struct {
 	undelivered interface{ Inc() }
 	peer        netip.Addr
 	peerText    string
-	charged     bool // the response being written was charged
-	linger      bool // the client may still be sending
-	eof         bool // the client has closed its side
+	target      string // of the last request
+	charged     bool   // the response being written was charged
+	linger      bool   // the client may still be sending
+	eof         bool   // the client has closed its side
 }
 
 func (c *clientConn) begin() { c.charged = false }
+
+// targetKept is the longest target that a connection remembers, so that idle ones hold little.
+const targetKept = 256
+
+// copyTarget copies a request's target. A client mostly asks for the same again, and then the last copy serves.
+func (c *clientConn) copyTarget(b []byte) string {
+	if c == nil || len(b) > targetKept {
+		return string(b)
+	}
+	if string(b) != c.target {
+		c.target = string(b)
+	}
+	return c.target
+}
 
 func (c *clientConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
