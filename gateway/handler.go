@@ -185,6 +185,8 @@ func (g *Gateway) refuse(x *exchange, p *problem) {
 func (g *Gateway) end(x *exchange) {
 	x.tell(errNotTried)
 	x.carrier.close() // if it was not: what is left of it is nobody's
+	x.view.Release()
+	x.view = policy.View{} // never twice
 	g.metrics.inFlight.Dec()
 	g.metrics.observe(x)
 	if e := g.log.Debug(); e.Enabled() { // the access log: never a body, a key or a query
