@@ -103,14 +103,16 @@ func handOver[C any](method func(C), lease any) {
 
 // backendConn knows whether a byte of the current request was sent.
 type backendConn struct {
-	net.Conn
+	patientConn
 	idle *idleProbe
 	used bool // a request was sent on it before
 	sent bool
 	eof  bool // the backend has closed its side
 }
 
-func newBackendConn(c net.Conn) *backendConn { return &backendConn{Conn: c, idle: newIdleProbe(c)} }
+func newBackendConn(c net.Conn) *backendConn {
+	return &backendConn{patientConn: patientConn{Conn: c}, idle: newIdleProbe(c)}
+}
 
 // backendOf finds the connection that dialPlain made under what dialTLS put around it.
 func backendOf(c net.Conn) *backendConn {
@@ -119,7 +121,7 @@ func backendOf(c net.Conn) *backendConn {
 	}
 	bc, ok := c.(*backendConn)
 	if !ok {
-		return &backendConn{Conn: c, sent: true} // not known: assume the worst
+		return &backendConn{patientConn: patientConn{Conn: c}, sent: true} // not known: assume the worst
 	}
 	return bc
 }
@@ -135,7 +137,7 @@ func (c *backendConn) begin() error {
 }
 
 func (c *backendConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
+	n, err := c.patientConn.Write(b)
 	if n > 0 {
 		c.used, c.sent = true, true
 	}
@@ -143,7 +145,7 @@ func (c *backendConn) Write(b []byte) (int, error) {
 }
 
 func (c *backendConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
+	n, err := c.patientConn.Read(b)
 	if errors.Is(err, io.EOF) {
 		c.eof = true
 	}

@@ -206,7 +206,7 @@ func (l *clientListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	cc := &clientConn{Conn: c, undelivered: l.undelivered, peerText: "unknown"}
+	cc := &clientConn{patientConn: patientConn{Conn: c}, undelivered: l.undelivered, peerText: "unknown"}
 	if a, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
 		cc.peer = a.Addr().Unmap()
 		cc.peerText = cc.peer.String()
@@ -216,7 +216,7 @@ func (l *clientListener) Accept() (net.Conn, error) {
 
 // clientConn is a client's connection. One goroutine uses it at a time.
 type clientConn struct {
-	net.Conn
+	patientConn
 	undelivered interface{ Inc() }
 	peer        netip.Addr
 	peerText    string
@@ -243,7 +243,7 @@ func (c *clientConn) copyTarget(b []byte) string {
 }
 
 func (c *clientConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
+	n, err := c.patientConn.Read(b)
 	if errors.Is(err, io.EOF) {
 		c.eof = true
 	}
@@ -251,7 +251,7 @@ func (c *clientConn) Read(b []byte) (int, error) {
 }
 
 func (c *clientConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
+	n, err := c.patientConn.Write(b)
 	if err != nil && c.charged {
 		c.charged = false
 		c.undelivered.Inc()
@@ -269,7 +269,7 @@ const (
 // and take the answer with it.
 func (c *clientConn) Close() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.linger && half.CloseWrite() == nil {
-		_ = c.SetReadDeadline(time.Now().Add(lingerTime))
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.CopyN(io.Discard, c.Conn, lingerMax)
 	}
 	return c.Conn.Close()
