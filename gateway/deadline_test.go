@@ -15,7 +15,7 @@ func connected(t *testing.T) (*patientConn, net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer ln.Close() //nolint:errcheck // the test has its connections
+	defer ln.Close()
 	peer, err := net.Dial("tcp", ln.Addr().String())
 	require.NoError(t, err)
 	c, err := ln.Accept()
