@@ -60,6 +60,7 @@ func (g *Gateway) consumed(name string) bool {
 // from the copy: a client can have any field removed here by naming it in Connection, a priced one too.
 func (g *Gateway) passHeaders(x *exchange) {
 	in, out := &x.ctx.Request.Header, &x.out.Header
+	out.DisableNormalizing() // of names that were normalised when they were read, or are written so below
 	connection := connectionLists(in.All())
 	for k, v := range in.All() {
 		name := string(k) // does not escape: no allocation
@@ -142,6 +143,8 @@ func (x *exchange) peerText() string {
 
 // responseHeaders copies the backend's head to the client's, without what belongs to a connection or to the gateway.
 func responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
+	to.Header.DisableNormalizing() // names were normalised when they were read
+	defer to.Header.EnableNormalizing()
 	connection := connectionLists(from.Header.All())
 	for k, v := range from.Header.All() {
 		name := string(k)
