@@ -29,9 +29,11 @@ demo: ## Drive a scripted client through a fresh gateway and check every credit
 	@$(MAKE) build
 	@CGO_ENABLED=0 go run ./bench/demo $(ARGS)
 
+# Allocations are counted without the race detector, which makes some of its own.
 test: ## Run every test on real servers, with the race detector
 	@.ci/install go redis postgres gcc git curl
 	CGO_ENABLED=1 go test -race -count=1 $(or $(ARGS),./...)
+	$(if $(ARGS),,CGO_ENABLED=0 go test -count=1 -run '^TestAllocations$$' ./gateway ./meter/policy)
 
 # Instructions are counted where valgrind is, and the rest without it.
 guard: ## Count what a request costs in Redis and heap, beside the recorded figures; ARGS=-update records

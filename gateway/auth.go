@@ -1,11 +1,11 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"net/netip"
-	"strings"
 
 	"creditgate/meter"
 )
@@ -16,7 +16,8 @@ const apiKeyMax = 256
 // authenticator turns a request into an Identity.
 type authenticator struct {
 	cache         *keyCache
-	source        Identities
+	byKey         lookup // made once: a method value is an allocation
+	byAccount     lookup
 	trusted       []netip.Prefix
 	accountHeader string
 }
@@ -50,8 +51,7 @@ func (g *Gateway) stranger(err error) *problem {
 func (p *problem) Error() string { return p.detail }
 
 func (a *authenticator) identify(ctx context.Context, x *exchange) (Identity, error) {
-	h := &x.ctx.Request.Header
-	if names := h.PeekAll(a.accountHeader); len(names) > 0 && a.trusts(x.peer) {
+	if names := a.namedAccounts(x); len(names) > 0 {
 		name := names[0]
 		account := string(name)
 		if len(names) > 1 { // one of them may be the client's, let through by the peer
@@ -60,21 +60,34 @@ func (a *authenticator) identify(ctx context.Context, x *exchange) (Identity, er
 		if !meter.ValidName(account) {
 			return Identity{}, &problem{code: codeUnauthenticated, detail: a.accountHeader + " does not name an account"}
 		}
-		return a.cache.get(ctx, cacheKey{hash: sha256.Sum256(name), account: account}, a.byAccount)
+		return a.cache.get(ctx, x.arrived, cacheKey{hash: sha256.Sum256(name), account: account}, a.byAccount)
 	}
-	key, err := apiKey(string(h.Peek("Authorization")), string(h.Peek("X-Api-Key")))
+	h := &x.ctx.Request.Header
+	key, err := apiKey(h.Peek("Authorization"), h.Peek("X-Api-Key"))
 	if err != nil {
 		return Identity{}, err
 	}
-	return a.cache.get(ctx, cacheKey{hash: sha256.Sum256([]byte(key))}, a.byKey)
+	return a.cache.get(ctx, x.arrived, cacheKey{hash: sha256.Sum256(key)}, a.byKey)
 }
 
-func (a *authenticator) byKey(ctx context.Context, k cacheKey) (Identity, error) {
-	return a.source.IdentityByKey(ctx, k.hash)
+// namedAccounts are the values of the account header, if the peer may send it.
+func (a *authenticator) namedAccounts(x *exchange) [][]byte {
+	if !a.trusts(x.peer) {
+		return nil
+	}
+	return x.ctx.Request.Header.PeekAll(a.accountHeader)
 }
 
-func (a *authenticator) byAccount(ctx context.Context, k cacheKey) (Identity, error) {
-	return a.source.IdentityByAccount(ctx, k.account)
+func newAuthenticator(cache *keyCache, source Identities, trusted []netip.Prefix, accountHeader string) *authenticator {
+	return &authenticator{
+		cache: cache, trusted: trusted, accountHeader: accountHeader,
+		byKey: func(ctx context.Context, k cacheKey) (Identity, error) {
+			return source.IdentityByKey(ctx, k.hash)
+		},
+		byAccount: func(ctx context.Context, k cacheKey) (Identity, error) {
+			return source.IdentityByAccount(ctx, k.account)
+		},
+	}
 }
 
 func (a *authenticator) trusts(peer netip.Addr) bool {
@@ -86,29 +99,30 @@ func (a *authenticator) trusts(peer netip.Addr) bool {
 	return false
 }
 
-// apiKey takes the key from either header. Two different keys are refused, since only one of them can be meant.
-func apiKey(authorization, xAPIKey string) (string, error) {
-	var bearer string
-	if authorization != "" {
-		scheme, rest, _ := strings.Cut(authorization, " ")
-		if !strings.EqualFold(scheme, "Bearer") {
-			return "", &problem{code: codeUnauthenticated, detail: "the Authorization header must be: Bearer <API key>"}
+// apiKey takes the key from either header, as a part of it. Two different keys are refused, since only one of them can
+// be meant.
+func apiKey(authorization, xAPIKey []byte) ([]byte, error) {
+	var bearer []byte
+	if len(authorization) > 0 {
+		scheme, rest, _ := bytes.Cut(authorization, []byte(" "))
+		if !bytes.EqualFold(scheme, []byte("Bearer")) {
+			return nil, &problem{code: codeUnauthenticated, detail: "the Authorization header must be: Bearer <API key>"}
 		}
-		bearer = strings.TrimSpace(rest)
+		bearer = bytes.TrimSpace(rest)
 	}
 	switch {
-	case bearer == "" && xAPIKey == "":
-		return "", &problem{
+	case len(bearer) == 0 && len(xAPIKey) == 0:
+		return nil, &problem{
 			code:   codeUnauthenticated,
 			detail: "send the API key as Authorization: Bearer <key> or as X-Api-Key",
 		}
-	case bearer != "" && xAPIKey != "" && bearer != xAPIKey:
-		return "", &problem{code: codeUnauthenticated, detail: "Authorization and X-Api-Key carry different keys; send one"}
-	case bearer == "":
+	case len(bearer) > 0 && len(xAPIKey) > 0 && !bytes.Equal(bearer, xAPIKey):
+		return nil, &problem{code: codeUnauthenticated, detail: "Authorization and X-Api-Key carry different keys; send one"}
+	case len(bearer) == 0:
 		bearer = xAPIKey
 	}
 	if len(bearer) > apiKeyMax {
-		return "", &problem{code: codeUnauthenticated, detail: "the API key is too long"}
+		return nil, &problem{code: codeUnauthenticated, detail: "the API key is too long"}
 	}
 	return bearer, nil
 }

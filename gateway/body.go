@@ -24,11 +24,17 @@ func (g *Gateway) readBody(x *exchange) *problem {
 	buf, whole, err := readAll(x.out.SwapBody(nil), stream, announced, g.set.RequestBodyMax)
 	size := len(buf)
 	x.out.SwapBody(buf)
-	var timeout net.Error
-	switch {
-	case err == nil && whole && size >= announced && (announced >= 0 || !x.hungUp()):
+	if err == nil && whole && size >= announced && (announced >= 0 || !x.hungUp()) {
 		x.bodyRead = true
 		return nil
+	}
+	return g.bodyProblem(err, whole)
+}
+
+// bodyProblem says why a body could not be read.
+func (g *Gateway) bodyProblem(err error, whole bool) *problem {
+	var timeout net.Error
+	switch {
 	case err == nil && !whole:
 		return bodyTooLarge(g.set.RequestBodyMax)
 	case errors.As(err, &timeout) && timeout.Timeout():

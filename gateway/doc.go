@@ -11,6 +11,7 @@
 //	keycache.go    what is remembered of keys, and for how long
 //	body.go        reading bodies within bounds; which responses are streamed
 //	forward.go     to the backend and back, and what the answer is worth
+//	roundtrip.go   one request on a backend's connection
 //	headers.go     which header fields pass in each direction
 //	settle.go      reserve, commit, release, and the journal when the meter is away
 //	stream.go      responses that are passed on as they come, and settled before their end
@@ -26,6 +27,7 @@
 //	options.go     settings with their defaults
 //	ports.go       what the gateway asks of the rest of the house
 //	server.go      listeners, connections, shutdown
+//	deadline.go    connections whose deadlines cost nothing to move
 //	hungup_*.go    whether the peer of an idle connection has gone
 //
 // Two choices that the code alone does not explain. A response without a length is buffered like any other, so that

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"iter"
 	"net/netip"
 	"strings"
 	"time"
@@ -20,8 +21,9 @@ type exchange struct {
 	arrived time.Time
 	peer    netip.Addr
 
-	method, path, query string
-	id                  meter.ID // of this HTTP request; the reservation's, once there is one
+	method, target, path, query string   // target is path and query as they came
+	id                          meter.ID // of this HTTP request; the reservation's, once there is one
+	idText, reservationText     string   // made on first use
 
 	who    Identity
 	policy *policy.Policy
@@ -31,9 +33,11 @@ type exchange struct {
 	quote  policy.Quote
 	key    *meter.IdempotencyKey
 
-	out      *fasthttp.Request // to the backend; its body buffer receives the client's body
-	bodyRead bool              // nothing of the request is left on the connection
-	own      bool              // a route of the gateway itself
+	out      *fasthttp.Request         // to the backend; its body buffer receives the client's body
+	outHead  iter.Seq2[[]byte, []byte] // the header lines of out
+	carrier  carrier                   // the backend's answer, while it is read
+	bodyRead bool                      // nothing of the request is left on the connection
+	own      bool                      // a route of the gateway itself
 
 	reserve   meter.Reserve      // what was asked; zero for a free request
 	held      meter.Reservation  // the answer
@@ -46,17 +50,44 @@ type exchange struct {
 	outcome   string             // for metrics and the log
 }
 
+// newExchange makes what one request after another uses: everything else in an exchange is new for each.
+func newExchange() any {
+	out := &fasthttp.Request{}
+	return &exchange{out: out, outHead: out.Header.All()}
+}
+
 func (g *Gateway) begin(ctx *fasthttp.RequestCtx) *exchange {
-	x := &exchange{ctx: ctx, arrived: time.Now(), method: string(ctx.Method()), out: fasthttp.AcquireRequest()}
-	target := string(ctx.Request.Header.RequestURI())
-	x.path, x.query, _ = strings.Cut(target, "?")
+	x, _ := g.exchanges.Get().(*exchange) // newExchange makes no others
+	x.ctx, x.arrived, x.method = ctx, time.Now(), methodName(ctx.Method())
 	if c, ok := ctx.Conn().(*clientConn); ok {
 		x.client, x.peer = c, c.peer
 		c.begin()
 	} else if a, ok := netip.AddrFromSlice(ctx.RemoteIP()); ok {
 		x.peer = a.Unmap()
 	}
+	x.target = x.client.copyTarget(ctx.Request.Header.RequestURI())
+	x.path, x.query, _ = strings.Cut(x.target, "?")
 	return x
+}
+
+// recycle lets another request have x. Nobody may know it any more: where a handler panicked, somebody may.
+func (g *Gateway) recycle(x *exchange) {
+	x.out.Reset()
+	*x = exchange{out: x.out, outHead: x.outHead}
+	g.exchanges.Put(x)
+}
+
+// methodName is a copy of b, of the usual methods one that everybody shares.
+func methodName(b []byte) string {
+	for _, m := range [...]string{
+		fasthttp.MethodPost, fasthttp.MethodGet, fasthttp.MethodHead, fasthttp.MethodPut, fasthttp.MethodPatch,
+		fasthttp.MethodDelete, fasthttp.MethodOptions,
+	} {
+		if string(b) == m {
+			return m
+		}
+	}
+	return string(b)
 }
 
 // requestID is this request's id in text; made on first use, unless the reservation gave one.
@@ -64,7 +95,32 @@ func (x *exchange) requestID() string {
 	if x.id.IsZero() {
 		x.id = meter.NewID(x.arrived)
 	}
-	return x.id.String()
+	switch {
+	case x.idText != "":
+	case x.id == x.reserve.ID.ID:
+		text := x.reservationID() // ends with it
+		x.idText = text[len(text)-idLen:]
+	default:
+		x.idText = x.id.String()
+	}
+	return x.idText
+}
+
+// idLen is the length of an id's text.
+const idLen = 36
+
+// reservationID is the reservation's id in text.
+func (x *exchange) reservationID() string {
+	if x.reservationText == "" {
+		x.reservationText = x.reserve.ID.String()
+	}
+	return x.reservationText
+}
+
+// reservedAs makes the reservation's id the request's own.
+func (x *exchange) reservedAs(id meter.ReservationID) {
+	x.id, x.reserve.ID = id.ID, id
+	x.idText, x.reservationText = "", ""
 }
 
 // operation is the metric label and the entry's operation.

@@ -17,7 +17,7 @@ func (g *Gateway) forward(x *exchange, resp *fasthttp.Response) *problem {
 	sent, err := g.upstreams.send(x, resp)
 	x.upstream += time.Since(began)
 	if err == nil && resp.StatusCode() < fasthttp.StatusOK {
-		_ = resp.CloseBodyStream()
+		x.carrier.close()
 		err = errSwitched
 	}
 	if err != nil {
@@ -51,8 +51,8 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 		g.stream(x, resp, x.ctx.Response.SwapBody(nil)) // larger than the buffer: hold back only its end
 		return nil
 	}
+	x.carrier.close() // the next request may have the connection while this one is settled
 	defer fasthttp.ReleaseResponse(resp)
-	defer resp.CloseBodyStream() //nolint:errcheck // a connection that cannot be kept is dropped
 	if err != nil {
 		return g.giveBack(x, g.upstreamFailed(x, err, true))
 	}
@@ -111,7 +111,7 @@ func (g *Gateway) readAnswer(x *exchange, resp *fasthttp.Response) (whole bool, 
 		return false, nil
 	}
 	began := time.Now()
-	buf, whole, err := readAll(x.ctx.Response.SwapBody(nil), answerBody{resp}, n, g.set.ResponseBufferMax)
+	buf, whole, err := readAll(x.ctx.Response.SwapBody(nil), &x.carrier, n, g.set.ResponseBufferMax)
 	x.ctx.Response.SwapBody(buf)
 	x.upstream += time.Since(began)
 	return whole, err
@@ -121,12 +121,18 @@ func (g *Gateway) readAnswer(x *exchange, resp *fasthttp.Response) (whole bool, 
 func (x *exchange) creditHeaders(s settled) {
 	h := &x.ctx.Response.Header
 	h.Set("X-Request-Id", x.requestID())
-	h.Set("X-Credits-Reservation", x.reserve.ID.String())
-	h.Set("X-Credits-Reserved", x.reserve.Amount.String())
-	h.Set("X-Credits-Charged", s.charged.String())
+	h.Set("X-Credits-Reservation", x.reservationID())
+	x.setCredits("X-Credits-Reserved", x.reserve.Amount)
+	x.setCredits("X-Credits-Charged", s.charged)
 	if s.known {
-		h.Set("X-Credits-Remaining", s.remaining.String())
+		x.setCredits("X-Credits-Remaining", s.remaining)
 	}
+}
+
+// setCredits writes an amount into a header of the answer.
+func (x *exchange) setCredits(name string, amount meter.Credits) {
+	var digits [24]byte // of an int64 with a point: 21 at most
+	x.ctx.Response.Header.SetBytesV(name, amount.Append(digits[:0]))
 }
 
 // settled is the outcome of a reservation as the client sees it.

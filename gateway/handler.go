@@ -100,7 +100,7 @@ func (g *Gateway) price(x *exchange) *problem {
 func (x *exchange) assess() *problem {
 	var err error
 	x.view, err = x.op.Read(policy.Request{
-		Params: x.params, Query: []byte(x.query), Header: x.out.Header.All(), Body: x.out.Body(),
+		Params: x.params, Query: []byte(x.query), Header: x.outHead, Body: x.out.Body(),
 	})
 	if err != nil {
 		return priceProblem(err)
@@ -143,20 +143,24 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 		if r := recover(); r != nil { // fasthttp would end the process, and with it every other request
 			g.log.Error().Interface("panic", r).Bytes("stack", debug.Stack()).Msg("bug: request handler panicked")
 			g.refuse(x, g.giveBack(x, &problem{code: codeInternal, detail: "the gateway failed; nothing was charged"}))
-		}
-		if !x.streaming {
-			g.end(x)
+			if !x.streaming {
+				g.end(x)
+			}
 		}
 	}()
 	if p := g.handle(x); p != nil {
 		g.refuse(x, p)
+	}
+	if !x.streaming {
+		g.end(x)
+		g.recycle(x)
 	}
 }
 
 // expect answers Expect: 100-continue: a client that would be refused is told so before it sends its body.
 func (g *Gateway) expect(ctx *fasthttp.RequestCtx) int {
 	x := g.begin(ctx)
-	defer fasthttp.ReleaseRequest(x.out)
+	defer g.recycle(x)
 	p := g.admit(x)
 	if p == nil {
 		return fasthttp.StatusContinue
@@ -180,8 +184,9 @@ func (g *Gateway) refuse(x *exchange, p *problem) {
 // end is the last thing done for a request, when its answer is final.
 func (g *Gateway) end(x *exchange) {
 	x.tell(errNotTried)
-	fasthttp.ReleaseRequest(x.out)
-	x.out = nil
+	x.carrier.close() // if it was not: what is left of it is nobody's
+	x.view.Release()
+	x.view = policy.View{} // never twice
 	g.metrics.inFlight.Dec()
 	g.metrics.observe(x)
 	if e := g.log.Debug(); e.Enabled() { // the access log: never a body, a key or a query

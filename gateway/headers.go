@@ -60,6 +60,7 @@ func (g *Gateway) consumed(name string) bool {
 // from the copy: a client can have any field removed here by naming it in Connection, a priced one too.
 func (g *Gateway) passHeaders(x *exchange) {
 	in, out := &x.ctx.Request.Header, &x.out.Header
+	out.DisableNormalizing() // of names that were normalised when they were read, or are written so below
 	connection := connectionLists(in.All())
 	for k, v := range in.All() {
 		name := string(k) // does not escape: no allocation
@@ -75,7 +76,7 @@ func (g *Gateway) requestHeaders(x *exchange) {
 	in, out := &x.ctx.Request.Header, &x.out.Header
 	out.SetNoDefaultContentType(true) // fasthttp would call an untyped body octet-stream
 	out.SetMethod(x.method)
-	out.SetRequestURI(x.target())
+	out.SetRequestURI(x.target)
 	out.Set("Via", viaName(in.Peek("Via"), in.Protocol()))
 	g.forwarded(x)
 	// The client's key ends here: a backend that knew it could answer one account with another's work.
@@ -84,7 +85,7 @@ func (g *Gateway) requestHeaders(x *exchange) {
 		out.Set("X-Request-Id", x.requestID())
 		return
 	}
-	id := x.reserve.ID.String()
+	id := x.reservationID()
 	out.Set("X-Request-Id", id)
 	if g.set.UpstreamIdempotencyKey {
 		out.Set("Idempotency-Key", id)
@@ -97,24 +98,29 @@ func (g *Gateway) requestHeaders(x *exchange) {
 // forwarded says where the request came from. What an untrusted peer claims is dropped, not extended.
 func (g *Gateway) forwarded(x *exchange) {
 	in, out := &x.ctx.Request.Header, &x.out.Header
-	from, proto, host := x.peerText(), "http", string(in.Host())
+	proto := "http"
 	if x.ctx.IsTLS() {
 		proto = "https"
 	}
-	if g.auth.trusts(x.peer) {
-		if before := in.Peek("X-Forwarded-For"); len(before) > 0 {
-			from = string(before) + ", " + from
-		}
-		if v := in.Peek("X-Forwarded-Proto"); len(v) > 0 {
-			proto = string(v)
-		}
-		if v := in.Peek("X-Forwarded-Host"); len(v) > 0 {
-			host = string(v)
-		}
+	if !g.auth.trusts(x.peer) {
+		out.Set("X-Forwarded-For", x.peerText())
+		out.Set("X-Forwarded-Proto", proto)
+		out.SetBytesV("X-Forwarded-Host", in.Host())
+		return
+	}
+	from, host := x.peerText(), in.Host()
+	if before := in.Peek("X-Forwarded-For"); len(before) > 0 {
+		from = string(before) + ", " + from
+	}
+	if v := in.Peek("X-Forwarded-Proto"); len(v) > 0 {
+		proto = string(v)
+	}
+	if v := in.Peek("X-Forwarded-Host"); len(v) > 0 {
+		host = v
 	}
 	out.Set("X-Forwarded-For", from)
 	out.Set("X-Forwarded-Proto", proto)
-	out.Set("X-Forwarded-Host", host)
+	out.SetBytesV("X-Forwarded-Host", host)
 }
 
 func viaName(before, protocol []byte) string {
@@ -128,13 +134,6 @@ func viaName(before, protocol []byte) string {
 	return hop
 }
 
-func (x *exchange) target() string {
-	if x.query == "" {
-		return x.path
-	}
-	return x.path + "?" + x.query
-}
-
 func (x *exchange) peerText() string {
 	if x.client != nil {
 		return x.client.peerText
@@ -144,6 +143,8 @@ func (x *exchange) peerText() string {
 
 // responseHeaders copies the backend's head to the client's, without what belongs to a connection or to the gateway.
 func responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
+	to.Header.DisableNormalizing() // names were normalised when they were read
+	defer to.Header.EnableNormalizing()
 	connection := connectionLists(from.Header.All())
 	for k, v := range from.Header.All() {
 		name := string(k)

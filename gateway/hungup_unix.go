@@ -7,22 +7,33 @@ import (
 	"syscall"
 )
 
-// hungUp reports whether the peer has closed an idle connection, or sent something nobody asked for. It peeks
-// without waiting: one system call, where a stale connection would cost the client a 502 that cannot be retried.
-func hungUp(c net.Conn) bool {
-	sc, ok := c.(syscall.Conn)
-	if !ok {
+// idleProbe looks whether the peer of one connection has closed it while it was idle. All that a look needs is kept
+// with the connection, since every request takes one.
+type idleProbe struct {
+	raw  syscall.RawConn
+	peek func(fd uintptr)
+	gone bool
+	b    [1]byte
+}
+
+func newIdleProbe(c net.Conn) *idleProbe {
+	p := &idleProbe{}
+	if sc, ok := c.(syscall.Conn); ok {
+		p.raw, _ = sc.SyscallConn() // fails for a nil connection only
+	}
+	p.peek = func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), p.b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		p.gone = n > 0 || (err != syscall.EAGAIN && err != syscall.EINTR)
+	}
+	return p
+}
+
+// hungUp reports whether the peer has closed the connection, or sent something nobody asked for. It peeks without
+// waiting: one system call, where a stale connection would cost the client a 502 that cannot be retried.
+func (p *idleProbe) hungUp() bool {
+	if p.raw == nil {
 		return false
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return true
-	}
-	gone := false
-	err = raw.Control(func(fd uintptr) { // not Read: it would fail on the last request's deadline
-		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		gone = n > 0 || (err != syscall.EAGAIN && err != syscall.EINTR)
-	})
-	return gone || err != nil
+	err := p.raw.Control(p.peek) // not Read: it would fail on the last request's deadline
+	return p.gone || err != nil
 }

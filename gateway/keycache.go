@@ -102,11 +102,15 @@ func (c *keyCache) run(ctx context.Context) {
 
 func (c *keyCache) shard(k cacheKey) *cacheShard { return &c.shards[k.hash[0]%cacheShards] }
 
-// get returns the identity behind a key. It blocks only for a key not in use during the last TTL.
-func (c *keyCache) get(ctx context.Context, k cacheKey, find lookup) (Identity, error) {
-	s, now := c.shard(k), time.Now()
+// get returns the identity behind a key, as of now. It blocks only for a key not in use during the last TTL.
+func (c *keyCache) get(ctx context.Context, now time.Time, k cacheKey, find lookup) (Identity, error) {
+	s := c.shard(k)
+	var until time.Time
 	s.mu.RLock()
-	e, until := s.known[k], s.unknown[k]
+	e := s.known[k]
+	if e == nil {
+		until = s.unknown[k]
+	}
 	s.mu.RUnlock()
 	if e == nil && now.Before(until) {
 		return Identity{}, ErrUnknown

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sony/gobreaker/v2"
 
+	"creditgate/meter"
 	"creditgate/meter/policy"
 )
 
@@ -33,7 +34,20 @@ type metrics struct {
 	keyLookups  *prometheus.CounterVec
 	settlements *prometheus.CounterVec
 	admin       *prometheus.CounterVec
-	durations   map[*policy.Operation]prometheus.Observer // resolved once, so that a request takes no lock for it
+	// served and settled are resolved once, so that a request neither hashes labels nor takes a lock for them.
+	served              map[*policy.Operation]*operationMetrics
+	committed, released prometheus.Counter // of settlements
+}
+
+// operationMetrics are the figures of one operation; of its outcomes the usual ones.
+type operationMetrics struct {
+	duration prometheus.Observer
+	usual    []outcomeCounter
+}
+
+type outcomeCounter struct {
+	outcome string
+	counter prometheus.Counter
 }
 
 // durationBuckets reach to the slowest image job: the usual ones end at 10 s.
@@ -87,7 +101,7 @@ func newMetrics(reg prometheus.Registerer, policies map[string]*policy.Policy) (
 			[]string{"state"}),
 		admin: prometheus.NewCounterVec(counter("admin_requests_total", "Requests on the control plane."),
 			[]string{"route", "status"}),
-		durations: make(map[*policy.Operation]prometheus.Observer),
+		served: make(map[*policy.Operation]*operationMetrics),
 	}
 	for _, c := range []prometheus.Collector{
 		m.requests, m.duration, m.overhead, m.inFlight, m.breaker, m.ambiguous, m.journalled, m.undelivered,
@@ -97,21 +111,62 @@ func newMetrics(reg prometheus.Registerer, policies map[string]*policy.Policy) (
 			return nil, err
 		}
 	}
-	m.durations[nil] = m.duration.WithLabelValues("")
+	m.resolve(policies)
+	return m, nil
+}
+
+// resolve finds the children that nearly every request needs.
+func (m *metrics) resolve(policies map[string]*policy.Policy) {
+	serve := func(op *policy.Operation, name string, outcomes ...string) {
+		o := &operationMetrics{duration: m.duration.WithLabelValues(name)}
+		for _, outcome := range outcomes {
+			o.usual = append(o.usual, outcomeCounter{outcome, m.requests.WithLabelValues(name, outcome)})
+		}
+		m.served[op] = o
+	}
+	serve(nil, "", outcomeFree)
 	for _, p := range policies {
 		for _, op := range p.Operations {
-			m.durations[op] = m.duration.WithLabelValues(op.Name)
+			if op.Free() {
+				serve(op, op.Name, outcomeFree)
+			} else {
+				serve(op, op.Name, outcomeCommitted, outcomePartial, outcomeReleased)
+			}
 		}
 	}
-	return m, nil
+	m.committed = m.settlements.WithLabelValues(meter.Committed.String())
+	m.released = m.settlements.WithLabelValues(meter.Released.String())
 }
 
 // observe records a request that is answered.
 func (m *metrics) observe(x *exchange) {
 	took := time.Since(x.arrived)
-	m.requests.WithLabelValues(x.operation(), x.outcome).Inc()
-	m.durations[x.op].Observe(took.Seconds())
+	op := m.served[x.op]
+	m.countRequest(op, x)
+	op.duration.Observe(took.Seconds())
 	m.overhead.Observe(max(0, took-x.upstream).Seconds())
+}
+
+func (m *metrics) countRequest(op *operationMetrics, x *exchange) {
+	for i := range op.usual {
+		if op.usual[i].outcome == x.outcome {
+			op.usual[i].counter.Inc()
+			return
+		}
+	}
+	m.requests.WithLabelValues(x.operation(), x.outcome).Inc()
+}
+
+// settledAs counts a settlement by the state it reached.
+func (m *metrics) settledAs(s meter.State) {
+	switch s {
+	case meter.Committed:
+		m.committed.Inc()
+	case meter.Released:
+		m.released.Inc()
+	default:
+		m.settlements.WithLabelValues(s.String()).Inc()
+	}
 }
 
 // breakerValue is the contract's number for a state: gobreaker's own order is closed, half-open, open.

@@ -62,7 +62,8 @@ func (g *Gateway) replay(x *exchange) *problem {
 	}
 	g.metrics.answers.WithLabelValues("replayed").Inc()
 	x.outcome = outcomeReplayed
-	x.reserve.ID, x.reserve.Amount, x.id = first.ID, first.Amount, first.ID.ID
+	x.reservedAs(first.ID)
+	x.reserve.Amount = first.Amount
 	x.creditHeaders(settled{charged: first.Charged, remaining: first.Available, known: true})
 	x.ctx.Response.Header.Set("Idempotent-Replayed", "true")
 	return nil

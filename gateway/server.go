@@ -32,6 +32,7 @@ type Gateway struct {
 	admin    Admin
 	health   Health
 
+	exchanges sync.Pool // of *exchange
 	auth      *authenticator
 	upstreams *upstreams
 	metrics   *metrics
@@ -70,11 +71,9 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		set: o.Settings, policies: o.Policies, meter: o.Meter, lookup: o.Lookup, journal: o.Journal,
 		answers: o.Answers, ledger: o.Ledger, admin: o.Admin, health: o.Health,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
-		auth: &authenticator{
-			cache: newKeyCache(o.KeyTTL, m), source: o.Identities, trusted: peers,
-			accountHeader: canonicalName(o.AccountHeader),
-		},
+		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}
+	g.exchanges.New = newExchange
 	g.base, g.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	g.routes = g.controlRoutes()
 	g.data = g.server(g.serve, g.set.RequestBodyMax)
@@ -207,7 +206,7 @@ func (l *clientListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	cc := &clientConn{Conn: c, undelivered: l.undelivered, peerText: "unknown"}
+	cc := &clientConn{patientConn: patientConn{Conn: c}, undelivered: l.undelivered, peerText: "unknown"}
 	if a, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
 		cc.peer = a.Addr().Unmap()
 		cc.peerText = cc.peer.String()
@@ -217,19 +216,34 @@ func (l *clientListener) Accept() (net.Conn, error) {
 
 // clientConn is a client's connection. One goroutine uses it at a time.
 type clientConn struct {
-	net.Conn
+	patientConn
 	undelivered interface{ Inc() }
 	peer        netip.Addr
 	peerText    string
-	charged     bool // the response being written was charged
-	linger      bool // the client may still be sending
-	eof         bool // the client has closed its side
+	target      string // of the last request
+	charged     bool   // the response being written was charged
+	linger      bool   // the client may still be sending
+	eof         bool   // the client has closed its side
 }
 
 func (c *clientConn) begin() { c.charged = false }
 
+// targetKept is the longest target that a connection remembers, so that idle ones hold little.
+const targetKept = 256
+
+// copyTarget copies a request's target. A client mostly asks for the same again, and then the last copy serves.
+func (c *clientConn) copyTarget(b []byte) string {
+	if c == nil || len(b) > targetKept {
+		return string(b)
+	}
+	if string(b) != c.target {
+		c.target = string(b)
+	}
+	return c.target
+}
+
 func (c *clientConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
+	n, err := c.patientConn.Read(b)
 	if errors.Is(err, io.EOF) {
 		c.eof = true
 	}
@@ -237,7 +251,7 @@ func (c *clientConn) Read(b []byte) (int, error) {
 }
 
 func (c *clientConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
+	n, err := c.patientConn.Write(b)
 	if err != nil && c.charged {
 		c.charged = false
 		c.undelivered.Inc()
@@ -255,7 +269,7 @@ const (
 // and take the answer with it.
 func (c *clientConn) Close() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.linger && half.CloseWrite() == nil {
-		_ = c.SetReadDeadline(time.Now().Add(lingerTime))
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.CopyN(io.Discard, c.Conn, lingerMax)
 	}
 	return c.Conn.Close()

@@ -18,11 +18,11 @@ func (g *Gateway) reserveCredits(x *exchange) *problem {
 		return nil
 	}
 	id := g.meter.NewReservationID(x.who.Account)
-	x.id = id.ID
 	x.reserve = meter.Reserve{
 		ID: id, Account: x.who.Account, Amount: x.quote.Credits, Lease: g.set.lease(), MaxInFlight: g.set.MaxInFlight,
 		Note: meter.Note{Operation: x.op.Name, PolicyVersion: x.policy.Version(), KeyID: x.who.KeyID, Key: x.key},
 	}
+	x.reservedAs(id)
 	ctx, cancel := g.within(g.set.SettleBudget)
 	defer cancel()
 	d, err := g.meter.Reserve(ctx, x.reserve)
@@ -139,7 +139,7 @@ func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settl
 			g.log.Error().Str("request_id", x.requestID()).Str("state", r.State.String()).
 				Stringer("charged", r.Charged).Stringer("wanted", amount).Msg("reservation was settled otherwise")
 		}
-		g.metrics.settlements.WithLabelValues(r.State.String()).Inc()
+		g.metrics.settledAs(r.State)
 		x.chargeIsFinal(r.Charged > 0)
 		return settled{amount: amount, charged: r.Charged, remaining: r.Available, known: true}, nil
 	}
@@ -173,7 +173,7 @@ func (g *Gateway) release(x *exchange) settled {
 			Msg("release left to the lease")
 		return settled{}
 	}
-	g.metrics.settlements.WithLabelValues(d.Reservation.State.String()).Inc()
+	g.metrics.settledAs(d.Reservation.State)
 	return settled{remaining: d.Reservation.Available, known: true}
 }
 

@@ -19,8 +19,8 @@ func (g *Gateway) stream(x *exchange, resp *fasthttp.Response, begun []byte) {
 	responseHeaders(to, resp)
 	to.Header.Set("X-Request-Id", x.requestID())
 	if x.priced() {
-		to.Header.Set("X-Credits-Reservation", x.reserve.ID.String())
-		to.Header.Set("X-Credits-Reserved", x.reserve.Amount.String())
+		to.Header.Set("X-Credits-Reservation", x.reservationID())
+		x.setCredits("X-Credits-Reserved", x.reserve.Amount)
 		_ = to.Header.SetTrailer("X-Credits-Charged, X-Credits-Remaining") // neither is a forbidden trailer
 	}
 	if isEventStream(string(resp.Header.ContentType())) {
@@ -70,7 +70,7 @@ func (t *tap) Read(p []byte) (int, error) {
 			return 0, t.end
 		}
 		began := time.Now()
-		n, err := t.hold.fill(answerBody{t.resp})
+		n, err := t.hold.fill(&t.x.carrier)
 		t.x.upstream += time.Since(began)
 		if err != nil && (n == 0 || !errors.Is(err, io.EOF)) { // a body that has ended says so again
 			t.finish(err)
@@ -125,9 +125,9 @@ func (t *tap) finish(err error) {
 		t.hold.drop()
 	}
 	if x.priced() {
-		x.ctx.Response.Header.Set("X-Credits-Charged", s.charged.String())
+		x.setCredits("X-Credits-Charged", s.charged)
 		if s.known {
-			x.ctx.Response.Header.Set("X-Credits-Remaining", s.remaining.String())
+			x.setCredits("X-Credits-Remaining", s.remaining)
 		}
 	}
 }
@@ -152,14 +152,16 @@ func (t *tap) settle() (settled, *problem) {
 func (t *tap) Close() error {
 	t.taken()
 	if t.end == nil {
-		_, err := io.Copy(io.Discard, answerBody{t.resp})
+		_, err := io.Copy(io.Discard, &t.x.carrier)
 		if err == nil {
 			err = io.EOF
 		}
 		t.finish(err)
 	}
-	err := t.resp.CloseBodyStream()
+	t.x.carrier.close()
 	fasthttp.ReleaseResponse(t.resp)
 	t.g.end(t.x)
-	return err
+	t.g.recycle(t.x)
+	t.x, t.resp = nil, nil // they serve other requests from here
+	return nil
 }

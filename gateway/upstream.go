@@ -3,7 +3,6 @@ package gateway
 import (
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"net/url"
 	"sync/atomic"
@@ -33,7 +32,6 @@ type upstreams struct {
 type upstream struct {
 	name    string // host:port, the metric label
 	host    string // the Host header
-	scheme  string
 	client  *fasthttp.HostClient
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 }
@@ -70,25 +68,17 @@ func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 	if u.Port() == "" {
 		addr = net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 	}
-	up := &upstream{name: addr, host: u.Host, scheme: u.Scheme}
+	up := &upstream{name: addr, host: u.Host}
 	dialBackend := dialPlain
-	if up.scheme == "https" {
+	if u.Scheme == "https" {
 		dialBackend = dialTLS(&tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12})
 	}
-	up.client = &fasthttp.HostClient{
-		Addr:        addr,
-		IsTLS:       u.Scheme == "https",
-		DialTimeout: dialBackend,
-		MaxConns:    s.UpstreamConns,
-		// Every retry is decided in send: fasthttp would repeat a GET or PUT five times, each a job at the backend.
-		MaxIdemponentCallAttempts: 1,
-		RetryIfErr:                func(*fasthttp.Request, int, error) (reset, retry bool) { return false, false },
-		MaxIdleConnDuration:       s.UpstreamIdle,
-		ReadBufferSize:            s.HeadersMax,
-		StreamResponseBody:        true, // the head decides whether the body is buffered or streamed
-		NoDefaultUserAgentHeader:  true,
-		SecureErrorLogMessage:     true, // errors are logged, and answers are nobody's business
-		DisablePathNormalizing:    true, // the backend gets the bytes that were checked and priced
+	up.client = &fasthttp.HostClient{ // of which only the pool of connections is used
+		Addr:                addr,
+		DialTimeout:         dialBackend,
+		MaxConns:            s.UpstreamConns,
+		MaxIdleConnDuration: s.UpstreamIdle,
+		ReadBufferSize:      s.HeadersMax,
 	}
 	state := m.breaker.WithLabelValues(addr)
 	state.Set(breakerValue(gobreaker.StateClosed))
@@ -145,9 +135,7 @@ func dialPlain(addr string, timeout time.Duration) (net.Conn, error) {
 	if err != nil {
 		return nil, &dialError{err}
 	}
-	bc := &backendConn{Conn: c}
-	bc.addr = backendAddr{c.RemoteAddr(), bc}
-	return bc, nil
+	return newBackendConn(c), nil
 }
 
 // dialTLS makes the handshake part of dialling: one that fails has sent bytes, but no request.
@@ -168,76 +156,6 @@ func dialTLS(config *tls.Config) fasthttp.DialFuncWithTimeout {
 	}
 }
 
-// backendConn knows whether a byte of the current request was sent. fasthttp sets the write deadline at the start
-// of each request, and hands out the connection's remote address even when the request fails.
-type backendConn struct {
-	net.Conn
-	used bool // a request was sent on it before
-	sent bool
-	eof  bool // the backend has closed its side
-	addr backendAddr
-}
-
-// SetWriteDeadline begins a request. A connection that the backend has closed meanwhile is refused here, before a
-// byte is sent, so that the request may safely take another one.
-func (c *backendConn) SetWriteDeadline(t time.Time) error {
-	c.sent = false
-	if c.used && hungUp(c.Conn) {
-		return io.ErrClosedPipe
-	}
-	return c.Conn.SetWriteDeadline(t)
-}
-
-func (c *backendConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	if n > 0 {
-		c.used, c.sent = true, true
-	}
-	return n, err
-}
-
-func (c *backendConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if errors.Is(err, io.EOF) {
-		c.eof = true
-	}
-	return n, err
-}
-
-// answerBody reads a backend's body. fasthttp takes a chunked body that is cut between two chunks for a whole one;
-// but a whole one is read to its end without ever asking the connection for more, so that its closing is not seen.
-type answerBody struct{ resp *fasthttp.Response }
-
-func (a answerBody) Read(b []byte) (int, error) {
-	n, err := a.resp.BodyStream().Read(b)
-	if errors.Is(err, io.EOF) && a.resp.Header.ContentLength() == -1 {
-		if addr, ok := a.resp.RemoteAddr().(*backendAddr); ok && addr.conn.eof {
-			return n, io.ErrUnexpectedEOF
-		}
-	}
-	return n, err
-}
-
-// RemoteAddr is how a failed request finds its connection again.
-func (c *backendConn) RemoteAddr() net.Addr { return &c.addr }
-
-type backendAddr struct {
-	net.Addr
-	conn *backendConn
-}
-
-// bytesSent reports whether any byte of the failed request may have reached the backend.
-func bytesSent(err error, resp *fasthttp.Response) bool {
-	var dial *dialError
-	if errors.As(err, &dial) || errors.Is(err, fasthttp.ErrNoFreeConns) {
-		return false
-	}
-	if a, ok := resp.RemoteAddr().(*backendAddr); ok {
-		return a.conn.sent
-	}
-	return true // not known: assume the worst
-}
-
 // send forwards once. A try that sent nothing may be followed by one on another connection or backend; after the
 // first byte there is none. sent tells whether the backend may have done the work.
 func (us *upstreams) send(x *exchange, resp *fasthttp.Response) (sent bool, err error) {
@@ -246,15 +164,9 @@ func (us *upstreams) send(x *exchange, resp *fasthttp.Response) (sent bool, err 
 		if left <= 0 {
 			return false, errNoTimeLeft
 		}
-		x.out.URI().SetScheme(x.route.scheme)
-		x.out.SetHost(x.route.host)
-		x.out.SetTimeout(left)
-		err = x.route.client.Do(x.out, resp)
-		if err == nil {
-			return true, nil
-		}
-		sent = bytesSent(err, resp)
-		if sent || try >= attemptsMax {
+		x.out.Header.SetHost(x.route.host)
+		sent, err = x.route.roundTrip(x, resp, left)
+		if err == nil || sent || try >= attemptsMax {
 			return sent, err
 		}
 		if _, ok := errors.AsType[*dialError](err); !ok {

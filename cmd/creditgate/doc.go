@@ -9,6 +9,7 @@
 //	value.go           how settings are read and shown
 //	config.go          file, variables and flags; words.go helps their messages
 //	serve.go           creditgate serve
+//	heap.go            how often it collects garbage
 //	node.go            one gateway: its parts, how they start, and the order in which they end
 //	adapters.go        persist and journal in the words of gateway's ports.go
 //	drift.go           compares Redis with Postgres now and then

@@ -33,6 +33,7 @@ func BenchmarkPrice(b *testing.B) {
 				if _, err := o.Quote(v); err != nil {
 					b.Fatal(err)
 				}
+				v.Release()
 			}
 		})
 	}

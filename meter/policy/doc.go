@@ -13,10 +13,12 @@
 //	problem.go      mistakes in a file
 //	route.go        match: parsing, overlaps, finding the operation of a request
 //	expression.go   compiling and running expressions; len and int
+//	quick.go        the usual forms of expressions, run without the library's machine
 //	analyse.go      what an expression reads and between which numbers it lies
 //	analyse_ops.go  the same, by operator and function
 //	shape.go        what is wanted from a document
 //	request.go      from a request to the view that expressions see; sentinels
+//	memory.go       what a view is made in, used by one request after another
 //	media.go        Content-Type: which reader, and the boundary
 //	json.go         the JSON reader: what is wanted
 //	json_skip.go    the JSON reader: what is only checked

@@ -28,6 +28,7 @@ type expression struct {
 	lo, hi float64 // its result lies between
 	refs   []ref
 
+	quick   *quick // nil for most forms
 	program *vm.Program
 	machine sync.Pool // of *vm.VM: their stacks are worth keeping
 }
@@ -65,7 +66,9 @@ func compile(source string, s scope) (*expression, *exprError) {
 	if err != nil {
 		return nil, compileError(err, s)
 	}
-	return &expression{source: source, lo: result.lo, hi: result.hi, refs: a.refs, program: program}, nil
+	return &expression{
+		source: source, lo: result.lo, hi: result.hi, refs: a.refs, quick: newQuick(plain.Node()), program: program,
+	}, nil
 }
 
 func options(s scope, more ...expr.Option) []expr.Option {
@@ -127,6 +130,15 @@ func compileError(err error, s scope) *exprError {
 // run evaluates the expression. Its time is bounded: by nodesMax, and for list functions, which do not nest, by
 // elementsMax.
 func (e *expression) run(env map[string]any) (any, error) {
+	if e.quick != nil {
+		if out, ok := e.quick.value(env); ok {
+			return out, nil
+		}
+	}
+	return e.runMachine(env)
+}
+
+func (e *expression) runMachine(env map[string]any) (any, error) {
 	m, ok := e.machine.Get().(*vm.VM)
 	if !ok {
 		m = &vm.VM{MemoryBudget: memoryMax}

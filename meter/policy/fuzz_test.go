@@ -35,7 +35,7 @@ func FuzzJSON(f *testing.F) {
 		require.Nil(f, mistake)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		got, refused := readJSON(body, rules.body, false)
+		got, refused := readJSON(body, rules.body, false, emptyMemory())
 		if refused != nil {
 			require.NotEmpty(t, refused.Detail)
 			return
@@ -86,7 +86,7 @@ func FuzzSkip(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		_, refused := readJSON(body, nil, false)
+		_, refused := readJSON(body, nil, false, emptyMemory())
 		if refused == nil {
 			require.True(t, json.Valid(body))
 		} else if json.Valid(body) {

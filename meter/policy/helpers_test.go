@@ -56,3 +56,5 @@ func price(o *Operation, r Request) string {
 	}
 	return fmt.Sprintf("%s (%s): %s", e.Err, e.Param, e.Detail)
 }
+
+func emptyMemory() *memory { return new(Operation).memory() }

@@ -27,12 +27,13 @@ type scanner struct {
 	depth    int
 	elements int
 	lax      bool // a response: other spellings beside a name, fractions and negative numbers are allowed
+	mem      *memory
 	err      *InputError
 }
 
-// readJSON reads what sh wants from b.
-func readJSON(b []byte, sh *shape, lax bool) (any, *InputError) {
-	s := scanner{b: b, lax: lax}
+// readJSON reads what sh wants from b into m's maps.
+func readJSON(b []byte, sh *shape, lax bool, m *memory) (any, *InputError) {
+	s := scanner{b: b, lax: lax, mem: m}
 	s.space()
 	v := s.value(sh)
 	if s.space(); s.err == nil && s.i < len(b) {
@@ -111,7 +112,7 @@ func (s *scanner) value(sh *shape) any {
 // object reads the wanted names of an object. A wanted name may be there once, and in no other spelling: readers
 // differ in which of two they take, and some ignore case.
 func (s *scanner) object(sh *shape) map[string]any {
-	out := make(map[string]any, len(sh.fields))
+	out := s.mem.object(len(sh.fields))
 	var seen uint32 // a bit for each of fieldsMax
 	s.enter()
 	for first := true; s.next('}', first); first = false {
@@ -182,7 +183,7 @@ func (s *scanner) array(sh *shape) any {
 	}
 	s.leave()
 	if !sh.elem.wanted() {
-		return make(counted, n)
+		return s.mem.list(n)
 	}
 	if out == nil {
 		out = []any{} // an empty list is not an absent one
@@ -253,7 +254,7 @@ func (s *scanner) text(sh *shape) any {
 	case escaped:
 		return s.unquote(raw)
 	}
-	return string(raw[1 : len(raw)-1])
+	return s.mem.text(raw[1 : len(raw)-1])
 }
 
 // unquote resolves the escapes of a text whose grammar was checked.

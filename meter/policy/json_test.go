@@ -17,7 +17,7 @@ func TestEveryByteAtEveryOffset(t *testing.T) {
 			for c := range 256 {
 				text := []byte(`{"a":"` + strings.Repeat("x", length) + `"}`)
 				text[6+at] = byte(c)
-				_, refused := readJSON(text, nil, false)
+				_, refused := readJSON(text, nil, false, emptyMemory())
 				if want := json.Valid(text); want != (refused == nil) {
 					t.Fatalf("%q: valid is %v, but it was %v", text, want, refused)
 				}
@@ -35,7 +35,7 @@ func TestSpecialBytesTogether(t *testing.T) {
 			for at := range 9 {
 				text := []byte(`["xxxxxxxxxxxxxxxx"]`)
 				text[2+at], text[3+at] = a, b
-				_, refused := readJSON(text, nil, false)
+				_, refused := readJSON(text, nil, false, emptyMemory())
 				require.Equal(t, json.Valid(text), refused == nil, "%q", text)
 			}
 		}

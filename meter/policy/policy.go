@@ -3,6 +3,7 @@ package policy
 import (
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"creditgate/meter"
@@ -47,6 +48,8 @@ type Operation struct {
 	delivered *expression // nil: everything, on 2xx
 	needs     needs
 	keepsView bool // delivered reads the request too
+
+	memories sync.Pool // of *memory
 }
 
 // Version names the content of the policy: 12 hexadecimal digits that change when a rule does, and do not when

@@ -17,7 +17,7 @@ type Quote struct {
 	UnitCredits meter.Credits
 	Credits     meter.Credits // Units × UnitCredits; 0 only for a free operation: nothing is reserved
 
-	env map[string]any // kept where delivered units are counted against the request
+	env map[string]any // the view's, kept where delivered units are counted against the request
 }
 
 // Charge is the price of the units delivered, at most Units of them.
@@ -32,14 +32,14 @@ func (o *Operation) Quote(v View) (Quote, error) {
 	}
 	q := Quote{Units: o.fixedUnit, UnitCredits: o.fixed}
 	if o.units != nil {
-		n, err := o.countUnits(v.env)
+		n, err := o.countUnits(v.env())
 		if err != nil {
 			return Quote{}, err
 		}
 		q.Units = n
 	}
 	if o.credits != nil {
-		c, err := o.unitCredits(v.env)
+		c, err := o.unitCredits(v.env())
 		if err != nil {
 			return Quote{}, err
 		}
@@ -47,7 +47,7 @@ func (o *Operation) Quote(v View) (Quote, error) {
 	}
 	q.Credits = q.Charge(q.Units)
 	if o.keepsView {
-		q.env = v.env
+		q.env = v.env()
 	}
 	return q, nil
 }
@@ -109,16 +109,15 @@ func (o *Operation) Delivered(q Quote, status int, body []byte) (units uint32, o
 	case o.delivered == nil:
 		return q.Units, true
 	}
-	response, bad := readJSON(body, o.needs.response, true)
+	m := o.memory()
+	defer o.forget(m)
+	response, bad := readJSON(body, o.needs.response, true, m)
 	if bad != nil {
 		return 0, false
 	}
-	env := maps.Clone(q.env)
-	if env == nil {
-		env = make(map[string]any, 2)
-	}
-	env["response"], env["units"] = response, int(q.Units)
-	out, err := o.delivered.run(env)
+	maps.Copy(m.env, q.env)
+	m.env["response"], m.env["units"] = response, int(q.Units)
+	out, err := o.delivered.run(m.env)
 	n, isWhole := whole(out)
 	if err != nil || !isWhole || n < 0 {
 		return 0, false

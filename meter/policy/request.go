@@ -45,11 +45,30 @@ type Request struct {
 	Body   []byte
 }
 
-// View is the values of one request that its operation's expressions name, and no others.
-type View struct{ env map[string]any }
+// View is the values of one request that its operation's expressions name, and no others. The zero value has none.
+type View struct {
+	op  *Operation
+	mem *memory
+}
+
+// env is the values by the names that expressions know them by.
+func (v View) env() map[string]any {
+	if v.mem == nil {
+		return nil
+	}
+	return v.mem.env
+}
 
 // AppendPriced appends all that the price was read from, in a form that is the same for the same values only.
-func (v View) AppendPriced(b []byte) []byte { return fmt.Appendf(b, "%#v", v.env) } // in the order of names
+func (v View) AppendPriced(b []byte) []byte { return fmt.Appendf(b, "%#v", v.env()) } // in the order of names
+
+// Release lets another request use the view's memory, which spares it the allocations. It may be called once, when
+// neither the view nor its Quote is used any more, or not at all.
+func (v View) Release() {
+	if v.mem != nil {
+		v.op.forget(v.mem)
+	}
+}
 
 // Read takes from a request what the operation is priced by. It looks only at the places that the expressions
 // name: an operation with a fixed price reads nothing and cannot fail. The error is an *InputError.
@@ -57,40 +76,41 @@ func (o *Operation) Read(r Request) (View, error) {
 	if !o.needs.any() {
 		return View{}, nil
 	}
-	env := make(map[string]any, 6)
-	if err := o.readInto(env, r); err != nil {
+	m := o.memory()
+	if err := o.readInto(m, r); err != nil {
+		o.forget(m)
 		return View{}, err // not the nil *InputError
 	}
-	return View{env: env}, nil
+	return View{op: o, mem: m}, nil
 }
 
-func (o *Operation) readInto(env map[string]any, r Request) *InputError {
+func (o *Operation) readInto(m *memory, r Request) *InputError {
 	n := &o.needs
 	if len(n.path) > 0 {
-		path := make(map[string]any, len(n.path))
+		path := m.object(len(n.path))
 		for _, name := range n.path {
 			path[name], _ = r.Params.Get(name)
 		}
-		env["path"] = path
+		m.env["path"] = path
 	}
 	if len(n.query) > 0 {
 		query := newTexts("query", n.query)
 		if err := query.readQuery(r.Query); err != nil {
 			return err
 		}
-		env["query"] = query.out
+		m.env["query"] = query.out
 	}
-	h := headers{priced: o.needs.header, wantMedia: n.inBody()}
-	if err := h.read(r.Header); err != nil {
+	m.headers = headers{priced: n.header, wantMedia: n.inBody()}
+	if err := m.headers.read(r.Header, m.line); err != nil {
 		return err
 	}
 	if len(n.header) > 0 {
-		env["header"] = h.texts.out
+		m.env["header"] = m.headers.texts.out
 	}
 	if !n.inBody() {
 		return nil
 	}
-	return o.readBody(env, &h, r.Body)
+	return o.readBody(m, r.Body)
 }
 
 // headers takes the priced header lines, and those that describe the body.
@@ -105,12 +125,13 @@ type headers struct {
 	err      *InputError
 }
 
-func (h *headers) read(lines iter.Seq2[[]byte, []byte]) *InputError {
+// read walks the lines with line, which is h.line made once.
+func (h *headers) read(lines iter.Seq2[[]byte, []byte], line func(key, value []byte) bool) *InputError {
 	if len(h.priced) > 0 {
 		h.texts = newTexts("header", h.priced)
 	}
 	if lines != nil && (h.wantMedia || h.texts != nil) {
-		lines(h.line)
+		lines(line)
 	}
 	return h.err
 }
@@ -147,20 +168,14 @@ func (h *headers) describe(bit uint8, into *string, name string, value []byte) {
 
 // readBody reads the body as its Content-Type says. What the operation is priced by in other kinds of body is
 // absent then; an operation that is priced by none of this kind refuses it.
-func (o *Operation) readBody(env map[string]any, h *headers, body []byte) *InputError {
-	n := &o.needs
+func (o *Operation) readBody(m *memory, body []byte) *InputError {
+	n, h := &o.needs, &m.headers
 	if n.body != nil && len(n.body.fields) > 0 {
-		env["body"] = map[string]any(nil) // absent names of an absent body
+		m.env["body"] = map[string]any(nil) // absent names of an absent body
 	}
-	form := texts{source: "form", names: n.form}
-	if len(n.form) > 0 {
-		form.out = make(map[string]any, len(n.form))
-		env["form"] = form.out
-	}
-	parts := multiparts{form: &form, names: n.parts}
-	if len(n.parts) > 0 {
-		parts.files = make(map[string]any, len(n.parts))
-		env["parts"] = parts.files
+	var parts *multiparts // and the form
+	if len(n.form) > 0 || len(n.parts) > 0 {
+		parts = n.newMultiparts(m.env)
 	}
 	if len(body) == 0 {
 		return nil
@@ -174,13 +189,27 @@ func (o *Operation) readBody(env map[string]any, h *headers, body []byte) *Input
 	case err != nil:
 		return err
 	case kind == mediaJSON:
-		v, err := readJSON(body, n.body, false)
+		v, err := readJSON(body, n.body, false, m)
 		if err == nil {
-			env["body"] = v
+			m.env["body"] = v
 		}
 		return err
-	case kind == mediaForm:
-		return form.readQuery(body)
+	case kind == mediaForm: // media lets it pass only if there is a form
+		return parts.form.readQuery(body)
 	}
 	return parts.read(body, boundary)
+}
+
+// newMultiparts is where the values of a form and the files of a multipart body go.
+func (n *needs) newMultiparts(env map[string]any) *multiparts {
+	m := &multiparts{form: &texts{source: "form", names: n.form}, names: n.parts}
+	if len(n.form) > 0 {
+		m.form.out = make(map[string]any, len(n.form))
+		env["form"] = m.form.out
+	}
+	if len(n.parts) > 0 {
+		m.files = make(map[string]any, len(n.parts))
+		env["parts"] = m.files
+	}
+	return m
 }
