@@ -1,25 +1,15 @@
 package rivals
 
 import (
-	"bytes"
-	"encoding/base64"
 	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"creditgate/bench/cast"
 )
 
-// Sizes of what the backend sends. A JSON answer is some 2 KB, as of an image service that answers with a link and
-// what it made of the prompt.
-const (
-	jsonBytes  = 2 << 10
-	imageBytes = 2 << 20
-)
-
-// ImagePath is where the backend answers with an image of 2 MB; everywhere else it is JSON of 2 KB.
-const ImagePath = "/bench/image"
-
-// backend answers every request alike, after a delay.
+// backend answers every request alike, after a delay: an image where the path asks for one, else JSON.
 type backend struct {
 	delay time.Duration
 	json  []byte
@@ -27,14 +17,7 @@ type backend struct {
 }
 
 func newBackend(delay time.Duration) *backend {
-	const head, tail = `{"created":1795342466,"data":[{"status":"ok","b64_json":"`, `"}]}`
-	filler := bytes.Repeat([]byte("creditgate bench"), imageBytes/16)
-	text := base64.StdEncoding.EncodeToString(filler[:jsonBytes])
-	return &backend{
-		delay: delay,
-		json:  []byte(head + text[:jsonBytes-len(head)-len(tail)] + tail),
-		image: filler,
-	}
+	return &backend{delay: delay, json: cast.Answer(), image: cast.Image()}
 }
 
 func (b *backend) serve(ctx *fasthttp.RequestCtx) {
@@ -46,8 +29,8 @@ func (b *backend) serve(ctx *fasthttp.RequestCtx) {
 			wait.Stop()
 		}
 	}
-	if strings.HasPrefix(string(ctx.Path()), ImagePath) {
-		ctx.SetContentType("image/png")
+	if strings.HasPrefix(string(ctx.Path()), cast.PathImage) { // and PathImageFree
+		ctx.SetContentType(cast.ImageType)
 		ctx.Response.SetBodyRaw(b.image)
 		return
 	}

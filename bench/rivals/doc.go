@@ -6,7 +6,7 @@
 //	proxy     authenticates and forwards: the floor
 //	naive     the proxy, with one EVALSHA before and one after the forwarded request
 //	pgrow     the proxy, with row locks in Postgres: one statement before and one after
-//	nginx     nginx and its Lua module, with the scripts of naive
+//	nginx     the web server with its Lua module, with the scripts of naive
 //
 // All of them know the account of an API key from a map in memory, price a request at one credit, draw on grants in
 // the order of their expiry, charge before the client has its answer, and give back what a failed backend did not
@@ -23,7 +23,6 @@
 // keeps idempotency or lapsed holds in order, and nothing is logged.
 //
 //	rivals.go    Main: the command line, and which target is which
-//	keys.go      accounts and their API keys
 //	backend.go   the backend
 //	proxy.go     the proxy, and where metering hooks in
 //	naive.go     metering by two scripts: reserve.lua, settle.lua

@@ -3,6 +3,7 @@ package rivals_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"creditgate/bench/cast"
 	"creditgate/bench/rivals"
 )
 
@@ -25,7 +27,7 @@ func start(t *testing.T, name string, args ...string) (addr string) {
 	ended := make(chan error, 1)
 	go func() {
 		err := rivals.Main(ctx, name, args, w)
-		w.CloseWithError(err) //nolint:errcheck // never fails
+		w.CloseWithError(err)
 		ended <- err
 	}()
 	line, err := bufio.NewReader(r).ReadString('\n')
@@ -75,7 +77,7 @@ func volley(t *testing.T, addr, path string, n, accounts int) []map[int]int {
 	for range 32 {
 		callers.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				status, _ := post(t, c, addr, path, rivals.Key(i%accounts))
+				status, _ := post(t, c, addr, path, cast.Key(i%accounts))
 				mu.Lock()
 				got[i%accounts][status]++
 				mu.Unlock()
@@ -90,13 +92,13 @@ func TestBackend(t *testing.T) {
 	t.Parallel()
 	c := client(t)
 	addr := start(t, "backend")
-	status, body := post(t, c, addr, "/v1/images/generations", "")
+	status, body := post(t, c, addr, cast.PathPriced, "")
 	require.Equal(t, 200, status)
-	require.Len(t, body, 2<<10)
-	require.JSONEq(t, string(body), string(body))
-	status, body = post(t, c, addr, rivals.ImagePath, "")
+	require.Len(t, body, cast.AnswerSize)
+	require.True(t, json.Valid(body))
+	status, body = post(t, c, addr, cast.PathImage, "")
 	require.Equal(t, 200, status)
-	require.Len(t, body, 2<<20)
+	require.Len(t, body, cast.ImageSize)
 
 	const delay = 50 * time.Millisecond
 	slow := start(t, "backend", "-delay", delay.String())
@@ -109,15 +111,15 @@ func TestProxyForwardsForKnownKeys(t *testing.T) {
 	t.Parallel()
 	addr := start(t, "proxy", "-backend", start(t, "backend"), "-accounts", "2")
 	c := client(t)
-	for _, key := range []string{rivals.Key(0), rivals.Key(1)} {
-		status, body := post(t, c, addr, "/v1/images/generations", key)
+	for _, key := range []string{cast.Key(0), cast.Key(1)} {
+		status, body := post(t, c, addr, cast.PathPriced, key)
 		require.Equal(t, 200, status)
-		require.Len(t, body, 2<<10)
+		require.Len(t, body, cast.AnswerSize)
 	}
-	status, body := post(t, c, addr, rivals.ImagePath, rivals.Key(0))
+	status, body := post(t, c, addr, cast.PathImage, cast.Key(0))
 	require.Equal(t, 200, status)
-	require.Len(t, body, 2<<20)
-	status, _ = post(t, c, addr, "/v1/images/generations", rivals.Key(2))
+	require.Len(t, body, cast.ImageSize)
+	status, _ = post(t, c, addr, cast.PathPriced, cast.Key(2))
 	require.Equal(t, 401, status)
 }
 
@@ -127,7 +129,7 @@ func TestProxyWithoutBackend(t *testing.T) {
 	require.NoError(t, err)
 	addr := start(t, "proxy", "-backend", l.Addr().String())
 	require.NoError(t, l.Close())
-	status, _ := post(t, client(t), addr, "/", rivals.Key(0))
+	status, _ := post(t, client(t), addr, "/", cast.Key(0))
 	require.Equal(t, 502, status)
 }
 
@@ -139,7 +141,7 @@ func TestCommandLine(t *testing.T) {
 		{"naive", "-backend x", "target naive needs -redis"},
 		{"pgrow", "-backend x", "target pgrow needs -postgres"},
 		{"nginx", "-backend x -redis y", "target nginx needs -dir"},
-		{"proxy", "-backend x -grants 65", "-accounts 1 -grants 65 -credits 1000000000: one account or more, 1 to 64 grants, no debts"},
+		{"proxy", "-backend x -grants 65", "-accounts 1 -grants 65 -credits 1000000000: 1 to 10000000 accounts, 1 to 64 grants, no debts"},
 	} {
 		require.EqualError(t, rivals.Main(t.Context(), c.name, strings.Fields(c.args), io.Discard), c.want)
 	}

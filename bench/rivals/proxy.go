@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"creditgate/bench/cast"
 )
 
 // Bounds of the backend and of the proxies before it.
@@ -36,6 +38,15 @@ type proxy struct {
 	accounts map[string]string // by API key
 	backend  *fasthttp.HostClient
 	meter    metering // nil: nothing is metered
+}
+
+// directory returns the account of every API key.
+func directory(accounts int) map[string]string {
+	d := make(map[string]string, accounts)
+	for i := range accounts {
+		d[cast.Key(i)] = cast.Account(i)
+	}
+	return d
 }
 
 func newProxy(backendAddr string, accounts int, m metering) *proxy {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"creditgate/bench/cast"
 )
 
 // Names lists the targets that Main can run.
@@ -102,9 +104,9 @@ func (o *options) check() error {
 	default:
 		errs = append(errs, fmt.Errorf("target %q is unknown: it is one of %s", o.name, strings.Join(Names(), ", ")))
 	}
-	if o.accounts < 1 || o.grants < 1 || o.grants > grantsMax || o.credits < 0 {
-		errs = append(errs, fmt.Errorf("-accounts %d -grants %d -credits %d: one account or more, 1 to %d grants, no debts",
-			o.accounts, o.grants, o.credits, grantsMax))
+	if o.accounts < 1 || o.accounts > cast.AccountsMax || o.grants < 1 || o.grants > grantsMax || o.credits < 0 {
+		errs = append(errs, fmt.Errorf("-accounts %d -grants %d -credits %d: 1 to %d accounts, 1 to %d grants, no debts",
+			o.accounts, o.grants, o.credits, cast.AccountsMax, grantsMax))
 	}
 	return errors.Join(errs...)
 }
