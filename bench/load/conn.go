@@ -22,19 +22,20 @@ const (
 
 // template is a request whose key is written anew each time.
 type template struct {
+	addr string
 	head []byte // with the body, where that is small
 	body []byte // shared by all connections
 	key  int    // where in head the key's number stands
 }
 
-func newTemplate(o Options) template {
+func newTemplate(o Options, addr string) template {
 	body, kind := cast.Request(), "application/json"
 	if o.Image {
 		body, kind = cast.Image(), cast.ImageType
 	}
 	head := fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: %s\r\n"+
-		"Content-Length: %d\r\nUser-Agent: creditgate-bench\r\nAccept: */*\r\n\r\n", o.Path, o.Addr, cast.Key(0), kind, len(body))
-	t := template{head: head, body: body, key: bytes.Index(head, []byte(cast.KeyPrefix)) + len(cast.KeyPrefix)}
+		"Content-Length: %d\r\nUser-Agent: creditgate-bench\r\nAccept: */*\r\n\r\n", o.Path, addr, cast.Key(0), kind, len(body))
+	t := template{addr: addr, head: head, body: body, key: bytes.Index(head, []byte(cast.KeyPrefix)) + len(cast.KeyPrefix)}
 	if !o.Image {
 		t.head, t.body = append(head, body...), nil
 	}
@@ -61,7 +62,7 @@ func newConn(ctx context.Context, o Options, t template, number uint64) *conn {
 		size = imageBuffer
 	}
 	return &conn{
-		ctx: ctx, addr: o.Addr, head: bytes.Clone(t.head), body: t.body, key: t.key, accounts: newRotation(o, number),
+		ctx: ctx, addr: t.addr, head: bytes.Clone(t.head), body: t.body, key: t.key, accounts: newRotation(o, number),
 		answer: bufio.NewReaderSize(nil, size),
 	}
 }

@@ -34,7 +34,7 @@ const (
 
 // Options say what is asked for.
 type Options struct {
-	Addr     string        `json:"addr"`
+	Addrs    []string      `json:"addrs"` // connections are spread over them
 	Path     string        `json:"path"`
 	Image    bool          `json:"image"`    // upload cast.Image instead of cast.Request
 	Accounts int           `json:"accounts"` // there are so many
@@ -81,10 +81,13 @@ func Run(ctx context.Context, o Options, m Moments) (Result, error) {
 	defer cancel()
 	g := &generator{o: o, begin: o.Warm, end: o.Warm + o.Length, recorder: newRecorder()}
 	g.stop = g.end + drainMax
-	request := newTemplate(o)
+	requests := make([]template, len(o.Addrs))
+	for i, addr := range o.Addrs {
+		requests[i] = newTemplate(o, addr)
+	}
 	conns := make([]*conn, o.Clients)
 	for i := range conns {
-		conns[i] = newConn(ctx, o, request, uint64(i))
+		conns[i] = newConn(ctx, o, requests[i%len(requests)], uint64(i))
 	}
 	g.zero = time.Now()
 	var workers sync.WaitGroup
@@ -106,7 +109,7 @@ func (o *Options) check() error {
 		o.Active = o.Accounts
 	}
 	switch {
-	case o.Addr == "" || o.Path == "":
+	case len(o.Addrs) == 0 || o.Path == "":
 		return errors.New("load: no address or no path: nothing to ask")
 	case o.Clients < 1 || o.Clients > ClientsMax:
 		return fmt.Errorf("load: %d clients; it takes 1 to %d", o.Clients, ClientsMax)

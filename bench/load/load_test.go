@@ -68,7 +68,7 @@ func TestClosedLoopCountsWhatTheServerAnswered(t *testing.T) {
 		ctx.SetBody(cast.Answer())
 	})
 	r := run(t, load.Options{
-		Addr: addr, Path: cast.PathPriced, Accounts: 100, Active: 10, Clients: 8, Length: 200 * time.Millisecond, Seed: 1,
+		Addrs: []string{addr}, Path: cast.PathPriced, Accounts: 100, Active: 10, Clients: 8, Length: 200 * time.Millisecond, Seed: 1,
 	})
 	require.Empty(t, r.Errors)
 	require.Positive(t, r.Requests)
@@ -96,7 +96,7 @@ func TestAnswersThatAreNot200AreCountedByStatus(t *testing.T) {
 		}
 	})
 	r := run(t, load.Options{
-		Addr: addr, Path: cast.PathFree, Accounts: 1, Clients: 1, Rate: 100, Length: 200 * time.Millisecond,
+		Addrs: []string{addr}, Path: cast.PathFree, Accounts: 1, Clients: 1, Rate: 100, Length: 200 * time.Millisecond,
 	})
 	require.Equal(t, int64(20), r.Requests)
 	require.Equal(t, map[string]int64{"402": 1, "503": 1, "read": 1}, r.Errors)
@@ -115,7 +115,7 @@ func TestOpenLoopCountsFromTheDueTime(t *testing.T) {
 		ctx.SetBody(cast.Answer())
 	})
 	r := run(t, load.Options{
-		Addr: addr, Path: cast.PathPriced, Accounts: 1, Clients: 1, Rate: rate, Length: 400 * time.Millisecond,
+		Addrs: []string{addr}, Path: cast.PathPriced, Accounts: 1, Clients: 1, Rate: rate, Length: 400 * time.Millisecond,
 	})
 	require.Empty(t, r.Errors)
 	require.Equal(t, int64(400), r.Requests, "what is due is asked, however late")
@@ -130,7 +130,7 @@ func TestWarmUpIsNotMeasured(t *testing.T) {
 	addr := serve(t, func(ctx *fasthttp.RequestCtx) { ctx.SetBody(cast.Answer()) })
 	var moments []string
 	r, err := load.Run(t.Context(), load.Options{
-		Addr: addr, Path: cast.PathPriced, Accounts: 1, Clients: 4, Rate: 500,
+		Addrs: []string{addr}, Path: cast.PathPriced, Accounts: 1, Clients: 4, Rate: 500,
 		Warm: 100 * time.Millisecond, Length: 100 * time.Millisecond,
 	}, load.Moments{
 		Began: func() { moments = append(moments, "began") },
@@ -151,7 +151,7 @@ func TestImagesBothWays(t *testing.T) {
 		ctx.SetBody(image)
 	})
 	r := run(t, load.Options{
-		Addr: addr, Path: cast.PathImage, Image: true, Accounts: 1, Clients: 2, Rate: 20, Length: 200 * time.Millisecond,
+		Addrs: []string{addr}, Path: cast.PathImage, Image: true, Accounts: 1, Clients: 2, Rate: 20, Length: 200 * time.Millisecond,
 	})
 	require.Equal(t, int64(4), r.Requests)
 	require.Empty(t, r.Errors)
@@ -163,16 +163,16 @@ func TestNobodyThere(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	r := run(t, load.Options{
-		Addr: l.Addr().String(), Path: cast.PathFree, Accounts: 1, Clients: 1, Rate: 50, Length: 100 * time.Millisecond,
+		Addrs: []string{l.Addr().String()}, Path: cast.PathFree, Accounts: 1, Clients: 1, Rate: 50, Length: 100 * time.Millisecond,
 	})
 	require.Equal(t, map[string]int64{"dial": 5}, r.Errors)
 }
 
 func TestOptionsAreRefusedByName(t *testing.T) {
 	t.Parallel()
-	good := load.Options{Addr: "x:1", Path: "/", Accounts: 1, Clients: 1, Length: 1}
+	good := load.Options{Addrs: []string{"x:1"}, Path: "/", Accounts: 1, Clients: 1, Length: 1}
 	for name, spoil := range map[string]func(*load.Options){
-		"address":  func(o *load.Options) { o.Addr = "" },
+		"address":  func(o *load.Options) { o.Addrs = nil },
 		"clients":  func(o *load.Options) { o.Clients = load.ClientsMax + 1 },
 		"accounts": func(o *load.Options) { o.Active = 2 },
 		"negative": func(o *load.Options) { o.Length = 0 },
