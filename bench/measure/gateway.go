@@ -25,12 +25,28 @@ type Metrics map[string]float64
 // ReadMetrics asks each gateway once.
 func ReadMetrics(ctx context.Context, gateways []Gateway) (Metrics, error) {
 	sum := Metrics{}
+	err := each(ctx, gateways, func(name string, value float64) { sum[name] += value })
+	return sum, err
+}
+
+// Largest is the largest value that a series has, under any labels and of any gateway.
+func Largest(ctx context.Context, gateways []Gateway, series string) (largest float64, err error) {
+	err = each(ctx, gateways, func(name string, value float64) {
+		if name == series {
+			largest = max(largest, value)
+		}
+	})
+	return largest, err
+}
+
+// each asks each gateway once and shows fn every series.
+func each(ctx context.Context, gateways []Gateway, fn func(name string, value float64)) error {
 	for _, g := range gateways {
-		if err := g.read(ctx, sum); err != nil {
-			return nil, fmt.Errorf("measure: metrics of %s: %w", g.Control, err)
+		if err := g.read(ctx, fn); err != nil {
+			return fmt.Errorf("measure: metrics of %s: %w", g.Control, err)
 		}
 	}
-	return sum, nil
+	return nil
 }
 
 // Since is what was counted after before.
@@ -42,7 +58,7 @@ func (m Metrics) Since(before Metrics) Metrics {
 	return out
 }
 
-func (g Gateway) read(ctx context.Context, sum Metrics) error {
+func (g Gateway) read(ctx context.Context, fn func(name string, value float64)) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.Control+"/metrics", nil)
 	if err != nil {
 		return err
@@ -56,11 +72,11 @@ func (g Gateway) read(ctx context.Context, sum Metrics) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("it answers %s", resp.Status)
 	}
-	return parseMetrics(io.LimitReader(resp.Body, scrapeMax), sum)
+	return parseMetrics(io.LimitReader(resp.Body, scrapeMax), fn)
 }
 
-// parseMetrics adds the text exposition's series to sum. A series is NAME{LABELS} VALUE.
-func parseMetrics(r io.Reader, sum Metrics) error {
+// parseMetrics shows fn the series of a text exposition. A series is NAME{LABELS} VALUE.
+func parseMetrics(r io.Reader, fn func(name string, value float64)) error {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		line := lines.Text()
@@ -76,7 +92,7 @@ func parseMetrics(r io.Reader, sum Metrics) error {
 			return fmt.Errorf("%q: %w", line, err)
 		}
 		name, _, _ := strings.Cut(line[:space], "{")
-		sum[name] += value
+		fn(name, value)
 	}
 	return lines.Err()
 }

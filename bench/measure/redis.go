@@ -12,13 +12,12 @@ import (
 
 // Redis is the counters of a server, or the sum of several masters'.
 type Redis struct {
-	CPUMicros   float64
-	Commands    float64 // those that scripts call are included
-	EvalSHA     float64
-	InBytes     float64
-	OutBytes    float64
-	UsedMemory  float64
-	DatasetSize float64 // used memory without buffers and tables of clients
+	CPUMicros float64
+	Commands  float64 // those that scripts call are included
+	EvalSHA   float64
+	InBytes   float64
+	OutBytes  float64
+	Memory    float64 // bytes used, without what connections and the append-only file's buffer hold just now
 }
 
 // ReadRedis sums the counters of clients, one for each master.
@@ -45,7 +44,7 @@ func (r Redis) plus(o Redis, sign float64) Redis {
 	return Redis{
 		CPUMicros: r.CPUMicros + sign*o.CPUMicros, Commands: r.Commands + sign*o.Commands,
 		EvalSHA: r.EvalSHA + sign*o.EvalSHA, InBytes: r.InBytes + sign*o.InBytes, OutBytes: r.OutBytes + sign*o.OutBytes,
-		UsedMemory: r.UsedMemory + sign*o.UsedMemory, DatasetSize: r.DatasetSize + sign*o.DatasetSize,
+		Memory: r.Memory + sign*o.Memory,
 	}
 }
 
@@ -74,9 +73,9 @@ func parseInfo(info string) (Redis, error) {
 		case "total_net_output_bytes":
 			r.OutBytes = number()
 		case "used_memory":
-			r.UsedMemory = number()
-		case "used_memory_dataset":
-			r.DatasetSize = number()
+			r.Memory += number()
+		case "mem_clients_normal", "mem_aof_buffer":
+			r.Memory -= number()
 		default:
 			command, stat := strings.CutPrefix(name, "cmdstat_")
 			if !stat {
@@ -91,7 +90,7 @@ func parseInfo(info string) (Redis, error) {
 			}
 		}
 	}
-	if r.UsedMemory == 0 {
+	if r.Memory <= 0 {
 		errs = append(errs, errors.New("it has no used_memory"))
 	}
 	return r, errors.Join(errs...)
