@@ -113,6 +113,9 @@ func (o *options) check() error {
 
 // run serves one target until ctx ends.
 func (o *options) run(ctx context.Context, stdout io.Writer) error {
+	if o.name == "nginx" {
+		return runNginx(ctx, o, stdout)
+	}
 	h, end, err := o.build(ctx)
 	if err != nil {
 		return err
@@ -129,8 +132,39 @@ func (o *options) run(ctx context.Context, stdout io.Writer) error {
 
 // build makes what answers the requests, with its accounts in place, and says how to end it.
 func (o *options) build(ctx context.Context) (h fasthttp.RequestHandler, end func(), err error) {
-	if o.name == "backend" {
+	var m metering
+	switch o.name {
+	case "backend":
 		return newBackend(o.delay).serve, func() {}, nil
+	case "proxy":
+		return newProxy(o.backend, o.accounts, nil).serve, func() {}, nil
+	case "naive":
+		m, err = newNaive(ctx, o)
+	case "pgrow":
+		m, err = newPgrow(ctx, o)
+	case "nginx": // serves by itself, see run
 	}
-	return newProxy(o.backend, o.accounts, nil).serve, func() {}, nil
+	if err != nil {
+		return nil, nil, err
+	}
+	return newProxy(o.backend, o.accounts, m).serve, m.close, nil
+}
+
+// lot is a grant as an account begins with it. All accounts begin alike.
+type lot struct {
+	id      int // from 1, in drain order
+	expires time.Time
+	amount  int64 // milli-credits
+}
+
+// lots spreads the credits over the grants, in milli-credits, so that a request may need two of them; what does not
+// divide is in the first.
+func (o *options) lots(now time.Time) []lot {
+	lots := make([]lot, o.grants)
+	total, n := o.credits*price, int64(o.grants)
+	for i := range lots {
+		lots[i] = lot{id: i + 1, expires: now.AddDate(0, i+1, 0), amount: total / n}
+	}
+	lots[0].amount += total % n
+	return lots
 }
