@@ -48,6 +48,9 @@ func start(args []string) int {
 	case errors.Is(err, errUsage):
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return statusUsage
+	case errors.Is(err, rivals.ErrNotHere):
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return statusAway
 	default:
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return statusFailed

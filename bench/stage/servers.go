@@ -13,6 +13,10 @@ import (
 // writerLogin is what gateways connect to Postgres as.
 const writerLogin = "creditgate"
 
+// connections is what Postgres takes: each gateway has one for each partition, of which there are up to 256, and those
+// that requests need; pgrow has a pool of its own.
+const connections = 1000
+
 // Hall is what all stages of a run share: the programs, a directory, and a PostgreSQL with a database for each stage.
 // Postgres syncs its disk, as it does in production.
 type Hall struct {
@@ -28,7 +32,9 @@ type Programs struct{ Self, Creditgate string }
 
 // Open starts the PostgreSQL. dir holds everything that the run writes, except for its results.
 func Open(ctx context.Context, dir string, p Programs) (*Hall, error) {
-	server, err := postgresd.Start(ctx, postgresd.Options{Dir: filepath.Join(dir, "postgres"), Fresh: true})
+	server, err := postgresd.Start(ctx, postgresd.Options{
+		Dir: filepath.Join(dir, "postgres"), Fresh: true, Connections: connections,
+	})
 	if err != nil {
 		return nil, err
 	}
