@@ -17,8 +17,11 @@ const digits = 7
 // Product is the name of the policy that the accounts belong to.
 const Product = "bench"
 
+// AccountPrefix stands before the number in the name of an account.
+const AccountPrefix = "bench-"
+
 // Account is the name of account i, from 0.
-func Account(i int) string { return fmt.Sprintf("bench-%0*d", digits, i) }
+func Account(i int) string { return fmt.Sprintf("%s%0*d", AccountPrefix, digits, i) }
 
 // KeyPrefix stands before the number in an API key.
 const KeyPrefix = "sk-bench-"
@@ -35,8 +38,15 @@ func PutKey(b []byte, i int) {
 }
 
 // AccountOf is the number of the account that a key belongs to, of which there are n; ok is false for any other key.
-func AccountOf(key []byte, n int) (i int, ok bool) {
-	number, ok := bytes.CutPrefix(key, []byte(KeyPrefix))
+func AccountOf(key []byte, n int) (i int, ok bool) { return numberOf(key, KeyPrefix, n) }
+
+// NumberOf is the number of the account with this name, of which there are n; ok is false for any other name.
+func NumberOf(account string, n int) (i int, ok bool) {
+	return numberOf([]byte(account), AccountPrefix, n)
+}
+
+func numberOf(name []byte, prefix string, n int) (i int, ok bool) {
+	number, ok := bytes.CutPrefix(name, []byte(prefix))
 	if !ok || len(number) != digits {
 		return 0, false
 	}

@@ -73,7 +73,26 @@ type Row struct {
 	Redis   Redis              `json:"redis"`
 	Heap    Heap               `json:"heap"`
 	Backlog Backlog            `json:"backlog"`
-	Extra   map[string]float64 `json:"extra,omitempty"` // what one suite alone measures, under the names it documents
+	Extra   map[string]float64 `json:"extra,omitempty"`  // what one suite alone measures, by the names below
+	Series  []Point            `json:"series,omitempty"` // backlog while the cell ran
+}
+
+// Names in Row.Extra.
+const (
+	ExtraActive      = "active_accounts"    // accounts that were asked for, where they are not all
+	ExtraKeyLookups  = "key_lookups"        // API keys looked up in Postgres, per request
+	ExtraSlope       = "backlog_per_second" // by which the backlog grew over the second half of the cell
+	ExtraLag         = "lag_seconds_max"    // age of the oldest record that Postgres had not
+	ExtraAccountSize = "bytes_per_account"  // of Redis memory, idle, with the row's grants
+	ExtraHoldSize    = "bytes_per_hold"     // of Redis memory
+	ExtraHolds       = "holds"              // that ExtraHoldSize was measured with
+	ExtraLoadSeconds = "load_seconds"       // for all accounts into an empty Redis
+)
+
+// Point is one value of a series.
+type Point struct {
+	Second float64 `json:"second"` // since the cell began
+	Value  float64 `json:"value"`
 }
 
 // Latency is in microseconds. In an open loop it counts from the moment at which the request was due.

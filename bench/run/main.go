@@ -1,0 +1,81 @@
+// Command run measures creditgate beside what it is compared with, on servers of its own, and writes the results.
+//
+//	run [flags]             measure; -list says what there is, -h the rest
+//	run target NAME …       be one of the things that are compared (bench/rivals)
+//	run load                ask one of them, as standard input says
+//
+// The files:
+//
+//	flags.go      what can be chosen
+//	suites.go     what is measured, suite by suite
+//	plan.go       the words that suites are written in
+//	bench.go      from the first cell to the last
+//	cell.go       one cell: the client and the counters around it
+//	special.go    cells that are no load: memory, the bare round trip
+//	client.go     the client's process, from both its ends
+//	progress.go   what is told meanwhile
+//	machine.go    what it all ran on
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"creditgate/bench/rivals"
+)
+
+// Exit statuses.
+const (
+	statusFailed = 1
+	statusUsage  = 2
+	statusAway   = 3 // a target's programs are not installed; bench/stage knows it
+)
+
+func main() { os.Exit(start(os.Args[1:])) }
+
+func start(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := dispatch(ctx, args)
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return statusUsage
+	case errors.Is(err, rivals.ErrNotHere):
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return statusAway
+	default:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return statusFailed
+	}
+}
+
+func dispatch(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "target":
+			if len(args) < 2 {
+				return fmt.Errorf("%w: target needs a name, one of %v", errUsage, rivals.Names())
+			}
+			return rivals.Main(ctx, args[1], args[2:], os.Stdout)
+		case "load":
+			return serveClient(ctx, os.Stdin, os.Stdout)
+		}
+	}
+	c, err := parseFlags(args, os.Stderr)
+	if err != nil {
+		return err
+	}
+	if c.list {
+		listSuites(os.Stdout)
+		return nil
+	}
+	return measureAll(ctx, c, os.Stdout)
+}
