@@ -13,7 +13,6 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"creditgate/bench/cast"
-	"creditgate/bench/rivals"
 	"creditgate/meter/redisd"
 	"creditgate/persist/persisttest"
 )
@@ -176,5 +175,4 @@ func TestRivalsWithoutTheirStore(t *testing.T) {
 		require.Equal(t, 503, status, r.name)
 		require.NoError(t, server.Restart(t.Context()))
 	}
-	_ = rivals.Names
 }

@@ -134,7 +134,6 @@ func (o *options) configureNginx(ctx context.Context, programs nginxPrograms) (a
 		"Files": nginxFiles, "Connections": nginxConnections, "Idle": nginxIdleConns, "BodyMax": requestMax,
 		"Listen": addr, "Backend": o.backend, "RedisHost": host, "RedisPort": port, "Price": price,
 		"Accounts": o.accounts, "KeyPrefix": cast.KeyPrefix, "Reserve": sums.reserve, "Settle": sums.settle,
-		"Timer": os.Getenv("X_TIMER") != "", "Reuse": os.Getenv("X_REUSE") != "",
 	})
 	if err != nil {
 		return "", err

@@ -104,33 +104,4 @@ function M.serve()
   ngx.print(answer.body)
 end
 
-function M.before()
-  local account = account_of(ngx.var.http_authorization)
-  if not account then
-    return refuse(401, "unknown API key")
-  end
-  local drawn, err, hold = reserve(account)
-  if not drawn then
-    return refuse(503, "metering is not available")
-  end
-  if drawn == 0 then
-    return refuse(402, "not enough credits")
-  end
-  ngx.ctx.account, ngx.ctx.hold = account, hold
-end
-
-local function settle_later(_, account, hold, charge)
-  local settled, err = settle(account, hold, charge)
-  if settled ~= 1 then
-    ngx.log(ngx.ERR, "settle: ", err)
-  end
-end
-
-function M.after()
-  local c = ngx.ctx
-  if c.hold then
-    ngx.timer.at(0, settle_later, c.account, c.hold, ngx.status < 400 and 1 or 0)
-  end
-end
-
 return M
