@@ -3,6 +3,7 @@ package rivals_test
 import (
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -36,7 +37,7 @@ func everyRival(t *testing.T) []rival {
 	dbURL := persisttest.Empty(t)
 	return []rival{
 		{"naive", []string{"-redis", server.URL()}, redisBooks(server)},
-		{"nginx", []string{"-redis", other.URL(), "-dir", t.TempDir()}, redisBooks(other)},
+		{"nginx", []string{"-redis", other.URL(), "-dir", filepath.Join(t.TempDir(), "made")}, redisBooks(other)},
 		{"pgrow", []string{"-postgres", dbURL}, postgresBooks(dbURL)},
 	}
 }

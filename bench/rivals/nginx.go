@@ -138,6 +138,9 @@ func (o *options) configureNginx(ctx context.Context, programs nginxPrograms) (a
 	if err != nil {
 		return "", err
 	}
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return "", fmt.Errorf("-dir: %w", err)
+	}
 	for name, content := range map[string]string{
 		"nginx.conf": text.String(), "meter.lua": nginxLua, "reserve.lua": reserveScript, "settle.lua": settleScript,
 	} {
