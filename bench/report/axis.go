@@ -45,7 +45,7 @@ func (a *axis) spanZero(low, top float64) {
 	a.ticks = nil
 	for i := 0; a.low+float64(i)*step <= a.top+step/2; i++ {
 		at := a.low + float64(i)*step
-		a.ticks = append(a.ticks, tick{at, number(at)})
+		a.ticks = append(a.ticks, tick{at, limit(at)})
 	}
 }
 
@@ -65,7 +65,7 @@ func (a *axis) spanLog(low, top float64) {
 				a.low, a.ticks = at, a.ticks[:0]
 			}
 			if a.top < top {
-				a.ticks, a.top = append(a.ticks, tick{at, number(at)}), at
+				a.ticks, a.top = append(a.ticks, tick{at, limit(at)}), at
 			}
 		}
 	}
@@ -78,7 +78,7 @@ func (a *axis) spanLog(low, top float64) {
 func (a *axis) spanValues(at []float64) {
 	a.log, a.ticks = true, nil
 	for _, v := range at {
-		a.ticks = append(a.ticks, tick{v, number(v)})
+		a.ticks = append(a.ticks, tick{v, limit(v)})
 	}
 	const margin = 1.3
 	a.low, a.top = at[0]/margin, at[len(at)-1]*margin

@@ -60,14 +60,16 @@ func drawBars(title, note, label string, bars []bar) *plot {
 			fmt.Fprintf(&out, `<rect class="bar %s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s, %s: %s</title></rect>`,
 				part.class, from, y, x.place(sum)-from, barHeight, html.EscapeString(b.name), html.EscapeString(part.name),
 				number(part.value))
-			if !shown[part.name] {
-				shown[part.name] = true
-				p.Legend = append(p.Legend, legend{part.name, part.class})
-			}
+			shown[part.class] = true
 		}
 		text(&out, "start", x.place(sum)+6, y+barHeight/2+4, number(sum))
 	}
 	out.WriteString("</svg>")
+	for _, part := range bars[0].parts { // every bar has all of them, in the order in which they are stacked
+		if shown[part.class] {
+			p.Legend = append(p.Legend, legend{Name: part.name, Class: part.class})
+		}
+	}
 	p.SVG = template.HTML(out.String()) //nolint:gosec // every text in it was escaped
 	return p
 }

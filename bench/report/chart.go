@@ -12,7 +12,7 @@ import (
 const (
 	chartWidth   = 640.0
 	chartHeight  = 340.0
-	marginLeft   = 66.0
+	marginLeft   = 78.0
 	marginRight  = 18.0
 	marginTop    = 12.0
 	marginBottom = 46.0
@@ -35,7 +35,11 @@ type plot struct {
 	SVG         template.HTML
 }
 
-type legend struct{ Name, Class string }
+// legend is drawn as a piece of its line, or as a patch of its bar.
+type legend struct {
+	Name, Class string
+	Line        bool
+}
 
 // draw makes a plot of lines. The axes' spans are set already. Nil without a line that has a point.
 func draw(title, note string, x, y axis, lines []line) *plot {
@@ -49,7 +53,7 @@ func draw(title, note string, x, y axis, lines []line) *plot {
 		if len(l.points) == 0 {
 			continue
 		}
-		p.Legend = append(p.Legend, legend{l.name, l.class})
+		p.Legend = append(p.Legend, legend{l.name, l.class, true})
 		l.draw(&b, x, y)
 	}
 	if p.Legend == nil {

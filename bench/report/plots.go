@@ -44,7 +44,9 @@ func series(c cells, target string, key func(result.Row) int, value func(result.
 	return l
 }
 
+// throughputPlot leaves out the backend: on its scale the others could not be told apart.
 func throughputPlot(c cells) *plot {
+	c = c.where(func(r result.Row) bool { return r.Target != "backend" })
 	if len(c) == 0 {
 		return nil
 	}
@@ -56,7 +58,7 @@ func throughputPlot(c cells) *plot {
 	x.spanValues(floats(values(c, clientsOf)))
 	_, top := reach(lines)
 	y.spanZero(0, top)
-	return draw("Throughput against clients", "Closed loop. Bars show the lowest and the highest round.", x, y, lines)
+	return draw("Throughput against clients", "Closed loop. Upright lines join the lowest and the highest round.", x, y, lines)
 }
 
 func floats(in []int) []float64 {
@@ -146,7 +148,7 @@ func latencyPlot(title, note string, c cells) (*plot, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s, %s: %w", title, target, err)
 		}
-		if h == nil {
+		if h == nil || h.TotalCount() == 0 {
 			continue
 		}
 		l := line{name: called(target), class: "t-" + target}

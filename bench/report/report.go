@@ -57,12 +57,12 @@ func Write(run *result.Run, dir string) (string, error) {
 	if err := markdown.Execute(&tables, p); err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return "", fmt.Errorf("make the directory of the report: %w", err)
 	}
 	path := filepath.Join(dir, "report.html")
 	for name, content := range map[string]string{path: page.String(), filepath.Join(dir, "report.md"): tables.String()} {
-		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
+		if err := os.WriteFile(name, []byte(content), 0o644); err != nil { //nolint:gosec // it is for everybody to read
 			return "", fmt.Errorf("write the report: %w", err)
 		}
 	}

@@ -103,7 +103,10 @@ func openTable(c cells) table {
 }
 
 func growthTable(title string, c cells) table {
-	t := table{Title: title, Head: []string{"what", "requests/s", "Redis µs", "gateway µs", "Postgres µs", "commands", "keys looked up"}}
+	t := table{
+		Title: title,
+		Head:  []string{"what", "requests/s", "Redis µs", "gateway µs", "Postgres µs", "commands", "keys looked up"},
+	}
 	for _, g := range []struct {
 		suite, what string
 		key         func(result.Row) int
@@ -169,7 +172,10 @@ func bodiesTable(c cells) table {
 }
 
 func memoryTable(c cells) table {
-	t := table{Title: "Memory of Redis", Head: []string{"accounts", "grants each", "bytes an account", "open holds", "bytes a hold", "loaded in, s"}}
+	t := table{
+		Title: "Memory of Redis",
+		Head:  []string{"accounts", "grants each", "bytes an account", "open holds", "bytes a hold", "loaded in, s"},
+	}
 	for _, r := range c {
 		t.Rows = append(t.Rows, []string{
 			number(float64(r.Accounts)), number(float64(r.Grants)), number(r.Extra[result.ExtraAccountSize]),

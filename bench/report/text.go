@@ -8,17 +8,15 @@ import (
 
 // number writes a figure with about three digits, and thousands set apart.
 func number(v float64) string {
-	a := math.Abs(v)
-	digits := 0
+	a, digits := math.Abs(v), 0
 	switch {
 	case a == math.Trunc(a):
-	case a < 1:
+	case a < 0.01:
+		digits = 3
+	case a < 10:
 		digits = 2
 	case a < 100:
 		digits = 1
-	}
-	if a != math.Trunc(a) && a < 10 {
-		digits = 2
 	}
 	text := strconv.FormatFloat(v, 'f', digits, 64)
 	whole, fraction, _ := strings.Cut(text, ".")
