@@ -14,10 +14,10 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(shell git rev-parse HEAD >/dev/null 2>&
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint bench fmt build clean
+.PHONY: help run demo test lint bench microbench fmt build clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Install what is missing and start everything here, with demo accounts and curl lines to paste
 	@.ci/install go redis postgres curl
@@ -36,7 +36,16 @@ test: ## Run every test on real servers, with the race detector
 lint: $(LINT) ## Check style and import directions
 	$(LINT) run $(ARGS)
 
-bench: ## Measure: Go micro-benchmarks on a real redis-server
+# nginx with Lua is one of those that are compared. Where it cannot be installed, the report says so and goes without.
+bench: ## Measure beside the alternatives, and write bench/results; ARGS=-quick, ARGS=-h says what else
+	@.ci/install go redis postgres
+	@.ci/install nginx-lua || true
+	@$(MAKE) build
+	@mkdir -p .bin
+	@CGO_ENABLED=0 go build -o .bin/bench ./bench/run
+	@exec .bin/bench $(ARGS)
+
+microbench: ## Go micro-benchmarks on a real redis-server
 	@.ci/install go redis postgres
 	go test -run '^$$' -bench . -benchmem $(ARGS) ./meter/... ./gateway ./persist ./bench/...
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/redis/go-redis/v9"
@@ -110,7 +111,11 @@ func (s *Stage) startRival(ctx context.Context, t *Target) error {
 	}
 	if t.Name == nginx {
 		label = nginx
-		args = append(args, "-dir", filepath.Join(s.dir, nginx))
+		dir := filepath.Join(s.dir, nginx)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("directory of nginx: %w", err)
+		}
+		args = append(args, "-dir", dir)
 	}
 	p, address, err := s.target(ctx, t.Name, args...)
 	if err != nil {
