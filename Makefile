@@ -31,6 +31,7 @@ demo: ## Drive a scripted client through a fresh gateway and check every credit
 
 test: ## Run every test on real servers, with the race detector
 	@.ci/install go redis postgres gcc git curl
+	@.ci/install nginx-lua || true
 	CGO_ENABLED=1 go test -race -count=1 $(or $(ARGS),./...)
 
 lint: $(LINT) ## Check style and import directions

@@ -45,13 +45,15 @@ func Available(name string) error {
 	if name != "nginx" {
 		return nil
 	}
-	_, err := findNginx()
+	_, err := findNginx("/")
 	return err
 }
 
-func findNginx() (p nginxPrograms, err error) {
+// findNginx looks below root, which is other than / in tests only.
+func findNginx(root string) (p nginxPrograms, err error) {
 	first := func(file string, dirs ...string) string {
 		for _, dir := range dirs {
+			dir = filepath.Join(root, dir)
 			if info, err := os.Stat(filepath.Join(dir, file)); err == nil && !info.IsDir() {
 				return dir
 			}
@@ -79,7 +81,7 @@ func findNginx() (p nginxPrograms, err error) {
 
 // runNginx serves until ctx ends.
 func runNginx(ctx context.Context, o *options, stdout io.Writer) error {
-	programs, err := findNginx()
+	programs, err := findNginx("/")
 	if err != nil {
 		return err
 	}
@@ -137,6 +139,9 @@ func (o *options) configureNginx(ctx context.Context, programs nginxPrograms) (a
 	})
 	if err != nil {
 		return "", err
+	}
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return "", fmt.Errorf("-dir: %w", err)
 	}
 	for name, content := range map[string]string{
 		"nginx.conf": text.String(), "meter.lua": nginxLua, "reserve.lua": reserveScript, "settle.lua": settleScript,

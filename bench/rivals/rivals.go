@@ -69,7 +69,7 @@ func parse(name string, args []string) (*options, error) {
 	f.IntVar(&o.grants, "grants", 3, "live grants of each account")
 	f.Int64Var(&o.credits, "credits", 1_000_000_000, "credits of each account, spread over its grants")
 	f.DurationVar(&o.delay, "delay", 0, "how long the backend takes to answer")
-	f.StringVar(&o.dir, "dir", "", "empty `directory` for what the target writes")
+	f.StringVar(&o.dir, "dir", "", "`directory` for what the target writes; made if it is not there")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
