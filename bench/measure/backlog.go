@@ -30,18 +30,25 @@ func NewBacklog(layout meter.Layout, redisURL string, store *persist.Store) (*Ba
 	return &Backlog{layout: layout, store: store, engine: engine}, nil
 }
 
-// Records counts them, over all partitions. The cursors are read first, so that it is never negative.
+// Records counts them, over all partitions.
 func (b *Backlog) Records(ctx context.Context) (int64, error) {
-	sum := int64(0)
+	_, behind, err := b.Ledger(ctx)
+	return behind, err
+}
+
+// Ledger counts the records ever made, and those of them that Postgres has not. A record holds the entries of one call
+// to Redis, so there are fewer records than requests. The cursors are read first, so that neither is negative.
+func (b *Backlog) Ledger(ctx context.Context) (made, behind int64, err error) {
 	for p := range b.layout.Partitions {
 		at, err := b.store.Cursor(ctx, p)
 		head, headErr := b.engine.Ledger().Head(ctx, p)
 		if err = errors.Join(err, headErr); err != nil {
-			return 0, fmt.Errorf("measure: backlog of partition %d: %w", p, err)
+			return 0, 0, fmt.Errorf("measure: backlog of partition %d: %w", p, err)
 		}
-		sum += int64(head.Pseq - at.Pseq)
+		made += int64(head.Pseq)
+		behind += int64(head.Pseq - at.Pseq)
 	}
-	return sum, nil
+	return made, behind, nil
 }
 
 // Close closes the connections to Redis, which is what an engine does when it ends.

@@ -81,7 +81,8 @@ type Row struct {
 const (
 	ExtraActive      = "active_accounts"    // accounts that were asked for, where they are not all
 	ExtraKeyLookups  = "key_lookups"        // API keys looked up in Postgres, per request
-	ExtraSlope       = "backlog_per_second" // by which the backlog grew over the second half of the cell
+	ExtraSlope       = "backlog_per_second" // records by which the backlog grew over the second half of the cell
+	ExtraRecords     = "records_per_second" // ledger records made: ExtraSlope is a part of these, not of the requests
 	ExtraLag         = "lag_seconds_max"    // age of the oldest record that Postgres had not
 	ExtraAccountSize = "bytes_per_account"  // of Redis memory, idle, with the row's grants
 	ExtraHoldSize    = "bytes_per_hold"     // of Redis memory

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"creditgate/bench/report"
 	"creditgate/bench/result"
 	"creditgate/bench/stage"
 )
@@ -54,8 +55,10 @@ func measureAll(ctx context.Context, c *config, out io.Writer) (err error) {
 			return fmt.Errorf("suite %s: %w", s.suite, err)
 		}
 	}
-	path, err := b.run.Write(b.results())
-	b.progress.end(path)
+	page, err := report.Write(b.run, c.out)
+	if err == nil {
+		b.progress.end(page, filepath.Join(b.results(), c.name+".json"))
+	}
 	return err
 }
 

@@ -146,6 +146,7 @@ type watcher struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	points []result.Point
+	made   []result.Point
 	lag    float64
 	err    error
 }
@@ -171,10 +172,11 @@ func (w *watcher) start(ctx context.Context) {
 }
 
 func (w *watcher) look(ctx context.Context, began time.Time) error {
-	behind, err := w.bench.stage.Backlog.Records(ctx)
+	made, behind, err := w.bench.stage.Backlog.Ledger(ctx)
 	if err != nil {
 		return err
 	}
+	w.made = append(w.made, result.Point{Second: time.Since(began).Seconds(), Value: float64(made)})
 	w.points = append(w.points, result.Point{Second: time.Since(began).Seconds(), Value: float64(behind)})
 	lag, err := w.bench.stage.Lag(ctx)
 	w.lag = max(w.lag, lag)
@@ -201,6 +203,7 @@ func (w *watcher) fill(row *result.Row) {
 		row.Backlog.Max = max(row.Backlog.Max, int64(p.Value))
 	}
 	row.Extra[result.ExtraSlope] = slope(w.points[len(w.points)/2:])
+	row.Extra[result.ExtraRecords] = slope(w.made)
 	row.Extra[result.ExtraLag] = w.lag
 }
 

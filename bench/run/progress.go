@@ -119,6 +119,6 @@ func figures(row *result.Row) string {
 
 func millis(micros float64) string { return fmt.Sprintf("%.2f ms", micros/1000) }
 
-func (p *progress) end(path string) {
-	fmt.Fprintf(p.out, "measured in %s: %s\n", rough(time.Since(p.began)), path)
+func (p *progress) end(page, rows string) {
+	fmt.Fprintf(p.out, "measured in %s: %s, from %s\n", rough(time.Since(p.began)), page, rows)
 }

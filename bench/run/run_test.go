@@ -53,6 +53,7 @@ func TestWholeBench(t *testing.T) {
 	require.NoError(t, measureAll(t.Context(), c, out), out)
 	run, err := result.Read(filepath.Join(dir, "tiny", "tiny.json"))
 	require.NoError(t, err)
+	require.FileExists(t, filepath.Join(dir, "report.html"))
 	require.Positive(t, run.Machine.Cores)
 	require.NotEmpty(t, run.Versions.Creditgate)
 	require.Contains(t, run.Command, "-quick -length 100ms")
