@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -37,7 +38,7 @@ func newTemplate(o Options, addr string) template {
 		"Content-Length: %d\r\nUser-Agent: creditgate-bench\r\nAccept: */*\r\n\r\n", o.Path, addr, cast.Key(0), kind, len(body))
 	t := template{addr: addr, head: head, body: body, key: bytes.Index(head, []byte(cast.KeyPrefix)) + len(cast.KeyPrefix)}
 	if !o.Image {
-		t.head, t.body = append(head, body...), nil
+		t.head, t.body = slices.Concat(head, body), nil
 	}
 	return t
 }

@@ -154,12 +154,12 @@ func (r *Run) Write(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode run %s: %w", r.Name, err)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return "", fmt.Errorf("make the directory of results: %w", err)
 	}
 	path := filepath.Join(dir, r.Name+".json")
 	aside := path + ".part"
-	if err := os.WriteFile(aside, append(text, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(aside, append(text, '\n'), 0o600); err != nil {
 		return "", fmt.Errorf("write the results: %w", err)
 	}
 	if err := os.Rename(aside, path); err != nil {

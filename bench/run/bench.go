@@ -85,7 +85,7 @@ func (b *bench) results() string { return filepath.Join(b.config.out, b.config.n
 // play measures the cells of an act, round after round, so that what disturbs the machine for a while does not
 // disturb one target alone.
 func (b *bench) play(ctx context.Context, s scene) error {
-	if err := b.enter(ctx, s.act.stage); err != nil {
+	if err := b.enter(ctx, s.stage); err != nil {
 		return err
 	}
 	for round, more := 1, true; more; round++ {
@@ -172,6 +172,7 @@ func (b *bench) row(suite string, c *cell, round int) *result.Row {
 	if s := b.stage; s != nil {
 		row.Accounts, row.Grants, row.Partitions, row.Gateways = s.Accounts, s.Grants, s.Partitions, s.Gateways
 		row.BackendMS = float64(s.Delay) / float64(time.Millisecond)
+		row.Extra[result.ExtraLoadSeconds] = s.LoadSeconds
 		if c.active > 0 {
 			row.Extra[result.ExtraActive] = float64(c.active)
 		}

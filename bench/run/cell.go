@@ -159,7 +159,9 @@ func (w *watcher) start(ctx context.Context) {
 		began, tick := time.Now(), time.NewTicker(watchEvery)
 		defer tick.Stop()
 		for ctx.Err() == nil && w.err == nil {
-			w.err = w.look(ctx, began)
+			if err := w.look(ctx, began); ctx.Err() == nil { // one that is cut off by the end is no error
+				w.err = err
+			}
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
@@ -171,19 +173,11 @@ func (w *watcher) start(ctx context.Context) {
 func (w *watcher) look(ctx context.Context, began time.Time) error {
 	behind, err := w.bench.stage.Backlog.Records(ctx)
 	if err != nil {
-		return ignoreEnd(ctx, err)
+		return err
 	}
 	w.points = append(w.points, result.Point{Second: time.Since(began).Seconds(), Value: float64(behind)})
 	lag, err := w.bench.stage.Lag(ctx)
 	w.lag = max(w.lag, lag)
-	return ignoreEnd(ctx, err)
-}
-
-// ignoreEnd drops an error that is only the end of watching.
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
 	return err
 }
 

@@ -48,13 +48,14 @@ func parseFlags(args []string, out io.Writer) (*config, error) {
 	f.SetOutput(out)
 	f.StringVar(&suites, "suite", "", "measure only these suites, separated by commas; see -list")
 	f.StringVar(&targets, "target", "", "measure only these targets, separated by commas: "+strings.Join(targetNames(), ", "))
-	f.IntVar(&c.rounds, "rounds", 0, "how often each cell is measured; 0: three times where the figures that matter come from, else once")
+	f.IntVar(&c.rounds, "rounds", 0,
+		"how often each cell is measured; 0: three times where the figures that matter come from, else once")
 	f.DurationVar(&c.length, "length", 0, "how long a cell is measured; 0: 5s, with -quick 2s")
 	f.BoolVar(&c.quick, "quick", false, "fewer and shorter cells, no million of accounts: about two minutes")
 	f.BoolVar(&c.list, "list", false, "list the suites and end")
 	f.StringVar(&c.name, "name", "", "name of the results; empty: date and time")
 	f.StringVar(&c.out, "out", "bench/results", "directory of the results")
-	f.StringVar(&c.dir, "dir", "", "directory for the servers' data, removed afterwards; empty: a temporary one")
+	f.StringVar(&c.dir, "dir", "", "directory for the servers' data, which stays; empty: a temporary one")
 	f.StringVar(&c.binary, "binary", "./creditgate", "the program that is measured; make build builds it")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -132,5 +133,6 @@ func (c *config) directory() (string, func() error, error) {
 		dir, err := os.MkdirTemp("", "creditgate-bench")
 		return dir, func() error { return os.RemoveAll(dir) }, err
 	}
-	return c.dir, func() error { return nil }, os.MkdirAll(c.dir, 0o755)
+	//nolint:gosec // the directory is the one that the user names with -dir
+	return c.dir, func() error { return nil }, os.MkdirAll(c.dir, 0o750)
 }

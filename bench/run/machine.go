@@ -69,6 +69,7 @@ func versions(ctx context.Context, binary string) result.Versions {
 
 // says is the first line that a program prints.
 func says(ctx context.Context, program string, args ...string) string {
+	//nolint:gosec // the program is the one that the user names with -binary
 	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	if err != nil {
 		return ""

@@ -32,9 +32,9 @@ func newProgress(out io.Writer, scenes []scene, c *config) *progress {
 	p := &progress{out: out, began: time.Now()}
 	var last stage.Options
 	for _, s := range scenes {
-		if s.act.stage != last {
-			p.planned += settingTakes(s.act.stage)
-			last = s.act.stage
+		if s.stage != last && s.stage != (stage.Options{}) {
+			p.planned += settingTakes(s.stage)
+			last = s.stage
 		}
 		for i := range s.cells {
 			n := max(1, s.cells[i].rounds)

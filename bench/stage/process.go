@@ -74,7 +74,8 @@ func launch(ctx context.Context, dir, name string, cmd *exec.Cmd, accept func(li
 	case <-time.After(readyMax):
 		err = fmt.Errorf("not within %s", readyMax)
 	}
-	return nil, "", errors.Join(fmt.Errorf("%s did not say that it is ready: %w; %s ends:\n%s", name, err, p.log, tail(p.log)), p.stop())
+	err = fmt.Errorf("%s did not say that it is ready: %w; %s ends:\n%s", name, err, p.log, tail(p.log))
+	return nil, "", errors.Join(err, p.stop())
 }
 
 // live starts the process and waits for its end on one thread: Linux tells a child of its parent's death when the
@@ -94,8 +95,8 @@ func (p *process) live(started chan<- error, in *os.File) {
 // watch copies output to the log to its end: a pipe that nobody reads would stop the child. found is closed if the line
 // never came.
 func watch(out, log *os.File, accept func(string) bool, found chan<- string) {
-	defer out.Close()
-	defer log.Close()
+	defer out.Close() //nolint:errcheck // only read
+	defer log.Close() //nolint:errcheck // a log
 	defer close(found)
 	lines := bufio.NewScanner(io.TeeReader(out, log))
 	lines.Buffer(nil, lineSizeMax)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
@@ -88,7 +89,7 @@ func (s *Stage) Target(ctx context.Context, name string) (*Target, error) {
 // server is shared, as processors are.
 func (s *Stage) startRival(ctx context.Context, t *Target) error {
 	args := []string{
-		"-backend", s.address, "-accounts", fmt.Sprint(s.Accounts), "-grants", fmt.Sprint(s.Grants),
+		"-backend", s.address, "-accounts", strconv.Itoa(s.Accounts), "-grants", strconv.Itoa(s.Grants),
 	}
 	label := labelGateway
 	switch t.Name {
@@ -112,7 +113,7 @@ func (s *Stage) startRival(ctx context.Context, t *Target) error {
 	if t.Name == nginx {
 		label = nginx
 		dir := filepath.Join(s.dir, nginx)
-		if err := os.Mkdir(dir, 0o755); err != nil {
+		if err := os.Mkdir(dir, 0o750); err != nil {
 			return fmt.Errorf("directory of nginx: %w", err)
 		}
 		args = append(args, "-dir", dir)
