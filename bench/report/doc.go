@@ -13,4 +13,5 @@
 //	chart.go    lines, as SVG
 //	bars.go     stacked bars, as SVG
 //	axis.go     scales and ticks
+//	text.go     how figures are written
 package report

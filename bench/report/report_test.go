@@ -81,7 +81,7 @@ func full(t *testing.T) *result.Run {
 	}
 	grow("accounts", 20, result.Row{Accounts: 1000})
 	grow("accounts", 23, result.Row{Accounts: 1_000_000, Extra: map[string]float64{result.ExtraActive: 50_000}})
-	grow("accounts", 99, result.Row{Accounts: 1_000_000, Extra: map[string]float64{result.ExtraKeyLookups: 1}})
+	grow("accounts", 22, result.Row{Accounts: 1_000_000, Extra: map[string]float64{result.ExtraKeyLookups: 1}})
 	grow("grants", 20, result.Row{Grants: 1})
 	grow("grants", 28, result.Row{Grants: 12})
 	grow("partitions", 20, result.Row{Partitions: 1})
@@ -120,7 +120,7 @@ func outcomes(markdown string) map[string][]string {
 	return out
 }
 
-const promises = 17
+const promises = 18
 
 func TestPromisesKept(t *testing.T) {
 	t.Parallel()
@@ -131,7 +131,8 @@ func TestPromisesKept(t *testing.T) {
 		"| metered throughput ÷ nginx + Lua, 64 clients | ≥ 1.6 | 1.60 (1.60 to 1.60) | reached |",
 		"| added p50 of a lone client ÷ bare EVALSHA round trip | ≤ 3 | 3 (3 to 3) | reached |",
 		"| added p99, open loop at 50 % of the metered capacity | ≤ 3,000 µs | 3,000 µs (3,000 to 3,000) | reached |",
-		"| Redis CPU per request, 1,000,000 accounts ÷ 1,000 | ≤ 1.15 | 1.15 | reached |",
+		"| Redis CPU per request, 1,000,000 accounts of which a part is asked for ÷ 1,000 | ≤ 1.15 | 1.15 | reached |",
+		"| Redis CPU per request, 1,000,000 accounts that are all asked for ÷ 1,000 | ≤ 1.15 | 1.10 | reached |",
 		"| growth of the ledger's backlog at the full metered rate, of the records made | ≤ 1 % | 1 % | reached |",
 	} {
 		require.Contains(t, markdown, line+"\n")
@@ -150,8 +151,8 @@ func TestPromisesBroken(t *testing.T) {
 			r.Requests--
 			r.Heap.Allocs++
 			r.Heap.Bytes++
-		case r.Grants > 3 || r.Partitions > 1 || r.Extra[result.ExtraActive] > 0:
-			r.CPU["redis"]++
+		case r.Grants > 3 || r.Partitions > 1 || r.Suite == "accounts" && r.Accounts > 1000:
+			r.CPU["redis"] += 2
 			continue
 		}
 		r.Latency.P50++

@@ -146,12 +146,17 @@ func growths(c cells) []promise {
 		}
 		return atMost("Redis CPU per request, "+what, f, bound, "")
 	}
-	// Of the million those rows count that stay within the gateway's cache of keys: they are about Redis.
-	million := c.suite("accounts").target("metered").where(func(r result.Row) bool {
-		return r.Accounts == 1_000_000 && r.Extra[result.ExtraActive] > 0
-	}).of(redisCPU)
+	// A million keys are more than a gateway caches: asking for all of them also measures look-ups in Postgres, and the
+	// smaller batches of a slower gateway. Asking for some, spread over all, is about Redis. Both are shown.
+	million := func(all bool) figure {
+		return c.suite("accounts").target("metered").where(func(r result.Row) bool {
+			return r.Accounts == 1_000_000 && all == (r.Extra[result.ExtraActive] == 0)
+		}).of(redisCPU)
+	}
+	thousand := at("accounts", accountsOf, 1000)
 	return []promise{
-		compare("1,000,000 accounts ÷ 1,000", at("accounts", accountsOf, 1000), million, accountsMax),
+		compare("1,000,000 accounts of which a part is asked for ÷ 1,000", thousand, million(false), accountsMax),
+		compare("1,000,000 accounts that are all asked for ÷ 1,000", thousand, million(true), accountsMax),
 		compare("12 grants ÷ 1", at("grants", grantsOf, 1), at("grants", grantsOf, 12), grantsMax),
 		compare("256 partitions ÷ 1", at("partitions", partitionsOf, 1), at("partitions", partitionsOf, 256), partitionsMax),
 	}

@@ -19,8 +19,9 @@
 // all for the time in which Redis or Postgres is away: they answer 503 and forget the hold.
 //
 // Every choice that was open was made in the rival's favour: pools were sized by measuring, Postgres need not wait
-// for its disk at a commit (synchronous_commit=off loses as little as Redis' appendfsync everysec does), nothing
-// keeps idempotency or lapsed holds in order, and nothing is logged.
+// for its disk at a commit (synchronous_commit=off loses about as little as Redis' appendfsync everysec does), holds
+// have no expiry that Redis would have to keep track of, the garbage collector has the headroom that it has in
+// creditgate, and nothing is logged.
 //
 //	rivals.go    Main: the command line, and which target is which
 //	backend.go   the backend
@@ -28,4 +29,5 @@
 //	naive.go     metering by two scripts: reserve.lua, settle.lua
 //	pgrow.go     metering by two statements: pgrow.sql
 //	nginx.go     nginx in a directory of its own: nginx.conf.tmpl, nginx.lua
+//	nginx_process.go, child_linux.go, child_other.go   its life
 package rivals

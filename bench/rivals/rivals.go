@@ -9,7 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -22,9 +22,9 @@ import (
 // Names lists the targets that Main can run.
 func Names() []string { return []string{"backend", "proxy", "naive", "pgrow", "nginx"} }
 
-// gcPercent gives every Go target the same headroom, unless GOGC in the environment says otherwise. Half of a small
-// proxy's time would go to collecting its few megabytes at the default of 100.
-const gcPercent = 400
+// heapFloor is what `creditgate serve` takes the live heap to be at least; every Go target has the same, so that none
+// collects garbage more often than another. GOGC or GOMEMLIMIT in the environment decide for all of them.
+const heapFloor = 64 << 20
 
 // options are the command line of a target. Which of them a target needs stands in check.
 type options struct {
@@ -47,8 +47,8 @@ func Main(ctx context.Context, name string, args []string, stdout io.Writer) err
 	if err != nil {
 		return err
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		defer runtime.KeepAlive(make([]byte, heapFloor)) // never touched: it takes no room on the machine
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
