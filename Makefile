@@ -14,10 +14,10 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(shell git rev-parse HEAD >/dev/null 2>&
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run demo test guard lint bench fmt build clean
+.PHONY: help run demo test guard lint bench microbench fmt build clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Install what is missing and start everything here, with demo accounts and curl lines to paste
 	@.ci/install go redis postgres curl
@@ -32,6 +32,7 @@ demo: ## Drive a scripted client through a fresh gateway and check every credit
 # Allocations are counted without the race detector, which makes some of its own.
 test: ## Run every test on real servers, with the race detector
 	@.ci/install go redis postgres gcc git curl
+	@.ci/install nginx-lua || true
 	CGO_ENABLED=1 go test -race -count=1 $(or $(ARGS),./...)
 	$(if $(ARGS),,CGO_ENABLED=0 go test -count=1 -run '^TestAllocations$$' ./gateway ./meter/policy)
 
@@ -44,7 +45,16 @@ guard: ## Count what a request costs in Redis and heap, beside the recorded figu
 lint: $(LINT) ## Check style and import directions
 	$(LINT) run $(ARGS)
 
-bench: ## Measure: Go micro-benchmarks on a real redis-server
+# nginx with Lua is one of those that are compared. Where it cannot be installed, the report says so and goes without.
+bench: ## Measure beside the alternatives, and write bench/results; ARGS=-quick, ARGS=-h says what else
+	@.ci/install go redis postgres
+	@.ci/install nginx-lua || true
+	@$(MAKE) build
+	@mkdir -p .bin
+	@CGO_ENABLED=0 go build -o .bin/bench ./bench/run
+	@exec .bin/bench $(ARGS)
+
+microbench: ## Go micro-benchmarks on a real redis-server
 	@.ci/install go redis postgres
 	go test -run '^$$' -bench . -benchmem $(ARGS) ./meter/... ./gateway ./persist ./bench/...
 

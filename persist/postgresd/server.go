@@ -39,7 +39,12 @@ type Options struct {
 	Port   int    // on 127.0.0.1; 0 takes any free one
 	Fresh  bool   // delete what Dir holds and start over
 	NoSync bool   // no fsync: a killed machine loses data. For tests only
+	// Connections is how many clients it takes; 0: 200. A gateway's flusher has one for each partition.
+	Connections int
 }
+
+// connectionsUsual is enough for some gateways with a few partitions each.
+const connectionsUsual = 200
 
 // Server is one running PostgreSQL. Its methods may be called from any goroutine, one at a time.
 type Server struct {
@@ -173,9 +178,13 @@ func (s *Server) launch() (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("log: %w", err)
 	}
+	connections := s.opt.Connections
+	if connections == 0 {
+		connections = connectionsUsual
+	}
 	args := []string{
 		"-D", s.data, "-k", s.socket, "-h", "127.0.0.1", "-p", strconv.Itoa(s.port),
-		"-c", "max_connections=200", "-c", "logging_collector=off", "-c", "timezone=UTC",
+		"-c", "max_connections=" + strconv.Itoa(connections), "-c", "logging_collector=off", "-c", "timezone=UTC",
 	}
 	if s.opt.NoSync {
 		args = append(args, "-c", "fsync=off", "-c", "full_page_writes=off")

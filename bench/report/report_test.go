@@ -1,0 +1,255 @@
+package report_test
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/stretchr/testify/require"
+
+	"creditgate/bench/report"
+	"creditgate/bench/result"
+)
+
+// histogram holds latencies of 1 to 1,000 ms.
+func histogram(t *testing.T) string {
+	t.Helper()
+	h := hdrhistogram.New(1, 60_000_000, 3)
+	for i := int64(1); i <= 1000; i++ {
+		require.NoError(t, h.RecordValue(i*1000))
+	}
+	packed, err := h.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
+	require.NoError(t, err)
+	return string(packed)
+}
+
+// full is a run in which every promise is kept, just so.
+func full(t *testing.T) *result.Run {
+	t.Helper()
+	hist := histogram(t)
+	run := &result.Run{
+		Name: "full", Started: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC), Command: `make bench ARGS="-quick"`,
+		Machine:  result.Machine{CPU: "a <processor>", Cores: 2, RAMBytes: 8 << 30, Kernel: "linux 6.1"},
+		Versions: result.Versions{Go: "go1.26.8", Redis: "Redis server v=7.0.15 sha=0", Creditgate: "abc1234"},
+		Notes:    []string{"nginx is <not here>"},
+	}
+	add := func(r result.Row) {
+		r.Body, r.Seconds, r.Latency.Hist = result.BodyJSON, 1, hist
+		run.Rows = append(run.Rows, r)
+	}
+	for round := 1; round <= 3; round++ {
+		for _, clients := range []int{64, 256} {
+			for target, requests := range map[string]int64{
+				"backend": 50_000, "proxy": 12_000, "free": 10_000, "metered": 6000, "naive": 3000, "pgrow": 1500, "nginx": 3750,
+			} {
+				r := result.Row{
+					Suite: "closed", Target: target, Round: round, Clients: clients, Requests: requests,
+					CPU: map[string]float64{"gateway": 50, "redis": 35, "client": 5},
+				}
+				if clients == 256 {
+					r.CPU["redis"] = 25
+				}
+				if target == "metered" {
+					r.Heap = result.Heap{Allocs: 30, Bytes: 4096}
+				} else {
+					r.Heap = result.Heap{Allocs: 18, Bytes: 2048}
+				}
+				add(r)
+			}
+		}
+		for target, latency := range map[string]float64{"evalsha": 50, "free": 100, "metered": 250} {
+			add(result.Row{Suite: "roundtrip", Target: target, Round: round, Clients: 1, Requests: 9, Latency: result.Latency{P50: latency}})
+		}
+		for target, latency := range map[string]float64{"free": 1000, "metered": 4000} {
+			add(result.Row{
+				Suite: "open", Target: target, Round: round, Clients: 256, Rate: 3000, Share: 0.5, Requests: 3000,
+				Latency: result.Latency{P99: latency},
+			})
+		}
+	}
+	grow := func(suite string, cpu float64, r result.Row) {
+		r.Suite, r.Target, r.Round, r.Clients, r.Requests = suite, "metered", 1, 64, 1000
+		r.CPU = map[string]float64{"redis": cpu, "gateway": 50}
+		add(r)
+	}
+	grow("accounts", 20, result.Row{Accounts: 1000})
+	grow("accounts", 23, result.Row{Accounts: 1_000_000, Extra: map[string]float64{result.ExtraActive: 50_000}})
+	grow("accounts", 22, result.Row{Accounts: 1_000_000, Extra: map[string]float64{result.ExtraKeyLookups: 1}})
+	grow("grants", 20, result.Row{Grants: 1})
+	grow("grants", 28, result.Row{Grants: 12})
+	grow("partitions", 20, result.Row{Partitions: 1})
+	grow("partitions", 25, result.Row{Partitions: 256})
+	grow("gateways", 20, result.Row{Gateways: 1})
+	grow("gateways", 20, result.Row{Gateways: 2})
+	add(result.Row{
+		Suite: "flush", Target: "metered", Round: 1, Clients: 64, Requests: 1000, Extra: map[string]float64{result.ExtraSlope: 10},
+		Series: []result.Point{{Second: 0, Value: 10}, {Second: 1, Value: 20}},
+	})
+	add(result.Row{
+		Suite: "memory", Target: "metered", Round: 1, Accounts: 1_000_000, Grants: 3,
+		Extra: map[string]float64{result.ExtraAccountSize: 400, result.ExtraHoldSize: 350, result.ExtraHolds: 100_000},
+	})
+	return run
+}
+
+// written is the report as HTML and as Markdown.
+func written(t *testing.T, run *result.Run) (html, markdown string) {
+	t.Helper()
+	path, err := report.Write(run, filepath.Join(t.TempDir(), "made"))
+	require.NoError(t, err)
+	page, err := os.ReadFile(path)
+	require.NoError(t, err)
+	text, err := os.ReadFile(strings.TrimSuffix(path, ".html") + ".md")
+	require.NoError(t, err)
+	return string(page), string(text)
+}
+
+// outcomes are the promises of a report by their outcome.
+func outcomes(markdown string) map[string][]string {
+	out := map[string][]string{}
+	for _, m := range regexp.MustCompile(`(?m)^\| (.*?) \| .* \| (reached|missed|not measured) \|$`).FindAllStringSubmatch(markdown, -1) {
+		out[m[2]] = append(out[m[2]], m[1])
+	}
+	return out
+}
+
+const promises = 18
+
+func TestPromisesKept(t *testing.T) {
+	t.Parallel()
+	_, markdown := written(t, full(t))
+	require.Len(t, outcomes(markdown)["reached"], promises, markdown)
+	for _, line := range []string{
+		"| metered throughput ÷ creditgate, unmetered, 64 clients | ≥ 0.6 | 0.60 (0.60 to 0.60) | reached |",
+		"| metered throughput ÷ nginx + Lua, 64 clients | ≥ 1.6 | 1.60 (1.60 to 1.60) | reached |",
+		"| added p50 of a lone client ÷ bare EVALSHA round trip | ≤ 3 | 3 (3 to 3) | reached |",
+		"| added p99, open loop at 50 % of the metered capacity | ≤ 3,000 µs | 3,000 µs (3,000 to 3,000) | reached |",
+		"| Redis CPU per request, 1,000,000 accounts of which a part is asked for ÷ 1,000 | ≤ 1.15 | 1.15 | reached |",
+		"| Redis CPU per request, 1,000,000 accounts that are all asked for ÷ 1,000 | ≤ 1.15 | 1.10 | reached |",
+		"| growth of the ledger's backlog at the full metered rate, of the records made | ≤ 1 % | 1 % | reached |",
+	} {
+		require.Contains(t, markdown, line+"\n")
+	}
+}
+
+func TestPromisesBroken(t *testing.T) {
+	t.Parallel()
+	run := full(t)
+	for i := range run.Rows {
+		r := &run.Rows[i]
+		switch {
+		case r.Target != "metered":
+			continue
+		case r.Suite == "closed":
+			r.Requests--
+			r.Heap.Allocs++
+			r.Heap.Bytes++
+		case r.Grants > 3 || r.Partitions > 1 || r.Suite == "accounts" && r.Accounts > 1000:
+			r.CPU["redis"] += 2
+			continue
+		}
+		r.Latency.P50++
+		r.Latency.P99++
+		if r.CPU["redis"] >= 25 {
+			r.CPU["redis"]++
+		}
+		for name := range r.Extra {
+			r.Extra[name]++
+		}
+	}
+	_, markdown := written(t, run)
+	require.Len(t, outcomes(markdown)["missed"], promises, markdown)
+}
+
+// A promise about what was not measured is neither kept nor broken.
+func TestPromisesNotMeasured(t *testing.T) {
+	t.Parallel()
+	_, markdown := written(t, &result.Run{Name: "empty"})
+	require.Len(t, outcomes(markdown)["not measured"], promises, markdown)
+	run := full(t)
+	var rest []result.Row
+	for _, r := range run.Rows {
+		if r.Target != "nginx" && r.Target != "evalsha" {
+			rest = append(rest, r)
+		}
+	}
+	run.Rows = rest
+	_, markdown = written(t, run)
+	require.Equal(t, []string{
+		"metered throughput ÷ nginx + Lua, 64 clients", "added p50 of a lone client ÷ bare EVALSHA round trip",
+	}, outcomes(markdown)["not measured"])
+}
+
+// A ratio is taken within each round: here the machine was ten times slower in the second.
+func TestRatiosWithinRounds(t *testing.T) {
+	t.Parallel()
+	run := full(t)
+	for i := range run.Rows {
+		if run.Rows[i].Round == 2 {
+			run.Rows[i].Requests /= 10
+		}
+	}
+	_, markdown := written(t, run)
+	require.Contains(t, markdown, "| metered throughput ÷ two EVALSHA, 64 clients | ≥ 2 | 2 (2 to 2) | reached |\n")
+	require.Contains(t, markdown, "| creditgate, metered | 6,000 (600 to 6,000) | 6,000 (600 to 6,000) |\n")
+}
+
+func TestPageIsWellFormed(t *testing.T) {
+	t.Parallel()
+	html, _ := written(t, full(t))
+	require.Contains(t, html, "a &lt;processor&gt;, 2 cores")
+	require.Contains(t, html, "nginx is &lt;not here&gt;")
+	require.Contains(t, html, "creditgate abc1234 · Go 1.26.8 · Redis 7.0.15<")
+	require.NotRegexp(t, `NaN|Inf|ZgotmplZ|http`, html)
+	drawings := regexp.MustCompile(`(?s)<svg viewBox="0 0 640.*?</svg>`).FindAllString(html, -1)
+	var titles []string
+	for _, svg := range drawings {
+		titles = append(titles, titleOf(svg))
+		for d := xml.NewDecoder(strings.NewReader(svg)); ; {
+			_, err := d.Token()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			require.NoError(t, err, svg)
+		}
+	}
+	require.Equal(t, []string{
+		"Throughput against clients", "Where a request's CPU goes, 64 clients", "Where a request's CPU goes, 256 clients",
+		"Latency, closed loop of 64 clients", "Latency, open loop at 50 % of each target's capacity",
+		"Latency, both at 50 % of the metered capacity", "Growth: accounts", "Growth: live grants of an account",
+		"Growth: partitions", "Growth: gateways", "The ledger's backlog",
+	}, titles)
+}
+
+// titleOf is the title of a drawing.
+func titleOf(svg string) string {
+	return strings.ReplaceAll(regexp.MustCompile(`aria-label="(.*?)"`).FindStringSubmatch(svg)[1], "&#39;", "'")
+}
+
+func TestRunThatCannotBeShown(t *testing.T) {
+	t.Parallel()
+	run := full(t)
+	for i := range run.Rows {
+		run.Rows[i].Latency.Hist = "no histogram"
+	}
+	_, err := report.Write(run, t.TempDir())
+	require.ErrorContains(t, err, "plots of run full: Latency, closed loop of 64 clients, backend: histogram of round 1: ")
+}
+
+// A run that was stopped early has cells in which nothing was answered.
+func TestRunOfNothing(t *testing.T) {
+	t.Parallel()
+	run := full(t)
+	for i := range run.Rows {
+		run.Rows[i] = result.Row{Suite: run.Rows[i].Suite, Target: run.Rows[i].Target, Round: 1, Clients: run.Rows[i].Clients}
+	}
+	html, _ := written(t, run)
+	require.NotRegexp(t, `NaN|Inf`, html)
+}

@@ -1,0 +1,15 @@
+// Package stage sets up what the bench measures: Redis and Postgres with accounts in them, a backend, gateways, and
+// the rivals, each a process of its own.
+//
+//	stage.go     one setting of everything, from start to end
+//	servers.go   the Postgres that all stages share
+//	targets.go   what can be measured on a stage
+//	gateway.go   `creditgate serve`
+//	seed.go      accounts into Postgres
+//	book.go      what the accounts have
+//	fill.go      accounts into Redis, through an engine
+//	process.go   a child process
+//	counters.go  what a target and its client have used
+//	memory.go    what Redis uses of accounts and holds
+//	attr_*.go    what differs between Linux and the rest
+package stage
