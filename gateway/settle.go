@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"strconv"
 	"time"
@@ -107,19 +106,15 @@ func insufficient(required meter.Credits, d meter.Decision, buckets []string) *p
 	return p
 }
 
-func (x *exchange) settle(units uint32, amount meter.Credits) meter.Settle {
-	return meter.Settle{
-		ID: x.reserve.ID, Account: x.reserve.Account, Amount: amount, Units: units,
-		Reserved: x.reserve.Amount, Note: x.reserve.Note,
-	}
-}
-
-// settling is the time for all of a settlement, storing the answer included: the lease has room for one budget.
-func (g *Gateway) settling(x *exchange) (context.Context, context.CancelFunc) {
+// settle is the settlement. Its time is for all of it, storing the answer included: the lease has room for one budget.
+func (g *Gateway) settle(x *exchange, units uint32, amount meter.Credits) meter.Settle {
 	if x.settleBy.IsZero() {
 		x.settleBy = time.Now().Add(g.set.SettleBudget)
 	}
-	return context.WithDeadline(g.base, x.settleBy)
+	return meter.Settle{
+		ID: x.reserve.ID, Account: x.reserve.Account, Amount: amount, Units: units,
+		Reserved: x.reserve.Amount, Note: x.reserve.Note, Until: x.settleBy, NoDraws: true,
+	}
 }
 
 // commit charges for what was delivered. When the meter cannot say whether it did, the journal takes the commit
@@ -130,10 +125,8 @@ func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settl
 		x.outcome = outcomePartial
 	}
 	x.held.State = meter.Committed // asked once, whatever the answer
-	s, attempted := x.settle(units, amount), time.Now()
-	ctx, cancel := g.settling(x)
-	defer cancel()
-	d, err := g.meter.Commit(ctx, s)
+	s, attempted := g.settle(x, units, amount), time.Now()
+	d, err := g.meter.Commit(g.base, s)
 	if r := d.Reservation; err == nil && (d.Code == meter.CodeOK || d.Code == meter.CodeConflict) {
 		if d.Code == meter.CodeConflict { // somebody else settled it, by the control plane: what is booked stands
 			g.log.Error().Str("request_id", x.requestID()).Str("state", r.State.String()).
@@ -164,9 +157,7 @@ func (g *Gateway) release(x *exchange) settled {
 	}
 	x.held.State = meter.Released // asked once, whatever the answer
 	x.outcome = outcomeReleased
-	ctx, cancel := g.settling(x)
-	defer cancel()
-	d, err := g.meter.Release(ctx, x.settle(0, 0))
+	d, err := g.meter.Release(g.base, g.settle(x, 0, 0))
 	if err != nil || d.Code != meter.CodeOK {
 		g.metrics.settlements.WithLabelValues("unknown").Inc()
 		g.log.Warn().Err(err).Uint8("code", uint8(d.Code)).Str("request_id", x.requestID()).

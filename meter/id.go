@@ -38,7 +38,7 @@ func (id ID) CreatedMs() int64 {
 func (id ID) IsZero() bool { return id == ID{} }
 
 // String writes the usual 36 characters.
-func (id ID) String() string { return string(id.Append(nil)) }
+func (id ID) String() string { return string(id.Append(make([]byte, 0, 36))) }
 
 // Append is String into a buffer.
 func (id ID) Append(to []byte) []byte {
