@@ -76,6 +76,7 @@ func (s *Store) ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64
 // Account is an account's state as of the cursor returned with it: what its live grants have by the ledger, nothing
 // held. Since every admin change up to the cursor is forgotten, PrunedPseq is the cursor.
 func (s *Store) Account(ctx context.Context, account string) (a meter.Account, at meter.Cursor, err error) {
+	s.hurry(s.partitionOf(account))
 	err = s.snapshot(ctx, "load account "+account, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `SELECT s.seq, a.suspended, a.flags_version
 			FROM creditgate.account a JOIN creditgate.account_state s ON s.account = a.id WHERE a.id = $1`, account).

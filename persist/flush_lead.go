@@ -105,7 +105,7 @@ func (w *flushWorker) readCursor(ctx context.Context) error {
 
 // step reads once and writes what came, and returns how many records were committed.
 func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
-	f := w.flusher
+	f, began := w.flusher, time.Now()
 	records, epoch, err := f.source.Read(ctx, w.partition, w.at.Position, w.readMax, f.options.Wait)
 	if err != nil {
 		if errors.Is(err, meter.ErrPacked) {
@@ -150,7 +150,21 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	w.caughtUp(ctx, len(records))
 	// The next read should bring about one transaction's worth, whether records carry one entry or thousands.
 	w.readMax = max(batchReadMin, batchEntries*len(records)/entries)
+	if entries < batchEntries {
+		w.gather(ctx, began.Add(f.options.Every))
+	}
 	return committed, nil
+}
+
+// gather lets records come together until it is time, or until somebody waits for them.
+func (w *flushWorker) gather(ctx context.Context, until time.Time) {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.flusher.store.hurried[w.partition]:
+	case <-ctx.Done():
+	}
 }
 
 // sameEpoch reports whether the records were read under the epoch claimed in Postgres. When they were not, an

@@ -49,6 +49,9 @@ type FlushOptions struct {
 	TrimLag time.Duration
 	// Wait bounds one blocking read; default 5 s.
 	Wait time.Duration
+	// Every is how often a busy partition is written, when less than a whole transaction's worth is there and nobody
+	// waits for it; default 250 ms. A transaction costs Postgres about as much as 50 entries in it.
+	Every time.Duration
 	// OnStep is called at each step; nil in production.
 	OnStep func(partition uint16, step Step)
 }
@@ -91,6 +94,9 @@ func NewFlusher(store *Store, source Source, options FlushOptions, reg prometheu
 	}
 	if options.Wait == 0 {
 		options.Wait = 5 * time.Second
+	}
+	if options.Every == 0 {
+		options.Every = 250 * time.Millisecond
 	}
 	if options.OnStep == nil {
 		options.OnStep = func(uint16, Step) {}

@@ -15,6 +15,9 @@ import (
 func (s *Store) Outcome(
 	ctx context.Context, id meter.ReservationID,
 ) (r meter.Reservation, at meter.Cursor, ok bool, err error) {
+	if id.Partition < s.layout.Partitions {
+		s.hurry(int(id.Partition))
+	}
 	err = s.snapshot(ctx, "look up reservation "+id.String(), func(tx pgx.Tx) error {
 		if at, err = s.cursor(ctx, tx, int(id.Partition)); err != nil {
 			return err

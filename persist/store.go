@@ -17,6 +17,8 @@ import (
 type Store struct {
 	pool   *pgxpool.Pool
 	layout meter.Layout
+	// hurried has, per partition, whether somebody waits for its ledger to be flushed; each holds one.
+	hurried []chan struct{}
 }
 
 // connectTimeout bounds dialling, so that a database that is away is noticed and not waited for.
@@ -38,7 +40,20 @@ func Open(ctx context.Context, url string, layout meter.Layout) (*Store, error) 
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	return &Store{pool: pool, layout: layout}, nil
+	s := &Store{pool: pool, layout: layout, hurried: make([]chan struct{}, layout.Partitions)}
+	for p := range s.hurried {
+		s.hurried[p] = make(chan struct{}, 1)
+	}
+	return s, nil
+}
+
+// hurry lets this process' flusher of a partition, if it is the one that works, not wait for more: what was asked for
+// is an account or an outcome, and whoever asks will ask again until the cursor has passed what Redis had.
+func (s *Store) hurry(partition int) {
+	select {
+	case s.hurried[partition] <- struct{}{}:
+	default:
+	}
 }
 
 // Close waits for calls under way and closes the connections.
