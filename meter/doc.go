@@ -1,6 +1,6 @@
 // Package meter owns the nouns of credit metering and everything that speaks to Redis about them: credits,
 // grants, reservations and ledger entries as pure code, and the engine that carries verbs to the scripts in
-// package lua, which alone decide.
+// package lua, which alone decide: functions of a library that Redis runs, called scripts for short.
 //
 // It refuses to know HTTP and SQL: what it needs from Postgres it asks of a Book.
 //
@@ -12,6 +12,7 @@
 //	reservation.go  states, reservations, notes
 //	entry.go        ledger records, entries, lines
 //	codec.go        the packed bytes of all of these, shared with the scripts
+//	meta.go         the packed bytes of a partition's head, fence and clock
 //	reader.go       how codec.go walks them
 //	verbs.go        what can be asked, and the codes of the answers
 //	book.go         what the engine asks of Postgres
@@ -23,7 +24,7 @@
 //	load.go         bringing accounts from Postgres into Redis
 //	batcher.go      concurrent operations share a flight
 //	flight.go       one flight: attempts, refusals, scripts that raise
-//	call.go         one EVALSHA: its keys, its arguments, its reply
+//	call.go         one FCALL: its keys, its argument, its reply
 //	op.go           one operation: its bytes, its decision
 //	redis.go        the client's settings, what Redis must be set to
 //	partition.go    whether a partition is open, and its fence

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,6 +90,7 @@ func New(o Options) (*Engine, error) {
 	e.batch.fly = e.fly
 	for p := range o.Layout.Partitions {
 		e.partitions = append(e.partitions, newPartition(p, o.Layout.Keys(p)))
+		e.metrics.open.WithLabelValues(strconv.Itoa(int(p))) // a series from the start; the sweep fills it in
 	}
 	return e, nil
 }

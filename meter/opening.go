@@ -152,7 +152,7 @@ func (e *Engine) countLost(p *partition, m partitionMeta, at Cursor, empty bool)
 
 // resumePartition opens a Redis that has everything Postgres has.
 func (e *Engine) resumePartition(ctx context.Context, p *partition, m partitionMeta, epoch uint64, at Cursor) error {
-	if err := e.openScript(ctx, p.number, "resume", epoch, m.Epoch, at.Position); err != nil {
+	if err := e.callOpen(ctx, p.number, "resume", epoch, m.Epoch, at.Position); err != nil {
 		return err
 	}
 	p.reopen.Store(false)
@@ -164,7 +164,7 @@ func (e *Engine) resumePartition(ctx context.Context, p *partition, m partitionM
 
 // rebuildPartition fills an empty Redis from Postgres: every account, and the charged Idempotency-Keys of a day.
 func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partitionMeta, epoch uint64, at Cursor) error {
-	if err := e.openScript(ctx, p.number, "rebuild", epoch, m.Epoch, at.Position); err != nil {
+	if err := e.callOpen(ctx, p.number, "rebuild", epoch, m.Epoch, at.Position); err != nil {
 		return err
 	}
 	p.epoch.Store(epoch)
@@ -173,7 +173,7 @@ func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partition
 	if err != nil {
 		return fmt.Errorf("rebuild: %w", err)
 	}
-	if err := e.openScript(ctx, p.number, "loaded", epoch, epoch, at.Position); err != nil {
+	if err := e.callOpen(ctx, p.number, "loaded", epoch, epoch, at.Position); err != nil {
 		return err
 	}
 	p.reopen.Store(false)
@@ -183,7 +183,7 @@ func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partition
 	return nil
 }
 
-func (e *Engine) openScript(
+func (e *Engine) callOpen(
 	ctx context.Context, partition uint16, mode string, epoch, expected uint64, flushed Position,
 ) error {
 	keys := e.layout.Keys(partition)
