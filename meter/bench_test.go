@@ -32,7 +32,7 @@ func BenchmarkReserveCommit(b *testing.B) {
 				runCallers(b, callers, func(i int) {
 					account := fmt.Sprintf("account-%d", i%accounts)
 					id := bundle.engine.NewReservationID(account)
-					note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: id.ID.String()}
+					note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: "key-of-" + account}
 					d, err := bundle.engine.Reserve(b.Context(), meter.Reserve{
 						ID: id, Account: account, Amount: meter.Credit, Lease: time.Minute, Note: note,
 					})

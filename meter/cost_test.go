@@ -186,7 +186,7 @@ func (c *counter) requests(s costScene, layout meter.Layout) (reserves, commits 
 	for i := range s.flight {
 		account := accountName(i % s.accounts)
 		id := layout.NewReservationID(c.id(), account)
-		note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: id.ID.String()}
+		note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: "key-of-" + account} // as it is: one key makes many requests
 		reserves = append(reserves, meter.ReserveOp(meter.Reserve{
 			ID: id, Account: account, Amount: meter.Credit, Lease: time.Minute, Note: note,
 		}))

@@ -87,7 +87,7 @@ func (w *flights) pairs(size, n int) {
 			account := w.accounts[w.next%len(w.accounts)]
 			w.next++
 			id := w.engine.NewReservationID(account)
-			note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: id.ID.String()}
+			note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: "key-of-" + account} // as it is: one key makes many requests
 			reserves[i] = meter.ReserveOp(meter.Reserve{ID: id, Account: account, Amount: meter.Credit, Lease: time.Minute, Note: note})
 			commits[i] = meter.CommitOp(meter.Settle{ID: id, Account: account, Amount: meter.Credit, Units: 1, Note: note}, false)
 		}

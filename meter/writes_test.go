@@ -69,7 +69,7 @@ func TestWriteThatFailsSaysWhy(t *testing.T) {
 		mutate func(*meter.Engine)
 		code   meter.Code
 	}{
-		"planted":               {func(e *meter.Engine) { e.Mutate("= key, pack_account(a)", "= key, error('planted')") }, meter.CodeError},
+		"planted":               {func(e *meter.Engine) { e.Mutate("= a.key, pack_account(a)", "= a.key, error('planted')") }, meter.CodeError},
 		"Unknown Redis command": {func(e *meter.Engine) { e.Mutate("'XADD'", "'XBAD'") }, meter.CodeRegressed},
 		"ZBAD":                  {func(e *meter.Engine) { e.Mutate("call('ZADD'", "error('ZBAD', 0) call('ZADD'") }, meter.CodeTorn},
 	} {

@@ -63,7 +63,10 @@ local function read_fields(key, ids, into)
   for i = 1, #ids, 1000 do
     local last = min(i + 999, #ids)
     local values = call('HMGET', key, unpack(ids, i, last))
-    for j = i, last do into[ids[j]] = values[j - i + 1] end
+    for j = i, last do
+      local value = values[j - i + 1]
+      if value then into[ids[j]] = value end
+    end
   end
 end
 

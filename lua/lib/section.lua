@@ -77,8 +77,10 @@ end
 local function keep_account(sec, op, a)
   tidy(a, sec.flushed)
   sec.accounts[op.account_key] = a
+  if a.key then return end -- kept before, in this call
+  a.key = op.account_key
   if not sec.dirty then sec.dirty = {} end
-  sec.dirty[op.account_key] = a
+  sec.dirty[#sec.dirty + 1] = a
 end
 
 -- Calls a command with at most 1,000 arguments at a time: Lua's unpack has a limit, and a bound is a bound.
@@ -154,8 +156,8 @@ local function pack_section(sec)
   if sec.entries then sec.record = pack_record(sec) end
   if not (sec.mark or sec.record or sec.touched or sec.dirty or sec.drops) then return end
   local sets = {}
-  for key, a in pairs(sec.dirty or NONE) do
-    sets[#sets + 1], sets[#sets + 2] = key, pack_account(a)
+  for _, a in ipairs(sec.dirty or NONE) do
+    sets[#sets + 1], sets[#sets + 2] = a.key, pack_account(a)
   end
   sec.sets = sets
 end
