@@ -113,7 +113,7 @@ func (g *Gateway) settle(x *exchange, units uint32, amount meter.Credits) meter.
 	}
 	return meter.Settle{
 		ID: x.reserve.ID, Account: x.reserve.Account, Amount: amount, Units: units,
-		Reserved: x.reserve.Amount, Note: x.reserve.Note, Until: x.settleBy, NoDraws: true,
+		Reserved: x.reserve.Amount, Note: x.reserve.Note, Until: x.settleBy, Brief: true,
 	}
 }
 

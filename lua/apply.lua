@@ -4,7 +4,8 @@ KEYS   for each section: meta open ledger, then slots, then lapses, the last two
        then accounts, outcome slots and key days, as the operations refer to them by number
 ARGV   1 '<i6HH' caller_ms sections operations
          then for each section '<HBBi8i8' first_key keys account_prefix_len epoch min_pseq
-         then for each operation '<HBHc16HH' size verb section id account_key done_key, and what its verb file says
+         then for each operation '<HBHc16HH' size verb section id account_key done_key, and what its verb file says;
+         128 added to the verb of a reserve, commit or release asks for a brief answer
 REPLY  for each section '<Bi8i8i6i8i8' code epoch pseq now_ms flushed down_ms
        then for each operation '<Bc16H' code id size, and as many bytes as its verb file says ]]
 redis.register_function{function_name = 'apply_settle' .. VERSION, callback = apply, flags = {'allow-oom'}}

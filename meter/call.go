@@ -153,7 +153,11 @@ func (c *call) encode(o *op) {
 		done = c.slotKey(k, slotRef{partition: o.partition, number: o.id.CreatedMs() / doneSlotMs})
 	}
 	at := len(c.packed)
-	b := append(c.packed, 0, 0, byte(o.verb)) //nolint:gocritic // c.packed is set to what b has become
+	verb := byte(o.verb)
+	if o.brief {
+		verb += verbBrief
+	}
+	b := append(c.packed, 0, 0, verb) //nolint:gocritic // c.packed is set to what b has become
 	b = binary.LittleEndian.AppendUint16(b, c.number[o.partition])
 	b = append(b, o.id[:]...)
 	b = binary.LittleEndian.AppendUint16(b, account)

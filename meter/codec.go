@@ -124,29 +124,18 @@ func AppendReservation(b []byte, r Reservation) []byte {
 }
 
 // UnpackReservation reads AppendReservation's form; the caller sets the id.
-func UnpackReservation(b []byte) (Reservation, error) { return unpackReservation(b, known{}) }
+func UnpackReservation(b []byte) (Reservation, error) { return unpackReservation(b, "", Note{}) }
 
-// known is what the reader of a reservation has already: texts that are the same are not made again.
-type known struct {
-	account string
-	note    Note
-	noDraws bool
-}
-
-func unpackReservation(b []byte, k known) (Reservation, error) {
+// unpackReservation is UnpackReservation for one whose texts are probably those given: they are not made again then.
+func unpackReservation(b []byte, account string, note Note) (Reservation, error) {
 	r := reader{b: b}
-	r.format(reservationFormat)
-	v := Reservation{State: State(r.u8()), Amount: r.credits(), Charged: r.credits(), Available: r.credits()}
-	v.DeadlineMs, v.SettledMs = r.i48(), r.i48()
-	v.Account = r.strLike(int(r.u8()), k.account)
-	v.Note = r.note(k.note)
+	v := r.brief()
+	v.SettledMs = r.i48()
+	v.Account = r.strLike(int(r.u8()), account)
+	v.Note = r.note(note)
 	n := int(r.u8())
 	if n > drawsMax || v.State < Held || v.State > Uncollected {
 		return Reservation{}, fmt.Errorf("reservation: %w: %s, %d draws", ErrPacked, v.State, n)
-	}
-	if k.noDraws {
-		r.take(n * drawSize)
-		return v, r.end("reservation")
 	}
 	if n > 0 {
 		v.Draws = make([]Draw, n)
@@ -157,8 +146,24 @@ func unpackReservation(b []byte, k known) (Reservation, error) {
 	return v, r.end("reservation")
 }
 
-// drawSize is one packed draw: grant, amount, charged.
-const drawSize = 16 + 8 + 8
+// briefSize is the part of a packed reservation that a brief answer has: what a caller decides by.
+const briefSize = 1 + 1 + 3*8 + 6
+
+func unpackBrief(b []byte) (Reservation, error) {
+	r := reader{b: b}
+	v := r.brief()
+	if v.State < Held || v.State > Uncollected {
+		return Reservation{}, fmt.Errorf("reservation: %w: %s", ErrPacked, v.State)
+	}
+	return v, r.end("brief reservation")
+}
+
+func (r *reader) brief() Reservation {
+	r.format(reservationFormat)
+	return Reservation{
+		State: State(r.u8()), Amount: r.credits(), Charged: r.credits(), Available: r.credits(), DeadlineMs: r.i48(),
+	}
+}
 
 // AppendNote packs n. An empty note packs to nothing.
 func AppendNote(b []byte, n Note) []byte {

@@ -172,7 +172,7 @@ func (e *Engine) commitUnknown(ctx context.Context, s Settle, d Decision) (Decis
 // Release gives a reservation back whole. It may be sent for an id whose reserve was never answered.
 func (e *Engine) Release(ctx context.Context, s Settle) (Decision, error) {
 	o := settleOp(verbRelease, s.ID, s.Account)
-	o.noDraws = s.NoDraws
+	o.brief = s.Brief
 	d, err := e.run(ctx, o, s.Until)
 	if err != nil || d.Code != CodeAskLedger {
 		return d, err

@@ -163,3 +163,34 @@ func TestReserveCommitRelease(t *testing.T) {
 	require.Equal(t, meter.KindCommit, entries[2].Kind)
 	require.Equal(t, uint32(2), entries[2].Units)
 }
+
+// A brief answer says what a full one says of state and amounts; a denial is never brief.
+func TestBriefAnswers(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.account("acme", 5*meter.Credit)
+	ask := meter.Reserve{
+		ID: b.engine.NewReservationID("acme"), Account: "acme", Amount: 3 * meter.Credit, Lease: lease,
+		Note: meter.Note{Operation: "generate"},
+	}
+	full, err := b.engine.Reserve(t.Context(), ask)
+	require.NoError(t, err)
+	ask.Brief = true
+	brief, err := b.engine.Reserve(t.Context(), ask) // a repeat: the same reservation
+	require.NoError(t, err)
+	want := full.Reservation
+	want.Note, want.Draws = meter.Note{}, nil
+	require.Equal(t, want, brief.Reservation)
+
+	settle := meter.Settle{ID: ask.ID, Account: "acme", Amount: 2 * meter.Credit, Units: 2, Brief: true}
+	brief, err = b.engine.Commit(t.Context(), settle)
+	require.NoError(t, err)
+	require.Equal(t, meter.Committed, brief.Reservation.State)
+	require.Equal(t, [3]meter.Credits{3000, 2000, 3000},
+		[3]meter.Credits{brief.Reservation.Amount, brief.Reservation.Charged, brief.Reservation.Available})
+	settle.Amount = meter.Credit
+	conflict, err := b.engine.Commit(t.Context(), settle)
+	require.NoError(t, err)
+	require.Equal(t, meter.CodeConflict, conflict.Code)
+	require.Len(t, conflict.Reservation.Draws, 1)
+}

@@ -131,7 +131,7 @@ func TestConstants(t *testing.T) {
 		"KIND_LAPSE": int64(KindLapse), "KIND_REVOKE": int64(KindRevoke), "KIND_ADJUST": int64(KindAdjust),
 		"GRANTS_MAX": GrantsMax, "APPLIED_MAX": appliedMax, "AMOUNT_MAX": int64(MaxCredits), "NEVER": Never,
 		"CLOCK_SKEW_MAX_MS": 60_000, "DONE_SLOT_MS": doneSlotMs, "DONE_KEEP_MS": 15 * 60 * 1000, "KEY_KEEP_MS": keySlotMs,
-		"SLOT_NOTE_MS": SlotNoteMs,
+		"SLOT_NOTE_MS": SlotNoteMs, "BRIEF": verbBrief, "BRIEF_SIZE": briefSize,
 	}
 	for name, v := range want {
 		require.Equal(t, strconv.FormatInt(v, 10), got[name], name)

@@ -27,6 +27,9 @@ const (
 	verbTick
 )
 
+// verbBrief is added to a verb to ask for a brief answer.
+const verbBrief = 128
+
 // How many of its own keys a partition passes to a call: meta, open, ledger; slots; lapses.
 const (
 	sectionKeysMin = 3
@@ -64,7 +67,7 @@ type op struct {
 	outcomes  bool   // the operation looks for the reservation with its id
 	payload   []byte // what the verb file lists after the common head
 	noted     Note   // what the payload says of it, so that an answer which repeats it need not be decoded anew
-	noDraws   bool   // the caller does not want them in the answer
+	brief     bool   // answered OK with the first briefSize bytes of the reservation
 	key       *IdempotencyKey
 	keyed     bool    // the payload ends with a key part
 	slot      slotRef // verbDrop: sent before the payload
@@ -134,7 +137,7 @@ func (o *op) keyPart(k *IdempotencyKey) *op { o.keyed, o.key = true, k; return o
 func reserveOp(r Reserve) *op { return new(op).reserve(r) }
 
 func (o *op) reserve(r Reserve) *op {
-	o.settle(verbReserve, r.ID, r.Account).noDraws = r.NoDraws
+	o.settle(verbReserve, r.ID, r.Account).brief = r.Brief
 	holdsMax := r.MaxInFlight
 	if holdsMax == 0 {
 		holdsMax = InFlightMax
@@ -147,7 +150,7 @@ func commitOp(s Settle, details, inLedger bool) *op { return new(op).commit(s, d
 // commit says with details that a commit may be booked late if Redis does not know the reservation, and with inLedger
 // that Postgres may know its outcome.
 func (o *op) commit(s Settle, details, inLedger bool) *op {
-	o.settle(verbCommit, s.ID, s.Account).noDraws = s.NoDraws
+	o.settle(verbCommit, s.ID, s.Account).brief = s.Brief
 	reserved := Credits(0)
 	if details {
 		reserved = s.Reserved
@@ -207,7 +210,12 @@ func (o *op) decision(layout Layout) (Decision, error) {
 		}
 		id, body = ID(body[:len(id)]), body[len(id):]
 	}
-	d.Reservation, err = unpackReservation(body, known{account: o.account, note: o.noted, noDraws: o.noDraws})
+	if o.brief && o.code == CodeOK {
+		d.Reservation, err = unpackBrief(body)
+		d.Reservation.Account = o.account
+	} else {
+		d.Reservation, err = unpackReservation(body, o.account, o.noted)
+	}
 	d.Reservation.ID = ReservationID{Layout: layout.Number, Partition: o.partition, ID: id}
 	if d.Reservation.State == Held {
 		d.Reservation.DeadlineMs += o.head.downMs // stored in up time while it runs, told in wall time

@@ -14,7 +14,7 @@ type Reserve struct {
 	MaxInFlight uint32 // open reservations the account may have, this one included; 0 means InFlightMax
 	Note        Note
 	Until       time.Time // how long to wait for a decision; zero: verbBudget from now
-	NoDraws     bool      // leave the draws out of the answer
+	Brief       bool      // answer OK with the account, the state and the amounts only
 }
 
 // InFlightMax bounds the open reservations of one account.
@@ -30,7 +30,7 @@ type Settle struct {
 	Reserved Credits
 	Note     Note
 	Until    time.Time // how long to wait for a decision; zero: verbBudget from now
-	NoDraws  bool      // leave the draws out of the answer
+	Brief    bool      // answer OK with the account, the state and the amounts only
 }
 
 // GrantChange adds one lot of credit to an account.

@@ -27,8 +27,10 @@ local function read_op(packed, at)
       order[#order + 1] = key
     end
   end
+  local brief = verb >= BRIEF
+  if brief then verb = verb - BRIEF end
   local op = {
-    verb = verb, sec = sec, id = id, packed = packed, at = body, account_key = key, account = name, done_key = KEYS[done],
+    verb = verb, brief = brief, sec = sec, id = id, packed = packed, at = body, account_key = key, account = name, done_key = KEYS[done],
   }
   local of = sec.ops
   of[#of + 1] = op
@@ -108,6 +110,7 @@ local function compute(failed)
       code = CLOSED -- only load and load key may run before the partition is open
     else
       code, body = verbs[op.verb](op.sec, op)
+      if op.brief and code == OK then body = sub(body, 1, BRIEF_SIZE) end
     end
     codes[i], bodies[i] = code, body or ''
   end

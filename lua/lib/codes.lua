@@ -51,5 +51,9 @@ local DONE_KEEP_MS = 900000
 local KEY_KEEP_MS = 86400000
 local SLOT_NOTE_MS = 10000
 
+-- An operation whose verb has this added is answered OK with the first bytes of the reservation only: up to its deadline.
+local BRIEF = 128
+local BRIEF_SIZE = 32
+
 -- Where a section's own keys stand after its first one, meta.
 local OPEN_RESERVATIONS, LEDGER, SLOTS, LAPSES = 1, 2, 3, 4
