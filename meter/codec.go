@@ -245,7 +245,7 @@ func unpackRecord(body []byte, text string) (Record, error) {
 	// At most as many as can be in what follows, if the count is wrong.
 	rec.Entries = make([]Entry, 0, min(n, len(r.b)/entrySizeMin))
 	lines := make([]Line, 0, cap(rec.Entries)) // most have one
-	like := &Entry{} // the next one's texts are often the same
+	like := &Entry{}                           // the next one's texts are often the same
 	for range n {
 		rec.Entries = append(rec.Entries, Entry{})
 		e := &rec.Entries[len(rec.Entries)-1]

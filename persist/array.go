@@ -29,10 +29,14 @@ type (
 )
 
 // Int64Value is how pgx reads a bigint.
-func (v *bigint) Int64Value() (pgtype.Int8, error) { return pgtype.Int8{Int64: int64(*v), Valid: true}, nil }
+func (v *bigint) Int64Value() (pgtype.Int8, error) {
+	return pgtype.Int8{Int64: int64(*v), Valid: true}, nil
+}
 
 // UUIDValue is how pgx reads a uuid.
 func (v *uuid) UUIDValue() (pgtype.UUID, error) { return pgtype.UUID{Bytes: *v, Valid: true}, nil }
 
 // TextValue is how pgx reads a text.
-func (v *text) TextValue() (pgtype.Text, error) { return pgtype.Text{String: string(*v), Valid: true}, nil }
+func (v *text) TextValue() (pgtype.Text, error) {
+	return pgtype.Text{String: string(*v), Valid: true}, nil
+}
