@@ -76,7 +76,7 @@ func (r *copyRows) textOrNull(all ...string) {
 }
 
 // copySource is the text of one COPY as a reader. It holds what one call of add brings and not more than copyChunk
-// besides, however many rows there are.
+// besides, however many rows there are. It is used again for the next COPY.
 type copySource struct {
 	rows    copyRows
 	read    int // of rows.b
@@ -84,10 +84,10 @@ type copySource struct {
 	add     func(r *copyRows, i int) // adds the rows that the i-th record has in this table
 }
 
-// newCopySource makes the source of n calls of add.
-func newCopySource(n int, add func(r *copyRows, i int)) *copySource {
-	s := &copySource{n: n, add: add, rows: copyRows{b: make([]byte, 0, copyChunk+copyChunk/4)}}
-	s.rows.b = append(s.rows.b, "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"...) // no flags, no extension
+// begin makes it the source of n calls of add.
+func (s *copySource) begin(n int, add func(r *copyRows, i int)) *copySource {
+	s.read, s.n, s.next, s.add = 0, n, 0, add
+	s.rows.b = append(s.rows.b[:0], "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"...) // no flags, no extension
 	return s
 }
 

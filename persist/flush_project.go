@@ -55,6 +55,9 @@ func (b *flushBatch) queueBuckets(batch *pgx.Batch) {
 	for id, d := range b.grants {
 		ids = append(ids, uuid(id))
 		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked} {
+			if sums[i] == nil {
+				sums[i] = make(array[bigint], 0, len(b.grants))
+			}
 			sums[i] = append(sums[i], bigint(v))
 		}
 	}
@@ -90,6 +93,9 @@ func (b *flushBatch) projections() []expectation {
 	for id, d := range b.grants {
 		ids, owners = append(ids, uuid(id)), append(owners, text(d.account))
 		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked, d.debt} {
+			if sums[i] == nil {
+				sums[i] = make(array[bigint], 0, len(b.grants))
+			}
 			sums[i] = append(sums[i], bigint(v))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,7 +53,7 @@ func (w *flushWorker) writeRows(ctx context.Context, tx pgx.Tx, b *flushBatch) e
 	if tag.RowsAffected() != 1 {
 		return errCursorMoved
 	}
-	if err := copyLedger(ctx, tx, s.layoutNumber(), int(w.partition), b); err != nil {
+	if err := copyLedger(ctx, tx, &s.copies, s.layoutNumber(), int(w.partition), b); err != nil {
 		return err
 	}
 	w.flusher.options.OnStep(w.partition, StepCopied)
@@ -70,7 +71,7 @@ func flushError(partition uint16, err error) error {
 }
 
 // copyLedger writes records, entries and lines. A row that is there already fails the whole transaction.
-func copyLedger(ctx context.Context, tx pgx.Tx, layout, partition int, b *flushBatch) error {
+func copyLedger(ctx context.Context, tx pgx.Tx, spare *sync.Pool, layout, partition int, b *flushBatch) error {
 	tables := [...]struct {
 		name    string
 		columns []string
@@ -88,14 +89,20 @@ func copyLedger(ctx context.Context, tx pgx.Tx, layout, partition int, b *flushB
 			"revoked", "debt",
 		}, addLines,
 	}}
+	source, _ := spare.Get().(*copySource)
+	if source == nil {
+		source = &copySource{}
+	}
 	for _, t := range tables {
-		err := copyTo(ctx, tx, t.name, t.columns, newCopySource(len(b.records), func(r *copyRows, i int) {
+		err := copyTo(ctx, tx, t.name, t.columns, source.begin(len(b.records), func(r *copyRows, i int) {
 			t.add(r, layout, partition, len(t.columns), &b.records[i], &b.hashes[i])
 		}))
 		if err != nil {
-			return err
+			return err // without the source: pgx may still read it
 		}
 	}
+	source.add = nil // which holds the batch
+	spare.Put(source)
 	return nil
 }
 
