@@ -19,12 +19,11 @@ func (g *Gateway) reserveCredits(x *exchange) *problem {
 	id := g.meter.NewReservationID(x.who.Account)
 	x.reserve = meter.Reserve{
 		ID: id, Account: x.who.Account, Amount: x.quote.Credits, Lease: g.set.lease(), MaxInFlight: g.set.MaxInFlight,
-		Note: meter.Note{Operation: x.op.Name, PolicyVersion: x.policy.Version(), KeyID: x.who.KeyID, Key: x.key},
+		Note:  meter.Note{Operation: x.op.Name, PolicyVersion: x.policy.Version(), KeyID: x.who.KeyID, Key: x.key},
+		Until: time.Now().Add(g.set.SettleBudget), Brief: true,
 	}
 	x.reservedAs(id)
-	ctx, cancel := g.within(g.set.SettleBudget)
-	defer cancel()
-	d, err := g.meter.Reserve(ctx, x.reserve)
+	d, err := g.meter.Reserve(g.base, x.reserve)
 	if err != nil {
 		return g.reserveFailed(err)
 	}

@@ -21,6 +21,7 @@ type batcher struct {
 	mu     sync.Mutex
 	queue  []*ticket
 	spare  sync.Pool // of *ticket
+	spares sync.Pool // of *batch
 	queued int       // operations in queue
 	flying bool
 }
@@ -29,6 +30,12 @@ type batcher struct {
 type ticket struct {
 	ops  []*op
 	turn chan bool // true: fly the next flight; false: your replies are there
+}
+
+// batch is the tickets of one flight and their operations.
+type batch struct {
+	tickets []*ticket
+	ops     []*op
 }
 
 // do sends the operations and returns when they have replies. It refuses more than flightMax at a time, and more
@@ -59,49 +66,57 @@ func (b *batcher) do(ops ...*op) error {
 		b.mu.Lock()
 	}
 	b.flying = true
-	batch := b.take()
+	f := b.take()
 	b.mu.Unlock()
 
-	b.lead(t, batch) // a panic in it keeps the ticket from being used again
+	b.lead(t, f) // a panic in it keeps both from being used again
+	clear(f.tickets)
+	clear(f.ops)
+	b.spares.Put(f)
 	b.spare.Put(t)
 	return nil
 }
 
 // lead flies a batch. What follows the flight is deferred, so that a panic in it, which the caller may recover,
 // leaves nobody waiting: the others are told that their outcome is unknown.
-func (b *batcher) lead(t *ticket, batch []*ticket) {
-	ops, landed := flatten(batch), false
+func (b *batcher) lead(t *ticket, f *batch) {
+	landed := false
 	defer func() {
 		if !landed {
-			for _, o := range ops {
+			for _, o := range f.ops {
 				o.maybe = true
 				o.err = fmt.Errorf("meter: %w: the flight panicked", ErrUnavailable)
 			}
 		}
 		b.passOn()
-		for _, other := range batch {
+		for _, other := range f.tickets {
 			if other != t {
 				other.turn <- false
 			}
 		}
 	}()
-	b.fly(ops)
+	b.fly(f.ops)
 	landed = true
 }
 
 // take removes whole tickets from the queue, at most flightMax operations. The flyer's own ticket is the first.
-func (b *batcher) take() []*ticket {
-	n, total := 0, 0
-	for n < len(b.queue) && total+len(b.queue[n].ops) <= flightMax {
-		total += len(b.queue[n].ops)
-		n++
+func (b *batcher) take() *batch {
+	f, _ := b.spares.Get().(*batch)
+	if f == nil {
+		f = &batch{}
 	}
-	batch := append(make([]*ticket, 0, n), b.queue[:n]...)
-	rest := copy(b.queue, b.queue[n:])
+	f.tickets, f.ops = f.tickets[:0], f.ops[:0]
+	for _, t := range b.queue {
+		if len(f.ops)+len(t.ops) > flightMax {
+			break
+		}
+		f.tickets, f.ops = append(f.tickets, t), append(f.ops, t.ops...)
+	}
+	rest := copy(b.queue, b.queue[len(f.tickets):])
 	clear(b.queue[rest:])
 	b.queue = b.queue[:rest]
-	b.queued -= total
-	return batch
+	b.queued -= len(f.ops)
+	return f
 }
 
 // passOn gives the next flight to whoever waits first, before this flight's replies are handed out.
@@ -113,15 +128,4 @@ func (b *batcher) passOn() {
 		return
 	}
 	b.queue[0].turn <- true
-}
-
-func flatten(batch []*ticket) []*op {
-	if len(batch) == 1 {
-		return batch[0].ops
-	}
-	ops := make([]*op, 0, flightMax)
-	for _, t := range batch {
-		ops = append(ops, t.ops...)
-	}
-	return ops
 }

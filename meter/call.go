@@ -15,7 +15,7 @@ import (
 // any number elsewhere. KEYS and ARGV are described in lua/apply.lua. Calls are used again: what they grew to fit a
 // flight is kept for the next ones.
 type call struct {
-	function string
+	function any // its name
 	ops      []*op
 	now      time.Time
 	sections []section
@@ -25,7 +25,7 @@ type call struct {
 	args     []any                 // FCALL function numkeys key… packed
 	texts    []text                // what args of this call point to
 	names    []byte                // the keys themselves
-	packed   []byte                // the one ARGV
+	packed   text                  // the one ARGV
 	reply    *redis.StringCmd
 }
 
@@ -64,35 +64,37 @@ func newCalls() *sync.Pool {
 	}}
 }
 
-// build encodes the operations.
-func (c *call) build(function string, ops []*op, partitions []*partition, now time.Time) {
-	c.function, c.ops, c.now = function, ops, now
+// build encodes the operations, which are in ops.
+func (c *call) build(function string, partitions []*partition, now time.Time) {
+	if c.now = now; c.function != function {
+		c.function = function // which allocates: a name in an interface
+	}
 	for _, s := range c.sections {
 		c.number[s.partition.number] = 0
 	}
 	c.sections = c.sections[:0]
 	clear(c.accounts)
 	clear(c.slots)
-	c.args, c.texts, c.names = append(c.args[:0], "fcall", function, nil), c.texts[:0], c.names[:0]
-	c.packed = appendInt48(c.packed[:0], now.UnixMilli())
-	c.packed = append(c.packed, 0, 0, 0, 0)
+	c.args, c.texts, c.names = append(c.args[:0], "fcall", c.function, nil), c.texts[:0], c.names[:0]
+	c.packed.b = appendInt48(c.packed.b[:0], now.UnixMilli())
+	c.packed.b = append(c.packed.b, 0, 0, 0, 0)
 	keys := sectionKeysMin
-	for _, o := range ops {
+	for _, o := range c.ops {
 		keys = max(keys, o.sectionKeys())
 	}
-	for _, o := range ops {
+	for _, o := range c.ops {
 		if c.number[o.partition] == 0 {
 			c.addSection(partitions[o.partition], keys)
 		}
 		o.epoch = c.section(o).fence.epoch
 	}
-	binary.LittleEndian.PutUint16(c.packed[6:], uint16(len(c.sections)))
-	binary.LittleEndian.PutUint16(c.packed[8:], uint16(len(ops)))
-	for _, o := range ops {
+	binary.LittleEndian.PutUint16(c.packed.b[6:], uint16(len(c.sections)))
+	binary.LittleEndian.PutUint16(c.packed.b[8:], uint16(len(c.ops)))
+	for _, o := range c.ops {
 		c.encode(o)
 	}
 	c.args[2] = len(c.args) - callKeysAt
-	c.args = append(c.args, c.packed)
+	c.args = append(c.args, &c.packed)
 }
 
 func (c *call) section(o *op) *section { return &c.sections[c.number[o.partition]-1] }
@@ -103,10 +105,10 @@ func (c *call) addSection(p *partition, keys int) {
 	c.number[p.number] = uint16(len(c.sections))
 	first := len(c.args) - callKeysAt + 1
 	c.args = append(c.args, p.sectionKeys[:keys]...)
-	c.packed = binary.LittleEndian.AppendUint16(c.packed, uint16(first))
-	c.packed = append(c.packed, byte(keys), byte(p.keys.accountPrefix()))
-	c.packed = binary.LittleEndian.AppendUint64(c.packed, s.fence.epoch)
-	c.packed = binary.LittleEndian.AppendUint64(c.packed, s.fence.minPseq)
+	c.packed.b = binary.LittleEndian.AppendUint16(c.packed.b, uint16(first))
+	c.packed.b = append(c.packed.b, byte(keys), byte(p.keys.accountPrefix()))
+	c.packed.b = binary.LittleEndian.AppendUint64(c.packed.b, s.fence.epoch)
+	c.packed.b = binary.LittleEndian.AppendUint64(c.packed.b, s.fence.minPseq)
 }
 
 // key adds the key whose bytes were appended to names from here on, and returns its position in KEYS, from 1.
@@ -152,12 +154,12 @@ func (c *call) encode(o *op) {
 	if o.outcomes {
 		done = c.slotKey(k, slotRef{partition: o.partition, number: o.id.CreatedMs() / doneSlotMs})
 	}
-	at := len(c.packed)
 	verb := byte(o.verb)
 	if o.brief {
 		verb += verbBrief
 	}
-	b := append(c.packed, 0, 0, verb) //nolint:gocritic // c.packed is set to what b has become
+	at := len(c.packed.b)
+	b := append(c.packed.b, 0, 0, verb) //nolint:gocritic // c.packed.b is set to what b has become
 	b = binary.LittleEndian.AppendUint16(b, c.number[o.partition])
 	b = append(b, o.id[:]...)
 	b = binary.LittleEndian.AppendUint16(b, account)
@@ -170,7 +172,7 @@ func (c *call) encode(o *op) {
 		b = c.appendKeyPart(b, o, k)
 	}
 	binary.LittleEndian.PutUint16(b[at:], uint16(len(b)-at))
-	c.packed = b
+	c.packed.b = b
 }
 
 // appendKeyPart names the days in which a key's record can be: around the id's own day, where it is written, and

@@ -210,7 +210,7 @@ func UnpackNote(b []byte) (Note, error) {
 // note reads a note that is probably `like`.
 func (r *reader) note(like Note) Note {
 	packed := r.take(int(r.u16()))
-	body := reader{b: packed}
+	body := reader{b: packed, text: r.taken(len(packed))}
 	n := body.noteBody(like)
 	if body.bad || len(body.b) > 0 || len(packed) > 0 && n == (Note{}) {
 		r.bad = true
@@ -235,19 +235,27 @@ func (r *reader) noteBody(like Note) (n Note) {
 }
 
 // UnpackRecord reads the body of a ledger record. The caller knows layout, partition and position.
-func UnpackRecord(body []byte) (Record, error) {
-	r := reader{b: body}
+func UnpackRecord(body []byte) (Record, error) { return unpackRecord(body, string(body)) }
+
+// unpackRecord reads a body that is there as a string too, of which the entries' texts become parts. What a record's
+// entries need is allocated once for all of them: the flusher reads as many as requests are charged.
+func unpackRecord(body []byte, text string) (Record, error) {
+	r := reader{b: body, text: text}
 	r.format(recordFormat)
 	rec := Record{OccurredMs: r.i48(), Body: body}
-	n := r.u16()
+	n := int(r.u16())
 	if n == 0 || n > recordEntryMax {
 		return Record{}, fmt.Errorf("record: %w: %d entries", ErrPacked, n)
 	}
-	rec.Entries = make([]Entry, 0, min(int(n), len(r.b)/entrySizeMin))
-	last := Entry{} // the next one's texts are often the same
+	// At most as many as can be in what follows, if the count is wrong.
+	rec.Entries = make([]Entry, 0, min(n, len(r.b)/entrySizeMin))
+	lines := make([]Line, 0, cap(rec.Entries)) // most have one
+	like := &Entry{}                           // the next one's texts are often the same
 	for range n {
-		last = r.entry(last)
-		rec.Entries = append(rec.Entries, last)
+		rec.Entries = append(rec.Entries, Entry{})
+		e := &rec.Entries[len(rec.Entries)-1]
+		lines = r.entry(e, like, lines)
+		like = e
 		if r.bad {
 			break
 		}
@@ -258,7 +266,8 @@ func UnpackRecord(body []byte) (Record, error) {
 // entrySizeMin is a packed entry without texts and lines.
 const entrySizeMin = 1 + 8 + 8 + 1 + 16 + 4 + 2 + 1
 
-func (r *reader) entry(like Entry) (e Entry) {
+// entry reads an entry, whose lines it appends to those before it.
+func (r *reader) entry(e, like *Entry, lines []Line) []Line {
 	e.Kind, e.Seq, e.Amount = Kind(r.u8()), r.u64(), r.credits()
 	e.Account = r.strLike(int(r.u8()), like.Account)
 	e.ID, e.Units = r.id(), r.u32()
@@ -266,18 +275,22 @@ func (r *reader) entry(like Entry) (e Entry) {
 	if e.Kind < KindGrant || e.Kind > KindHold {
 		r.bad = true
 	}
-	n := r.u8()
+	n := int(r.u8())
 	if n > drawsMax {
 		r.bad = true
-		return e
+		return lines
 	}
+	from := len(lines)
 	for range n {
-		e.Lines = append(e.Lines, Line{
+		lines = append(lines, Line{
 			Grant: r.id(), Granted: r.credits(), Spent: r.credits(), Returned: r.credits(),
 			Lapsed: r.credits(), Revoked: r.credits(), Debt: r.credits(),
 		})
 	}
-	return e
+	if n > 0 {
+		e.Lines = lines[from:len(lines):len(lines)]
+	}
+	return lines
 }
 
 // AppendRecord packs a record's body; the scripts write it in production.

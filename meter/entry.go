@@ -1,6 +1,10 @@
 package meter
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
 
 // Kind is the kind of a ledger entry.
 type Kind uint8
@@ -38,6 +42,17 @@ type Position struct {
 
 // String is the record's stream id.
 func (p Position) String() string { return fmt.Sprintf("%d-%d", p.Epoch, p.Pseq) }
+
+// parsePosition reads String's form.
+func parsePosition(id string) (Position, error) {
+	epoch, pseq, _ := strings.Cut(id, "-")
+	e, err := strconv.ParseUint(epoch, 10, 64)
+	n, pseqErr := strconv.ParseUint(pseq, 10, 64)
+	if err != nil || pseqErr != nil {
+		return Position{}, fmt.Errorf("%w: %q is not a stream id", ErrPacked, id)
+	}
+	return Position{Epoch: e, Pseq: n}, nil
+}
 
 // Record is one ledger record: the entries of one batch in one partition. Body is the record as the script wrote
 // it; the hash chain in Postgres is over these bytes.

@@ -44,13 +44,15 @@ func (e *Engine) fly(ops []*op) {
 	defer func() { done(outcome) }()
 	e.metrics.flights.Inc()
 	e.metrics.flightOps.Observe(float64(len(ops)))
-	ctx, cancel := context.WithTimeout(context.Background(), flightTimeout)
-	defer cancel()
+	until := time.Now().Add(flightTimeout)
 	for attempt := range attemptsMax {
-		if attempt > 0 && pause(ctx, attemptPause<<attempt) != nil {
-			break
+		if attempt > 0 {
+			if time.Until(until) <= attemptPause<<attempt {
+				break
+			}
+			time.Sleep(attemptPause << attempt)
 		}
-		if ops, outcome = e.attempt(ctx, ops); len(ops) == 0 {
+		if ops, outcome = e.attempt(until, ops); len(ops) == 0 {
 			outcome = nil
 			return
 		}
@@ -78,12 +80,27 @@ func withoutNotSent(err error) error {
 	return errors.New(err.Error())
 }
 
+// untilContext bounds a call by its deadline, which go-redis puts on the connection, and by nothing else: dialing and
+// waiting for a connection have bounds of their own, and what is in flight is not interrupted. A context that ends
+// would cost every flight two timers and seven allocations.
+type untilContext struct {
+	context.Context //nolint:containedctx // of which it is one
+
+	until time.Time
+}
+
+// Deadline implements context.Context.
+func (c *untilContext) Deadline() (time.Time, bool) { return c.until, true }
+
 // attempt sends the operations once, in one pipeline, and returns those that still need a reply and why.
-func (e *Engine) attempt(ctx context.Context, ops []*op) (again []*op, err error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
+func (e *Engine) attempt(until time.Time, ops []*op) (again []*op, err error) {
+	if soon := time.Now().Add(attemptTimeout); soon.Before(until) {
+		until = soon
+	}
+	ctx := &untilContext{context.Background(), until}
 	client := e.client()
-	calls := e.newCalls(ops)
+	var usual [2]*call // more only in Cluster
+	calls := e.newCalls(usual[:0], ops)
 	send(ctx, client, calls)
 	for _, c := range calls {
 		left, callErr := e.finish(ctx, client, c)
@@ -107,55 +124,35 @@ func send(ctx context.Context, client redis.UniversalClient, calls []*call) {
 	_, _ = pipe.Exec(ctx)
 }
 
-// newCalls groups operations by function, settlements first, and in Cluster by partition.
-func (e *Engine) newCalls(ops []*op) []*call {
-	var calls []*call
+// newCalls groups operations by function, settlements first, and in Cluster, where a call may not span partitions, by
+// partition.
+func (e *Engine) newCalls(calls []*call, ops []*op) []*call {
 	now := e.now()
-	add := func(function string, ops []*op) {
-		c, _ := e.calls.Get().(*call) // the pool makes no other
-		c.build(function, ops, e.partitions, now)
-		calls = append(calls, c)
-	}
-	settles, reserves := split(ops, func(o *op) bool { return o.verb != verbReserve })
 	for _, g := range [...]struct {
 		function string
-		ops      []*op
-	}{{e.library.ApplySettle, settles}, {e.library.ApplyReserve, reserves}} {
-		for len(g.ops) > 0 {
-			part, rest := g.ops, []*op(nil)
-			if e.cluster { // a call may not span partitions there
-				part, rest = split(g.ops, func(o *op) bool { return o.partition == g.ops[0].partition })
+		reserves bool
+	}{{e.library.ApplySettle, false}, {e.library.ApplyReserve, true}} {
+		first := len(calls)
+		for _, o := range ops {
+			if (o.verb == verbReserve) != g.reserves {
+				continue
 			}
-			add(g.function, part)
-			g.ops = rest
+			at := first
+			for at < len(calls) && e.cluster && calls[at].ops[0].partition != o.partition {
+				at++
+			}
+			if at == len(calls) {
+				c, _ := e.calls.Get().(*call) // the pool makes no other
+				c.ops = c.ops[:0]
+				calls = append(calls, c)
+			}
+			calls[at].ops = append(calls[at].ops, o)
+		}
+		for _, c := range calls[first:] {
+			c.build(g.function, e.partitions, now)
 		}
 	}
 	return calls
-}
-
-// split divides operations by whether first says so, keeping their order.
-func split(ops []*op, first func(*op) bool) (yes, no []*op) {
-	for i, o := range ops {
-		if first(o) == first(ops[0]) {
-			continue
-		}
-		yes, no = append(make([]*op, 0, len(ops)), ops[:i]...), make([]*op, 0, len(ops)-i) // mixed
-		for _, o := range ops[i:] {
-			if first(o) == first(ops[0]) {
-				yes = append(yes, o)
-			} else {
-				no = append(no, o)
-			}
-		}
-		break
-	}
-	if no == nil {
-		yes = ops
-	}
-	if len(ops) > 0 && !first(ops[0]) {
-		yes, no = no, yes
-	}
-	return yes, no
 }
 
 // finish reads one call's reply. It returns the operations to send again, marked if this attempt may have run.
@@ -195,8 +192,9 @@ func (e *Engine) halves(ctx context.Context, c *call, raised error) ([]*op, erro
 	e.log.Error().Err(raised).Int("ops", len(c.ops)).Msg("a script raised; sending the batch again in halves")
 	var again []*op
 	var errs error
+	until, _ := ctx.Deadline()
 	for _, half := range [][]*op{c.ops[:len(c.ops)/2], c.ops[len(c.ops)/2:]} {
-		left, err := e.attempt(ctx, half)
+		left, err := e.attempt(until, half)
 		again = append(again, left...)
 		errs = errors.Join(errs, err)
 	}

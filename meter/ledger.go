@@ -101,13 +101,13 @@ func (e *Engine) records(partition uint16, messages []redis.XMessage) ([]Record,
 
 func (e *Engine) record(partition uint16, m redis.XMessage) (Record, error) {
 	body, _ := m.Values["e"].(string)
-	rec, err := UnpackRecord([]byte(body))
+	rec, err := unpackRecord([]byte(body), body)
 	if err != nil {
 		return Record{}, fmt.Errorf("meter: ledger record %s of partition %d: %w", m.ID, partition, err)
 	}
 	rec.Layout, rec.Partition = e.layout.Number, partition
-	if _, err := fmt.Sscanf(m.ID, "%d-%d", &rec.Epoch, &rec.Pseq); err != nil {
-		return Record{}, fmt.Errorf("meter: ledger record id %q: %w", m.ID, err)
+	if rec.Position, err = parsePosition(m.ID); err != nil {
+		return Record{}, fmt.Errorf("meter: ledger record of partition %d: %w", partition, err)
 	}
 	return rec, nil
 }

@@ -8,8 +8,9 @@ import (
 // reader walks a packed value. It remembers the first short read instead of returning an error from every field;
 // end reports it.
 type reader struct {
-	b   []byte
-	bad bool
+	b    []byte
+	text string // the value as a string, if there is one: texts are then parts of it and no copies
+	bad  bool
 }
 
 func (r *reader) take(n int) []byte {
@@ -39,10 +40,24 @@ func (r *reader) str(n int) string { return string(r.take(n)) }
 
 // strLike is str for a text that is probably `like`, which is then used instead of a copy.
 func (r *reader) strLike(n int, like string) string {
-	if b := r.take(n); string(b) != like {
+	b := r.take(n)
+	switch {
+	case string(b) == like:
+		return like
+	case r.text != "" && !r.bad:
+		return r.taken(n)
+	default:
 		return string(b)
 	}
-	return like
+}
+
+// taken is what was just taken, n bytes, as a part of the text; "" without a text.
+func (r *reader) taken(n int) string {
+	if r.text == "" || r.bad {
+		return ""
+	}
+	end := len(r.text) - len(r.b)
+	return r.text[end-n : end]
 }
 
 func (r *reader) credits() Credits {

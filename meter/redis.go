@@ -53,6 +53,7 @@ func NewRedis(rawURL string) (redis.UniversalClient, error) {
 		ReadTimeout:              attemptTimeout,
 		WriteTimeout:             attemptTimeout,
 		PoolSize:                 poolMax,
+		PoolTimeout:              attemptTimeout,
 		PipelinePoolSize:         -1,
 		ConnMaxIdleTime:          5 * time.Minute,
 		DisableIdentity:          true, // CLIENT SETINFO is 7.2+

@@ -16,6 +16,8 @@ type flushBatch struct {
 	lines    int
 	accounts map[string]*seqSpan
 	grants   map[meter.ID]*grantDelta
+	spans    []seqSpan    // what accounts points to, or did before this grew
+	deltas   []grantDelta // what grants points to, likewise
 	// Changes whose entry is among the records.
 	granted, revoked, moved []meter.ID
 	buckets                 []bucketCredits // told by Postgres, which knows the grants' buckets
@@ -40,7 +42,8 @@ type grantDelta struct {
 // the cursor on, epochs that do not go back, account seqs dense among themselves, amounts that add up.
 func collect(layout meter.Layout, partition uint16, at meter.Cursor, records []meter.Record) (*flushBatch, error) {
 	b := &flushBatch{from: at, to: at, accounts: map[string]*seqSpan{}, grants: map[meter.ID]*grantDelta{}}
-	for _, rec := range records {
+	for i := range records {
+		rec := &records[i]
 		if b.entries >= batchEntries {
 			break
 		}
@@ -53,7 +56,8 @@ func collect(layout meter.Layout, partition uint16, at meter.Cursor, records []m
 		if rec.Epoch < b.to.Epoch {
 			return nil, broken(rec, "the epoch goes back: the record before it is %s", b.to.Position)
 		}
-		for i, e := range rec.Entries {
+		for i := range rec.Entries {
+			e := &rec.Entries[i]
 			if layout.PartitionOf(e.Account) != partition {
 				return nil, broken(rec, "entry %d is of account %q, which belongs to partition %d",
 					i, e.Account, layout.PartitionOf(e.Account))
@@ -63,12 +67,13 @@ func collect(layout meter.Layout, partition uint16, at meter.Cursor, records []m
 			}
 		}
 		b.to.Position, b.to.Hash = rec.Position, chain(b.to.Hash, rec.Body)
-		b.records, b.hashes = append(b.records, rec), append(b.hashes, b.to.Hash)
+		b.hashes = append(b.hashes, b.to.Hash)
+		b.records = records[:i+1]
 	}
 	return b, nil
 }
 
-func broken(rec meter.Record, format string, args ...any) error {
+func broken(rec *meter.Record, format string, args ...any) error {
 	return fmt.Errorf("%w: record %s of partition %d: %w", ErrLedgerBroken, rec.Position, rec.Partition,
 		fmt.Errorf(format, args...))
 }
@@ -83,11 +88,12 @@ func chain(before [32]byte, body []byte) (hash [32]byte) {
 	return hash
 }
 
-func (b *flushBatch) add(e meter.Entry) error {
+func (b *flushBatch) add(e *meter.Entry) error {
 	span := b.accounts[e.Account]
 	switch {
 	case span == nil:
-		b.accounts[e.Account] = &seqSpan{e.Seq, e.Seq}
+		b.spans = append(b.spans, seqSpan{e.Seq, e.Seq})
+		b.accounts[e.Account] = &b.spans[len(b.spans)-1]
 	case e.Seq != span.last+1:
 		return fmt.Errorf("account seq %d follows %d", e.Seq, span.last)
 	default:
@@ -105,8 +111,8 @@ func (b *flushBatch) add(e meter.Entry) error {
 		b.moved = append(b.moved, e.ID)
 	default: // nothing here knows of it yet
 	}
-	for _, l := range e.Lines {
-		if err := b.addLine(e.Account, l); err != nil {
+	for i := range e.Lines {
+		if err := b.addLine(e.Account, &e.Lines[i]); err != nil {
 			return err
 		}
 	}
@@ -116,7 +122,7 @@ func (b *flushBatch) add(e meter.Entry) error {
 }
 
 // balanced checks that an entry's lines account for its amount.
-func balanced(e meter.Entry) error {
+func balanced(e *meter.Entry) error {
 	var sum meter.Credits
 	for _, l := range e.Lines {
 		var part meter.Credits
@@ -150,13 +156,14 @@ func balanced(e meter.Entry) error {
 	return nil
 }
 
-func (b *flushBatch) addLine(account string, l meter.Line) error {
-	if (l == meter.Line{Grant: l.Grant, Returned: l.Returned}) {
+func (b *flushBatch) addLine(account string, l *meter.Line) error {
+	if (*l == meter.Line{Grant: l.Grant, Returned: l.Returned}) {
 		return nil // what is only returned changes nothing that the ledger sums
 	}
 	d := b.grants[l.Grant]
 	if d == nil {
-		d = &grantDelta{account: account}
+		b.deltas = append(b.deltas, grantDelta{account: account})
+		d = &b.deltas[len(b.deltas)-1]
 		b.grants[l.Grant] = d
 	}
 	if d.account != account {

@@ -51,11 +51,14 @@ func project(ctx context.Context, tx pgx.Tx, b *flushBatch) error {
 
 // queueBuckets asks what the batch did to each bucket, which is told as a metric once it is committed.
 func (b *flushBatch) queueBuckets(batch *pgx.Batch) {
-	ids, sums := make([][16]byte, 0, len(b.grants)), [4][]int64{}
+	ids, sums := make(array[uuid], 0, len(b.grants)), [4]array[bigint]{}
 	for id, d := range b.grants {
-		ids = append(ids, id)
+		ids = append(ids, uuid(id))
 		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked} {
-			sums[i] = append(sums[i], int64(v))
+			if sums[i] == nil {
+				sums[i] = make(array[bigint], 0, len(b.grants))
+			}
+			sums[i] = append(sums[i], bigint(v))
 		}
 	}
 	batch.Queue(`SELECT g.bucket, sum(u.granted), sum(u.spent), sum(u.lapsed), sum(u.revoked)
@@ -79,18 +82,21 @@ func (b *flushBatch) readBuckets(results pgx.BatchResults) error {
 }
 
 func (b *flushBatch) projections() []expectation {
-	accounts := make([]string, 0, len(b.accounts))
-	before, last := make([]int64, 0, len(b.accounts)), make([]int64, 0, len(b.accounts))
+	accounts := make(array[text], 0, len(b.accounts))
+	before, last := make(array[bigint], 0, len(b.accounts)), make(array[bigint], 0, len(b.accounts))
 	for account, span := range b.accounts {
-		accounts = append(accounts, account)
-		before, last = append(before, int64(span.first)-1), append(last, int64(span.last))
+		accounts = append(accounts, text(account))
+		before, last = append(before, bigint(span.first)-1), append(last, bigint(span.last))
 	}
-	ids, owners := make([][16]byte, 0, len(b.grants)), make([]string, 0, len(b.grants))
-	var sums [5][]int64
+	ids, owners := make(array[uuid], 0, len(b.grants)), make(array[text], 0, len(b.grants))
+	var sums [5]array[bigint]
 	for id, d := range b.grants {
-		ids, owners = append(ids, id), append(owners, d.account)
+		ids, owners = append(ids, uuid(id)), append(owners, text(d.account))
 		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked, d.debt} {
-			sums[i] = append(sums[i], int64(v))
+			if sums[i] == nil {
+				sums[i] = make(array[bigint], 0, len(b.grants))
+			}
+			sums[i] = append(sums[i], bigint(v))
 		}
 	}
 	return []expectation{{
@@ -148,10 +154,10 @@ func (b *flushBatch) statuses() []expectation {
 	return out
 }
 
-func uuids(ids []meter.ID) [][16]byte {
-	out := make([][16]byte, len(ids))
+func uuids(ids []meter.ID) array[uuid] {
+	out := make(array[uuid], len(ids))
 	for i, id := range ids {
-		out[i] = id
+		out[i] = uuid(id)
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,7 +53,7 @@ func (w *flushWorker) writeRows(ctx context.Context, tx pgx.Tx, b *flushBatch) e
 	if tag.RowsAffected() != 1 {
 		return errCursorMoved
 	}
-	if err := copyRows(ctx, tx, s.layoutNumber(), int(w.partition), b); err != nil {
+	if err := copyLedger(ctx, tx, &s.copies, s.layoutNumber(), int(w.partition), b); err != nil {
 		return err
 	}
 	w.flusher.options.OnStep(w.partition, StepCopied)
@@ -69,61 +70,93 @@ func flushError(partition uint16, err error) error {
 	return storeError("flush", err)
 }
 
-// copyRows writes records, entries and lines. A row that is there already fails the whole transaction.
-func copyRows(ctx context.Context, tx pgx.Tx, layout, partition int, b *flushBatch) error {
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{"creditgate", "ledger_record"},
-		[]string{"layout", "partition", "pseq", "epoch", "occurred_at", "body", "hash"},
-		pgx.CopyFromSlice(len(b.records), func(i int) ([]any, error) {
-			rec := &b.records[i]
-			return []any{
-				layout, partition, int64(rec.Pseq), int64(rec.Epoch), fromMs(rec.OccurredMs), rec.Body, b.hashes[i][:],
-			}, nil
-		}))
-	if err != nil {
-		return err
+// copyLedger writes records, entries and lines. A row that is there already fails the whole transaction.
+func copyLedger(ctx context.Context, tx pgx.Tx, spare *sync.Pool, layout, partition int, b *flushBatch) error {
+	tables := [...]struct {
+		name    string
+		columns []string
+		add     func(r *copyRows, layout, partition, columns int, rec *meter.Record, hash *[32]byte)
+	}{{
+		"ledger_record", []string{"layout", "partition", "pseq", "epoch", "occurred_at", "body", "hash"}, addRecord,
+	}, {
+		"ledger_entry", []string{
+			"layout", "partition", "pseq", "idx", "kind", "account", "seq", "amount", "subject", "units", "operation",
+			"policy_version", "key_id", "reason", "actor", "key_hash", "key_fingerprint", "occurred_at",
+		}, addEntries,
+	}, {
+		"ledger_line", []string{
+			"layout", "partition", "pseq", "idx", "line", "kind", "grant_id", "granted", "spent", "returned", "lapsed",
+			"revoked", "debt",
+		}, addLines,
+	}}
+	source, _ := spare.Get().(*copySource)
+	if source == nil {
+		source = &copySource{}
 	}
-	entries, lines := make([][]any, 0, b.entries), make([][]any, 0, b.lines)
-	for _, rec := range b.records {
-		occurred := fromMs(rec.OccurredMs)
-		for i, e := range rec.Entries {
-			entries = append(entries, entryRow(layout, partition, rec.Pseq, i, e, occurred))
-			for n, l := range e.Lines {
-				lines = append(lines, []any{
-					layout, partition, int64(rec.Pseq), i, int16(n), e.Kind.String(), [16]byte(l.Grant), int64(l.Granted),
-					int64(l.Spent), int64(l.Returned), int64(l.Lapsed), int64(l.Revoked), int64(l.Debt),
-				})
-			}
+	for _, t := range tables {
+		err := copyTo(ctx, tx, t.name, t.columns, source.begin(len(b.records), func(r *copyRows, i int) {
+			t.add(r, layout, partition, len(t.columns), &b.records[i], &b.hashes[i])
+		}))
+		if err != nil {
+			return err // without the source: pgx may still read it
 		}
 	}
-	_, err = tx.CopyFrom(ctx, pgx.Identifier{"creditgate", "ledger_entry"}, []string{
-		"layout", "partition", "pseq", "idx", "kind", "account", "seq", "amount", "subject", "units", "operation",
-		"policy_version", "key_id", "reason", "actor", "key_hash", "key_fingerprint", "occurred_at",
-	}, pgx.CopyFromRows(entries))
-	if err != nil {
-		return err
-	}
-	_, err = tx.CopyFrom(ctx, pgx.Identifier{"creditgate", "ledger_line"}, []string{
-		"layout", "partition", "pseq", "idx", "line", "kind", "grant_id", "granted", "spent", "returned", "lapsed",
-		"revoked", "debt",
-	}, pgx.CopyFromRows(lines))
-	return err
+	source.add = nil // which holds the batch
+	spare.Put(source)
+	return nil
 }
 
-func entryRow(layout, partition int, pseq uint64, idx int, e meter.Entry, occurred time.Time) []any {
-	var hash, fingerprint []byte
-	if e.Note.Key != nil {
-		hash, fingerprint = e.Note.Key.Hash[:], e.Note.Key.Fingerprint[:]
-	}
-	return []any{
-		layout, partition, int64(pseq), idx, e.Kind.String(), e.Account, int64(e.Seq), int64(e.Amount),
-		[16]byte(e.ID), int64(e.Units), textOrNull(e.Note.Operation), textOrNull(e.Note.PolicyVersion),
-		textOrNull(e.Note.KeyID), textOrNull(e.Note.Reason), textOrNull(e.Note.Actor), hash, fingerprint, occurred,
+func addRecord(r *copyRows, layout, partition, columns int, rec *meter.Record, hash *[32]byte) {
+	r.row(columns)
+	r.integer(layout)
+	r.integer(partition)
+	r.bigint(int64(rec.Pseq))
+	r.bigint(int64(rec.Epoch))
+	r.timestamp(rec.OccurredMs)
+	r.bytea(rec.Body)
+	r.bytea(hash[:])
+}
+
+func addEntries(r *copyRows, layout, partition, columns int, rec *meter.Record, _ *[32]byte) {
+	for i := range rec.Entries {
+		e := &rec.Entries[i]
+		r.row(columns)
+		r.integer(layout)
+		r.integer(partition)
+		r.bigint(int64(rec.Pseq))
+		r.integer(i)
+		r.text(e.Kind.String())
+		r.text(e.Account)
+		r.bigint(int64(e.Seq))
+		r.credits(e.Amount)
+		r.uuid(e.ID)
+		r.bigint(int64(e.Units))
+		r.textOrNull(e.Note.Operation, e.Note.PolicyVersion, e.Note.KeyID, e.Note.Reason, e.Note.Actor)
+		if k := e.Note.Key; k != nil {
+			r.bytea(k.Hash[:])
+			r.bytea(k.Fingerprint[:])
+		} else {
+			r.null()
+			r.null()
+		}
+		r.timestamp(rec.OccurredMs)
 	}
 }
 
-func textOrNull(s string) *string {
-	if s == "" {
-		return nil
+func addLines(r *copyRows, layout, partition, columns int, rec *meter.Record, _ *[32]byte) {
+	for i := range rec.Entries {
+		e := &rec.Entries[i]
+		for n := range e.Lines {
+			l := &e.Lines[n]
+			r.row(columns)
+			r.integer(layout)
+			r.integer(partition)
+			r.bigint(int64(rec.Pseq))
+			r.integer(i)
+			r.smallint(n)
+			r.text(e.Kind.String())
+			r.uuid(l.Grant)
+			r.credits(l.Granted, l.Spent, l.Returned, l.Lapsed, l.Revoked, l.Debt)
+		}
 	}
-	return &s
 }

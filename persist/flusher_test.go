@@ -43,6 +43,32 @@ func TestFlushedLedgerIsWhatWasBooked(t *testing.T) {
 	require.Equal(t, []meter.Draw{{Grant: grant, Amount: 5 * meter.Credit, Charged: 3 * meter.Credit}}, r.Draws)
 }
 
+// A transaction that is many times what is encoded ahead, in records smaller and larger than that, has each row once.
+func TestLargeBatchIsFlushedWhole(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.putAccount(t, "ada")
+	grant := b.addGrant(t, "ada", "much", 10_000*meter.Credit)
+	booked := 0
+	for _, entries := range []int{1, 1500, 3, 499, 700} {
+		var record []meter.Entry
+		for range entries {
+			id := meter.NewID(time.UnixMilli(startMs))
+			note := meter.Note{Operation: "apply", PolicyVersion: "v1", KeyID: id.String(), Reason: "many"}
+			if booked%2 == 0 {
+				note.Key = &meter.IdempotencyKey{Hash: id, Fingerprint: id}
+			}
+			record = append(record, commitEntry("ada", id, grant, meter.Credit, meter.Credit/10, note))
+			grantOf(b.account("ada"), grant).Available -= meter.Credit
+			booked++
+		}
+		b.book(record...)
+	}
+	b.flush(t)
+	b.requireNoDrift(t) // decodes each record and compares it with its rows
+	require.Equal(t, [][]any{{int64(booked + 1)}}, b.query(t, `SELECT count(*) FROM creditgate.ledger_line`))
+}
+
 func TestFlusherFollowsTheLedger(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

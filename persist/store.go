@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,6 +20,7 @@ type Store struct {
 	layout meter.Layout
 	// hurried has, per partition, whether somebody waits for its ledger to be flushed; each holds one.
 	hurried []chan struct{}
+	copies  sync.Pool // of *copySource: what one flush has used, for the next
 }
 
 // connectTimeout bounds dialling, so that a database that is away is noticed and not waited for.
