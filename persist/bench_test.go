@@ -33,7 +33,7 @@ func BenchmarkFlush(b *testing.B) {
 		{256, 1000, 10, 5},
 	} {
 		b.Run(fmt.Sprintf("partitions=%d/accounts=%d/batch=%d", c.partitions, c.accounts, c.batch), func(b *testing.B) {
-			benchmarkFlush(b, newBacklog(b, c.partitions, c.accounts, c.batch, c.flight))
+			benchmarkFlush(b, newBacklog(b, b.N, c.partitions, c.accounts, c.batch, c.flight))
 		})
 	}
 }
@@ -66,8 +66,8 @@ type backlog struct {
 	drained chan struct{}
 }
 
-// newBacklog makes b.N entries or a little more, spread evenly over the partitions and their accounts.
-func newBacklog(b *testing.B, partitions, accounts, batch, flight int) *backlog {
+// newBacklog makes about so many entries, one record to each partition at least, spread evenly over the partitions and their accounts.
+func newBacklog(b testing.TB, entries, partitions, accounts, batch, flight int) *backlog {
 	b.Helper()
 	spread := meter.Layout{Number: 1, Partitions: uint16(partitions)}
 	url := persisttest.DB(b)
@@ -82,7 +82,7 @@ func newBacklog(b *testing.B, partitions, accounts, batch, flight int) *backlog 
 		l.epochs[p], err = l.store.ClaimEpoch(b.Context(), uint16(p), 0)
 		require.NoError(b, err)
 		turn := 0
-		for pseq := uint64(1); pseq <= uint64(max(1, b.N/partitions/flight)); pseq++ {
+		for pseq := uint64(1); pseq <= uint64(max(1, entries/partitions/flight)); pseq++ {
 			rec := meter.Record{
 				Layout: 1, Partition: uint16(p), Position: meter.Position{Epoch: l.epochs[p], Pseq: pseq}, OccurredMs: startMs,
 			}
@@ -111,7 +111,7 @@ type benchGrant struct {
 }
 
 // addAccounts puts accounts with one large grant each straight into the tables, by partition.
-func (l *backlog) addAccounts(b *testing.B, spread meter.Layout, accounts int) [][]benchGrant {
+func (l *backlog) addAccounts(b testing.TB, spread meter.Layout, accounts int) [][]benchGrant {
 	b.Helper()
 	grants := make([][]benchGrant, spread.Partitions)
 	var names []string
@@ -197,7 +197,10 @@ func cpuBelow(b *testing.B, parent string) time.Duration {
 	return sum
 }
 
-func cpuOf(b *testing.B, pid string) time.Duration { b.Helper(); return ticks(b, procStat(b, pid)[11:13]) }
+func cpuOf(b *testing.B, pid string) time.Duration {
+	b.Helper()
+	return ticks(b, procStat(b, pid)[11:13])
+}
 
 // procStat is /proc/pid/stat from the state on, which is after the name; empty when the process has ended.
 func procStat(b *testing.B, pid string) []string {
