@@ -2,9 +2,16 @@ package persist_test
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -14,82 +21,204 @@ import (
 	"creditgate/persist/persisttest"
 )
 
-// BenchmarkFlush measures how fast a backlog drains: entries of one line each, as a burst of one-credit requests
-// leaves them, 32 to a record.
+// BenchmarkFlush measures how fast a backlog drains, and what it costs Postgres: entries of one line each, as
+// one-credit requests leave them. A batch is what one read finds in a partition: 2000 is a full transaction, 640 is
+// what 10,000 requests/s leave in each of 4 partitions every 250 ms, and 10 what they leave in each of 256.
 func BenchmarkFlush(b *testing.B) {
-	w := newWorld(b)
-	store := persisttest.Store(b, layout)
-	epoch, err := store.ClaimEpoch(b.Context(), 0, 0)
-	require.NoError(b, err)
-	w.ledger.setEpoch(epoch)
-	admin := persist.NewAdmin(store, w, "", zerolog.Nop())
-	product := "studio"
-	grants := map[string]meter.ID{}
-	for _, name := range []string{"ada", "bob", "cleo", "dan"} {
-		_, err := admin.PutAccount(b.Context(), persist.AccountChange{Account: name, Product: &product})
-		require.NoError(b, err)
-		g, err := admin.Grant(b.Context(), persist.NewGrant{
-			Account: name, Bucket: "promo", Credits: meter.MaxCredits, Ref: name,
+	for _, c := range []struct{ partitions, accounts, batch, flight int }{
+		{1, 4, 2000, 32},
+		{1, 250, 640, 32},
+		{4, 1000, 640, 32},
+		{64, 1000, 40, 10},
+		{256, 1000, 10, 5},
+	} {
+		b.Run(fmt.Sprintf("partitions=%d/accounts=%d/batch=%d", c.partitions, c.accounts, c.batch), func(b *testing.B) {
+			benchmarkFlush(b, newBacklog(b, b.N, c.partitions, c.accounts, c.batch, c.flight))
 		})
-		require.NoError(b, err)
-		grants[name] = g.GrantID
 	}
-	entries := 0
-	for entries < b.N {
-		var record []meter.Entry
-		for len(record) < 32 {
-			for name, grant := range grants {
-				id := meter.NewID(time.Now())
-				record = append(record, commitEntry(name, id, grant, meter.Credit, 0, meter.Note{
-					Operation: "apply", PolicyVersion: "0123456789abcdef", KeyID: id.String(),
-				}))
-			}
-		}
-		w.book(record...)
-		entries += len(record)
-	}
-	head, err := w.ledger.Head(b.Context(), 0)
-	require.NoError(b, err)
-	done := make(chan struct{})
-	source := preload(b, w.ledger)
-	source.flushed = func(at meter.Position) {
-		if at.Pseq == head.Pseq {
-			close(done)
-		}
-	}
-	f := persist.NewFlusher(store, source, persist.FlushOptions{}, prometheus.NewRegistry(), zerolog.Nop())
+}
+
+func benchmarkFlush(b *testing.B, l *backlog) {
+	b.Helper()
+	f := persist.NewFlusher(l.store, l, persist.FlushOptions{Every: time.Nanosecond}, prometheus.NewRegistry(), zerolog.Nop())
+	server := postmaster(b, l.url)
+	own, theirs := cpuOf(b, "self"), cpuBelow(b, server)
 	b.ResetTimer()
-	go f.Run(b.Context())
-	<-done
-	b.ReportMetric(float64(entries)/b.Elapsed().Seconds(), "entries/s")
+	stop := inBackground(b, f.Run)
+	<-l.drained
+	b.StopTimer()
+	entries := float64(l.entries)
+	b.ReportMetric(entries/b.Elapsed().Seconds(), "entries/s")
+	b.ReportMetric(float64((cpuBelow(b, server)-theirs).Nanoseconds())/1e3/entries, "postgres-µs/entry")
+	b.ReportMetric(float64((cpuOf(b, "self")-own).Nanoseconds())/1e3/entries, "flusher-µs/entry")
+	stop()
 }
 
-// preloaded reads from memory what a fileLedger has, so that reading costs about what Redis costs.
-type preloaded struct {
-	*fileLedger
-
-	records []meter.Record
-	flushed func(at meter.Position)
+// backlog is a source in memory, so that reading costs less than Redis costs.
+type backlog struct {
+	url     string
+	store   *persist.Store
+	epochs  []uint64
+	records [][]meter.Record // by partition
+	perRead int
+	entries int
+	left    atomic.Int64 // partitions that are not drained
+	drained chan struct{}
 }
 
-func (p *preloaded) Flushed(_ context.Context, _ uint16, at, _ meter.Position) error {
-	p.flushed(at)
+// newBacklog makes about so many entries, one record to each partition at least, spread evenly over the partitions and their accounts.
+func newBacklog(b testing.TB, entries, partitions, accounts, batch, flight int) *backlog {
+	b.Helper()
+	spread := meter.Layout{Number: 1, Partitions: uint16(partitions)}
+	url := persisttest.DB(b)
+	l := &backlog{
+		url: url, store: persisttest.Open(b, url, spread), perRead: batch / flight, drained: make(chan struct{}),
+		epochs: make([]uint64, partitions), records: make([][]meter.Record, partitions),
+	}
+	grants := l.addAccounts(b, spread, accounts)
+	seqs := map[string]uint64{}
+	for p := range l.records {
+		var err error
+		l.epochs[p], err = l.store.ClaimEpoch(b.Context(), uint16(p), 0)
+		require.NoError(b, err)
+		turn := 0
+		for pseq := uint64(1); pseq <= uint64(max(1, entries/partitions/flight)); pseq++ {
+			rec := meter.Record{
+				Layout: 1, Partition: uint16(p), Position: meter.Position{Epoch: l.epochs[p], Pseq: pseq}, OccurredMs: startMs,
+			}
+			for range flight {
+				g := grants[p][turn%len(grants[p])]
+				turn++
+				seqs[g.account]++
+				e := commitEntry(g.account, meter.NewID(time.Now()), g.id, meter.Credit, 0, meter.Note{
+					Operation: "apply", PolicyVersion: "0123456789abcdef", KeyID: g.id.String(),
+				})
+				e.Seq = seqs[g.account]
+				rec.Entries = append(rec.Entries, e)
+			}
+			rec.Body = meter.AppendRecord(nil, rec)
+			l.records[p] = append(l.records[p], rec)
+			l.entries += flight
+		}
+	}
+	l.left.Store(int64(partitions))
+	return l
+}
+
+type benchGrant struct {
+	account string
+	id      meter.ID
+}
+
+// addAccounts puts accounts with one large grant each straight into the tables, by partition.
+func (l *backlog) addAccounts(b testing.TB, spread meter.Layout, accounts int) [][]benchGrant {
+	b.Helper()
+	grants := make([][]benchGrant, spread.Partitions)
+	var names []string
+	var partitions []int
+	var ids [][16]byte
+	for n := 0; len(names) < accounts; n++ {
+		g := benchGrant{fmt.Sprintf("account-%d", n), meter.NewID(time.Now())}
+		p := spread.PartitionOf(g.account)
+		if len(grants[p]) >= (accounts+len(grants)-1)/len(grants) {
+			continue
+		}
+		grants[p] = append(grants[p], g)
+		names, partitions, ids = append(names, g.account), append(partitions, int(p)), append(ids, g.id)
+	}
+	conn, err := pgx.Connect(b.Context(), persisttest.AsOwner(b, l.url))
+	require.NoError(b, err)
+	defer func() { require.NoError(b, conn.Close(context.WithoutCancel(b.Context()))) }()
+	for _, sql := range []string{
+		`INSERT INTO creditgate.account (id, layout, partition, product)
+			SELECT name, 1, p, 'studio' FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
+		`INSERT INTO creditgate.account_state (account, seq)
+			SELECT name, 0 * p FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
+		`INSERT INTO creditgate.grant_lot (id, account, bucket, rank, credits, paid, effective_at, external_ref, fingerprint,
+				created_at, status, applied_at)
+			SELECT id, name, 'promo', 0 * p, 9007199254740991, false, now(), name, sha256(''), now(), 'applied', now()
+			FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
+		`INSERT INTO creditgate.grant_state (grant_id, account, credits, granted)
+			SELECT id, name, 9007199254740991, 9007199254740991 - 0 * p FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
+	} {
+		_, err := conn.Exec(b.Context(), sql, names, partitions, ids)
+		require.NoError(b, err)
+	}
+	return grants
+}
+
+func (l *backlog) Read(
+	ctx context.Context, partition uint16, after meter.Position, limit int, wait time.Duration,
+) ([]meter.Record, uint64, error) {
+	rest := l.records[partition][after.Pseq:]
+	if len(rest) == 0 {
+		select {
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+	return rest[:min(len(rest), limit, l.perRead)], l.epochs[partition], nil
+}
+
+func (l *backlog) Flushed(_ context.Context, partition uint16, at, _ meter.Position) error {
+	if int(at.Pseq) == len(l.records[partition]) && l.left.Add(-1) == 0 {
+		close(l.drained)
+	}
 	return nil
 }
 
-func preload(tb testing.TB, l *fileLedger) *preloaded {
-	tb.Helper()
-	records, err := l.all(0)
-	require.NoError(tb, err)
-	return &preloaded{fileLedger: l, records: records}
+func (l *backlog) Head(_ context.Context, partition uint16) (meter.Position, error) {
+	return meter.Position{Epoch: l.epochs[partition], Pseq: uint64(len(l.records[partition]))}, nil
 }
 
-func (p *preloaded) Read(
-	ctx context.Context, partition uint16, after meter.Position, limit int, wait time.Duration,
-) ([]meter.Record, uint64, error) {
-	rest := p.records[after.Pseq:]
-	if len(rest) == 0 {
-		return p.fileLedger.Read(ctx, partition, after, limit, wait)
+func (l *backlog) Reopen(uint16) {}
+
+// postmaster is the process above all of the server's.
+func postmaster(b *testing.B, url string) string {
+	b.Helper()
+	pid := queryAs(b, url, `SELECT pg_backend_pid()`)[0][0]
+	return procStat(b, fmt.Sprint(pid))[1]
+}
+
+// cpuBelow is the CPU time that a process' children have used, those that have ended too.
+func cpuBelow(b *testing.B, parent string) time.Duration {
+	b.Helper()
+	sum := ticks(b, procStat(b, parent)[13:15])
+	dirs, err := os.ReadDir("/proc")
+	require.NoError(b, err)
+	for _, d := range dirs {
+		if _, err := strconv.Atoi(d.Name()); err == nil {
+			if stat := procStat(b, d.Name()); len(stat) > 0 && stat[1] == parent {
+				sum += ticks(b, stat[11:13])
+			}
+		}
 	}
-	return rest[:min(len(rest), limit)], p.epoch, nil
+	return sum
+}
+
+func cpuOf(b *testing.B, pid string) time.Duration {
+	b.Helper()
+	return ticks(b, procStat(b, pid)[11:13])
+}
+
+// procStat is /proc/pid/stat from the state on, which is after the name; empty when the process has ended.
+func procStat(b *testing.B, pid string) []string {
+	b.Helper()
+	text, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(text[slices.Index(text, ')')+1:]))
+}
+
+// ticks adds up what the kernel counts in hundredths of a second.
+func ticks(b *testing.B, fields []string) (sum time.Duration) {
+	b.Helper()
+	for _, f := range fields {
+		n, err := strconv.ParseInt(f, 10, 64)
+		require.NoError(b, err)
+		sum += time.Duration(n) * 10 * time.Millisecond
+	}
+	return sum
 }

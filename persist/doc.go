@@ -14,7 +14,8 @@
 //	flusher.go             why each record arrives exactly once; one worker per partition
 //	flush_lead.go          the worker: leading, reading, reporting
 //	flush_batch.go         what can be checked without Postgres; the hash chain
-//	flush_write.go         one transaction: cursor, rows
+//	flush_conn.go          a connection that partitions share: locks, one transaction for those who wait
+//	flush_write.go         … rows
 //	flush_project.go       … projections, statuses
 //	flush_metrics.go       rows, lag, pending, stopped
 //	trim.go                how long Redis keeps what is committed

@@ -3,6 +3,7 @@ package persist
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 
 	"creditgate/meter"
 )
@@ -71,6 +72,27 @@ func collect(layout meter.Layout, partition uint16, at meter.Cursor, records []m
 		b.records = records[:i+1]
 	}
 	return b, nil
+}
+
+// merge makes one batch of several partitions'; its cursors stay with the parts. It is nil when two partitions touch
+// one account or grant, which only a broken ledger does: by itself, the wrong one is found out.
+func merge(writes []*flushWrite) *flushBatch {
+	all := &flushBatch{accounts: map[string]*seqSpan{}, grants: map[meter.ID]*grantDelta{}}
+	accounts, grants := 0, 0
+	for _, w := range writes {
+		b := w.batch
+		all.records, all.hashes = append(all.records, b.records...), append(all.hashes, b.hashes...)
+		all.granted, all.revoked = append(all.granted, b.granted...), append(all.revoked, b.revoked...)
+		all.moved = append(all.moved, b.moved...)
+		all.entries, all.lines = all.entries+b.entries, all.lines+b.lines
+		accounts, grants = accounts+len(b.accounts), grants+len(b.grants)
+		maps.Copy(all.accounts, b.accounts)
+		maps.Copy(all.grants, b.grants)
+	}
+	if len(all.accounts) != accounts || len(all.grants) != grants {
+		return nil
+	}
+	return all
 }
 
 func broken(rec *meter.Record, format string, args ...any) error {

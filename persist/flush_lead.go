@@ -19,7 +19,8 @@ type flushWorker struct {
 	partition uint16
 	log       zerolog.Logger
 
-	conn     *pgx.Conn      // holds the advisory lock; nil while not leading
+	conn     *flushConn     // shared with other partitions
+	held     *pgx.Conn      // what conn had when it took the advisory lock; nil while not leading
 	claimed  uint64         // the partition's epoch in Postgres
 	at       meter.Cursor   // what is committed; Body is not kept
 	reported meter.Position // what Redis was told
@@ -39,27 +40,17 @@ const lockClass = 0x43470000
 // lead waits until this worker is the one for the partition, then flushes until something fails. flushed says
 // whether anything was committed.
 func (w *flushWorker) lead(ctx context.Context) (flushed bool, err error) {
-	config := w.flusher.store.pool.Config().ConnConfig
-	config.RuntimeParams["application_name"] = fmt.Sprintf("creditgate flusher %d", w.partition)
-	config.RuntimeParams["synchronous_commit"] = "on" // Redis forgets what we say is committed
-	if w.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
-		return false, storeError("connect", err)
-	}
-	for {
-		leads, err := w.tryLock(ctx)
-		if err != nil {
+	for w.held == nil {
+		if w.held, err = w.conn.lock(ctx, w.partition); err != nil {
 			return false, err
 		}
-		if leads {
-			break
-		}
 		// Waiting inside pg_advisory_lock would keep a snapshot open and Postgres from vacuuming.
-		if !sleep(ctx, lockInterval) {
+		if w.held == nil && !sleep(ctx, lockInterval) {
 			return false, ctx.Err()
 		}
 	}
 	w.reported = meter.Position{}
-	if err := w.readCursor(ctx); err != nil {
+	if err := w.conn.cursor(ctx, w); err != nil {
 		return false, err
 	}
 	w.log.Debug().Stringer("cursor", w.at.Position).Msg("flushing")
@@ -72,40 +63,24 @@ func (w *flushWorker) lead(ctx context.Context) (flushed bool, err error) {
 	}
 }
 
-func (w *flushWorker) tryLock(ctx context.Context) (leads bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	err = w.conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`,
-		lockClass+w.flusher.store.layoutNumber(), int(w.partition)).Scan(&leads)
-	return leads, storeError("take the lead", err)
-}
-
-// leave gives up the connection, and the lock with it.
+// leave gives the lead away.
 func (w *flushWorker) leave(ctx context.Context) {
-	if w.conn == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = w.conn.Close(ctx) // it is closed whatever the server answers
-	w.conn = nil
+	w.conn.unlock(context.WithoutCancel(ctx), w.partition, w.held)
+	w.held = nil
 }
 
-func (w *flushWorker) readCursor(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	var hash []byte
-	s := w.flusher.store
-	err := w.conn.QueryRow(ctx, `SELECT epoch, cursor_epoch, cursor_pseq, cursor_hash FROM creditgate.partition
-		WHERE layout = $1 AND partition = $2`, s.layoutNumber(), int(w.partition)).
-		Scan(&w.claimed, &w.at.Epoch, &w.at.Pseq, &hash)
-	copy(w.at.Hash[:], hash)
-	return storeError("read flush cursor", err)
+// write commits a batch, and moves on to where it ends.
+func (w *flushWorker) write(ctx context.Context, b *flushBatch) error {
+	err := w.conn.write(ctx, &flushWrite{partition: w.partition, held: w.held, claimed: w.claimed, batch: b})
+	if err == nil {
+		w.at = b.to
+	}
+	return err
 }
 
 // step reads once and writes what came, and returns how many records were committed.
 func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
-	f, began := w.flusher, time.Now()
+	f := w.flusher
 	records, epoch, err := f.source.Read(ctx, w.partition, w.at.Position, w.readMax, f.options.Wait)
 	if err != nil {
 		if errors.Is(err, meter.ErrPacked) {
@@ -132,7 +107,7 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 		}
 		if err := w.write(ctx, batch); err != nil {
 			if errors.Is(err, errCursorMoved) {
-				return committed, w.readCursor(ctx) // read again from where it is now
+				return committed, w.conn.cursor(ctx, w) // read again from where it is now
 			}
 			return committed, err
 		}
@@ -151,14 +126,16 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	// The next read should bring about one transaction's worth, whether records carry one entry or thousands.
 	w.readMax = max(batchReadMin, batchEntries*len(records)/entries)
 	if entries < batchEntries {
-		w.gather(ctx, began.Add(f.options.Every))
+		w.gather(ctx)
 	}
 	return committed, nil
 }
 
-// gather lets records come together until it is time, or until somebody waits for them.
-func (w *flushWorker) gather(ctx context.Context, until time.Time) {
-	timer := time.NewTimer(time.Until(until))
+// gather lets records come together until it is time, or until somebody waits for them. It is time for all partitions
+// at once, so that those of one connection meet in one transaction.
+func (w *flushWorker) gather(ctx context.Context) {
+	now, every := time.Now(), w.flusher.options.Every
+	timer := time.NewTimer(now.Truncate(every).Add(every).Sub(now))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -171,7 +148,7 @@ func (w *flushWorker) gather(ctx context.Context, until time.Time) {
 // opening is under way, here or elsewhere; one that does not finish is started again.
 func (w *flushWorker) sameEpoch(ctx context.Context, epoch uint64) (bool, error) {
 	if epoch != w.claimed {
-		if err := w.readCursor(ctx); err != nil { // the opening may just be over
+		if err := w.conn.cursor(ctx, w); err != nil { // the opening may just be over
 			return false, err
 		}
 	}

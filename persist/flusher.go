@@ -59,6 +59,7 @@ type FlushOptions struct {
 // Bounds of the flusher.
 const (
 	batchEntries   = 2000                   // a transaction takes records until it has that many entries
+	flushConns     = 8                      // to Postgres, each for several partitions
 	batchReadMin   = 16                     // records a read asks for, when each carries a full batch of entries
 	writeTimeout   = 30 * time.Second       // of one transaction; a frozen Postgres is noticed by it
 	lockInterval   = time.Second            // between a follower's attempts to lead
@@ -69,8 +70,8 @@ const (
 	mismatchPause  = 100 * time.Millisecond // between looks at an epoch that does not match
 )
 
-// Flusher copies the ledger from Redis to Postgres, each record exactly once. Every gateway runs one; per partition
-// an advisory lock lets one of them work and the others wait. The lock is for economy. What makes it safe is the
+// Flusher copies the ledger from Redis to Postgres, each record exactly once. Every gateway runs one, with a few
+// connections that partitions share; per partition an advisory lock lets one of them work and the others wait. The lock is for economy. What makes it safe is the
 // cursor in Postgres, which the first statement of each transaction compares and advances:
 //
 //   - two flushers at one partition: the second waits for the first's row lock, then finds the cursor moved;
@@ -84,6 +85,7 @@ type Flusher struct {
 	options FlushOptions
 	metrics *flushMetrics
 	log     zerolog.Logger
+	conns   []*flushConn
 	workers []*flushWorker
 }
 
@@ -102,9 +104,12 @@ func NewFlusher(store *Store, source Source, options FlushOptions, reg prometheu
 		options.OnStep = func(uint16, Step) {}
 	}
 	f := &Flusher{store: store, source: source, options: options, metrics: newFlushMetrics(reg), log: log}
+	for n := range min(flushConns, int(store.layout.Partitions)) {
+		f.conns = append(f.conns, &flushConn{store: store, number: n, onStep: options.OnStep, wrote: f.metrics.written})
+	}
 	for p := range store.layout.Partitions {
 		w := &flushWorker{
-			flusher: f, partition: p, readMax: batchEntries,
+			flusher: f, partition: p, conn: f.conns[int(p)%len(f.conns)], readMax: batchEntries,
 			trim: trimMarks{lag: options.TrimLag},
 			log:  log.With().Uint16("partition", p).Logger(),
 		}
@@ -121,6 +126,9 @@ func (f *Flusher) Run(ctx context.Context) {
 		all.Go(func() { w.run(ctx) })
 	}
 	all.Wait()
+	for _, c := range f.conns {
+		c.close(ctx)
+	}
 }
 
 // run leads the partition whenever it can, and comes back after every failure with a pause.

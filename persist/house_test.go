@@ -59,7 +59,7 @@ func (h *house) startFlusher(t *testing.T) (stop func()) {
 	return inBackground(t, f.Run)
 }
 
-func inBackground(t *testing.T, run func(ctx context.Context)) (stop func()) {
+func inBackground(t testing.TB, run func(ctx context.Context)) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -114,7 +114,7 @@ func (h *house) query(t *testing.T, sql string, args ...any) [][]any {
 	return queryAs(t, persisttest.AsOwner(t, h.url), sql, args...)
 }
 
-func queryAs(t *testing.T, url, sql string, args ...any) [][]any {
+func queryAs(t testing.TB, url, sql string, args ...any) [][]any {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
