@@ -66,8 +66,13 @@ func TestRedisCountsWhatItWasAsked(t *testing.T) {
 	}
 	after, err := ReadRedis(t.Context(), []*redis.Client{client})
 	require.NoError(t, err)
-	used := after.Since(before)
-	require.InDelta(t, 5, used.EvalSHA, 0)
+	require.Error(t, client.Do(t.Context(), "GET").Err())
+	failed, err := ReadRedis(t.Context(), []*redis.Client{client})
+	require.NoError(t, err)
+	require.InDelta(t, 1, failed[0].Since(after[0]).Errors, 0)
+	used := after[0].Since(before[0])
+	require.InDelta(t, 5, used.Calls, 0)
+	require.Zero(t, used.Errors)
 	require.InDelta(t, 5+5+1, used.Commands, 0, "the scripts, what they call, and the first INFO")
 	require.GreaterOrEqual(t, used.InBytes, 50_000.0)
 	require.Less(t, used.InBytes, 55_000.0)
@@ -76,7 +81,7 @@ func TestRedisCountsWhatItWasAsked(t *testing.T) {
 	require.GreaterOrEqual(t, used.Memory, 10_000.0)
 	twice, err := ReadRedis(t.Context(), []*redis.Client{client, client})
 	require.NoError(t, err)
-	require.Greater(t, twice.EvalSHA, after.EvalSHA)
+	require.InDelta(t, 2*after[0].Calls, SumRedis(twice).Calls, 0)
 }
 
 func TestParseInfoRefuses(t *testing.T) {

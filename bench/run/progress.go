@@ -75,8 +75,12 @@ func rough(d time.Duration) string {
 }
 
 func (p *progress) setting(o stage.Options) {
-	fmt.Fprintf(p.out, "-- %d accounts with %d grants, %d partitions, %d gateways, backend takes %s\n",
-		o.Accounts, o.Grants, o.Partitions, o.Gateways, o.Delay)
+	servers := "one Redis"
+	if o.Masters > 0 {
+		servers = fmt.Sprintf("a Redis Cluster of %d masters", o.Masters)
+	}
+	fmt.Fprintf(p.out, "-- %d accounts with %d grants, %d partitions, %s, %d gateways, backend takes %s\n",
+		o.Accounts, o.Grants, o.Partitions, servers, o.Gateways, o.Delay)
 	p.passed += settingTakes(o)
 }
 

@@ -68,7 +68,7 @@ func TestWholeBench(t *testing.T) {
 		require.NotEmpty(t, row.Latency.Hist, name)
 		require.Equal(t, 1000, row.Accounts, name)
 		if row.Target == stage.Metered {
-			evals += row.Redis.EvalSHA
+			evals += row.Redis.Calls
 			allocs += row.Heap.Allocs
 		}
 	}

@@ -37,6 +37,7 @@ func suites() []suite {
 		{"grants", "1, 3, 12 live grants of each account", grantsSuite},
 		{"partitions", "1 to 256 partitions on one Redis", partitionsSuite},
 		{"gateways", "1, 2, 3 gateways on one Redis", gatewaysSuite},
+		{"cluster", "a Redis Cluster of 1, 2, 3 masters", clusterSuite},
 		{"accounts", "1, 1,000, 1,000,000 accounts", accountsSuite},
 		{"memory", "Redis memory of idle accounts and of open holds", memorySuite},
 	}
@@ -138,6 +139,21 @@ func partitionsSuite(c *config) []act {
 
 func gatewaysSuite(c *config) []act {
 	return growth(c, pick(c, []int{1, 2, 3}, []int{1, 2}), func(o *stage.Options, n int) { o.Gateways = n })
+}
+
+// partitionsPerMaster is what a Cluster is set up with.
+const partitionsPerMaster = 4
+
+func clusterSuite(c *config) []act {
+	var acts []act
+	for _, n := range pick(c, []int{1, 2, 3}, []int{1, 3}) {
+		var cells []cell
+		for _, clients := range pick(c, []int{capacityClients, 4 * capacityClients}, []int{capacityClients}) {
+			cells = append(cells, each(c.chosen(stage.Metered), cell{clients: clients})...)
+		}
+		acts = append(acts, act{on(func(o *stage.Options) { o.Masters, o.Partitions = n, n*partitionsPerMaster }), cells})
+	}
+	return acts
 }
 
 // growth measures the metered gateway while one thing grows. Each has a stage of its own, so there is nothing to
