@@ -3,6 +3,7 @@ package stage
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 
@@ -46,12 +47,12 @@ func (s *Stage) findHomes(ctx context.Context) (homes []result.Master, err error
 		if err != nil {
 			return nil, fmt.Errorf("where partition %d lies: %w", p, err)
 		}
-		for i, c := range s.clients {
-			if c.Options().Addr == home.Options().Addr {
-				homes[i].Partitions++
-				homes[i].Share += float64(n) / float64(s.Accounts)
-			}
+		i := slices.IndexFunc(s.clients, func(c *redis.Client) bool { return c.Options().Addr == home.Options().Addr })
+		if i < 0 {
+			return nil, fmt.Errorf("partition %d lies on %s, which is none of the masters", p, home.Options().Addr)
 		}
+		homes[i].Partitions++
+		homes[i].Share += float64(n) / float64(s.Accounts)
 	}
 	return homes, nil
 }

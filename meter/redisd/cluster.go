@@ -61,7 +61,8 @@ func startNode(ctx context.Context, o Options) (server *Server, err error) {
 			return nil, err
 		}
 		one := o
-		one.Args = append(slices.Clone(o.Args), "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus))
+		one.Args = append(slices.Clone(o.Args), "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus),
+			"--cluster-announce-ip", "127.0.0.1") // a lone master would not learn it from anybody
 		if server, err = Start(ctx, one); !errors.Is(err, errPortTaken) {
 			return server, err
 		}
