@@ -50,7 +50,8 @@ func (r Redis) Since(before Redis) Redis { return r.plus(before, -1) }
 func (r Redis) plus(o Redis, sign float64) Redis {
 	return Redis{
 		CPUMicros: r.CPUMicros + sign*o.CPUMicros, Commands: r.Commands + sign*o.Commands,
-		Calls: r.Calls + sign*o.Calls, Errors: r.Errors + sign*o.Errors, InBytes: r.InBytes + sign*o.InBytes, OutBytes: r.OutBytes + sign*o.OutBytes,
+		Calls: r.Calls + sign*o.Calls, Errors: r.Errors + sign*o.Errors,
+		InBytes: r.InBytes + sign*o.InBytes, OutBytes: r.OutBytes + sign*o.OutBytes,
 		Memory: r.Memory + sign*o.Memory,
 	}
 }

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"creditgate/bench/result"
 	"creditgate/meter"
@@ -37,7 +38,7 @@ type units struct {
 }
 
 // unitsOf takes the gateway's costs from the busiest closed loop up to 256 clients, Postgres' from the longest cell,
-// and fits Redis' to all metered rows in which each of the requests was one of a thousand accounts.
+// and fits Redis' to the metered rows that differ in how many requests share a call, from a lone client's on.
 func unitsOf(c cells) (u units, ok bool) {
 	metered := c.target("metered")
 	busy := metered.suite("closed").clients(256)
@@ -53,8 +54,8 @@ func unitsOf(c cells) (u units, ok bool) {
 	u.postgres = steady.of(func(r result.Row) float64 { return r.CPU["postgres"] }).mid
 	u.rows = steady.of(func(r result.Row) float64 { return r.Postgres.Inserted + r.Postgres.Updated }).mid
 	u.wal = steady.of(func(r result.Row) float64 { return r.Postgres.WALBytes }).mid
-	seen := append(metered.suite("closed"), metered.suite("cluster")...).where(func(r result.Row) bool {
-		return callsOf(r) > 0 && redisCPU(r) > 0
+	seen := metered.where(func(r result.Row) bool {
+		return slices.Contains([]string{"closed", "roundtrip", "cluster"}, r.Suite) && callsOf(r) > 0 && redisCPU(r) > 0
 	})
 	u.base, u.perCall = redisLine(seen)
 	u.points = len(seen)
@@ -118,10 +119,11 @@ func growthSection(c cells) []section {
 	s.Text = append([]string{
 		fmt.Sprintf("Computed from this run's rows; nothing here was run. No core is used for more than %.0f %%; a gateway's host "+
 			"has %d cores; a core is one of this machine's, with what the bench itself cost it in caches and switches; "+
-			"each Redis master has a core of its own and %d partitions, and slots are moved until each has as many; costs per "+
+			"each Redis master has a core of its own and %d partitions, as far as there are, evenly spread; costs per "+
 			"request stay what they were here, but for Redis, whose calls change in size.", 100*useMax, gatewayCores, perMaster),
-		fmt.Sprintf("Redis: %s µs for a request and %s µs for each call, fitted to %d rows, off by %s %% at most. In a Cluster a call serves one "+
-			"partition. Two bounds: every flight of every gateway is full (%d operations), or every call carries one operation. "+
+		fmt.Sprintf("Redis: %s µs for a request and %s µs for each call, fitted to %d rows, off by %s %% at most. In "+
+			"a Cluster a call serves one partition. "+
+			"Two bounds: every flight of every gateway is full (%d operations), or every call carries one operation. "+
 			"Gateways near their own limit come near the first, as they fill their flights; many gateways with little to do go "+
 			"to the second.", number(u.base), number(u.perCall), u.points,
 			number(math.Round(100*u.off)), flightSize),

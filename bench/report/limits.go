@@ -13,7 +13,8 @@ const evenEnough = 1.1
 // clusterText says how evenly the partitions lay in the largest Cluster, where they did not, and whether calls failed.
 func clusterText(c cells) (out []string) {
 	failed := 0.0
-	var largest, fullest = result.Row{}, result.Master{}
+	var largest result.Row
+	var fullest result.Master
 	for _, r := range c {
 		failed += r.Redis.Errors * float64(r.Requests)
 		if len(r.Cluster) > len(largest.Cluster) {
@@ -32,7 +33,7 @@ func clusterText(c cells) (out []string) {
 	if fullest.Share*float64(n) > evenEnough {
 		out = append(out, fmt.Sprintf("A partition lies where the hash of its name falls, and a few partitions do not fall evenly. "+
 			"With %d masters and equal ranges of slots, the fullest had %d of %d partitions and %s %% of the requests, so that this "+
-			"Cluster takes %s times what one master does, and not %d times. Moving slots mends it (redis-cli --cluster reshard).",
+			"Cluster takes at most %s times what one master does, and not %d times. Moving slots mends it (redis-cli --cluster reshard).",
 			n, fullest.Partitions, largest.Partitions, number(100*fullest.Share), number(1/fullest.Share), n))
 	}
 	if failed > 0 {
@@ -59,11 +60,12 @@ func hotSection(c cells) *section {
 	measured := fmt.Sprintf("One account took %s requests/s, from %d clients, at %s µs of Redis each, on a machine that everything "+
 		"shared.", number(best.mid), at, number(redis))
 	if used < useMax {
-		measured += fmt.Sprintf(" Redis was busy for %s %% of a core then: the machine was the limit, not the account. Redis with a core of "+
-			"its own, used for %.0f %%, would take about %s requests/s for it.", number(100*used), 100*useMax,
+		measured += fmt.Sprintf(" Redis was busy for %s %% of a core then: the machine was the limit, not the account. "+
+			"Redis with a core of its own, used for %.0f %%, would take about %s requests/s for it.", number(100*used), 100*useMax,
 			about(ratio(useMax*microsPerCore, redis)))
 	} else {
-		measured += fmt.Sprintf(" Redis was busy for %s %% of a core then, so this is about what one account can have.", number(100*used))
+		measured += fmt.Sprintf(" Redis was busy for %s %% of a core then, so this is about what one account can have.",
+			number(100*used))
 	}
 	s.Text = []string{
 		measured,

@@ -77,7 +77,7 @@ func (c *Cluster) join(ctx context.Context) error {
 	clients := make([]*redis.Client, len(c.masters))
 	for i, s := range c.masters {
 		clients[i] = redis.NewClient(&redis.Options{Addr: s.Addr(), DisableIdentity: true})
-		defer clients[i].Close() //nolint:errcheck,gocritic // a few, until all have joined
+		defer clients[i].Close() //nolint:errcheck // a few, until all have joined
 	}
 	first, n := c.masters[0], len(c.masters)
 	host, port, err := net.SplitHostPort(first.Addr())
