@@ -192,10 +192,14 @@ func (u units) breaks() []string {
 	r := fmt.Sprintf("Redis: there are at most %d partitions, so at most %d masters: %s requests/s with full flights, %s with one "+
 		"operation in a call.", meter.PartitionsMax, meter.PartitionsMax, about(full), about(lone))
 	g := "Gateways share nothing but Redis and Postgres: more of them is the whole answer."
-	if postgres <= full {
+	switch {
+	case postgres <= lone:
 		return []string{"Breaks first: " + p, "Then " + r, g}
+	case postgres >= full:
+		return []string{"Breaks first: " + r, "Then " + p, g}
+	default:
+		return []string{"Breaks first: Redis or Postgres, as flights are emptier or fuller. " + r, p, g}
 	}
-	return []string{"Breaks first: " + r, "Then " + p, g}
 }
 
 // about is a rate in two digits: more would be a claim.

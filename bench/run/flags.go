@@ -33,7 +33,7 @@ type config struct {
 
 // Lengths of a cell.
 const (
-	lengthUsual = 4 * time.Second
+	lengthUsual = 3 * time.Second
 	lengthQuick = time.Second
 	lengthMin   = 50 * time.Millisecond
 )
@@ -50,7 +50,7 @@ func parseFlags(args []string, out io.Writer) (*config, error) {
 	f.StringVar(&targets, "target", "", "measure only these targets, separated by commas: "+strings.Join(targetNames(), ", "))
 	f.IntVar(&c.rounds, "rounds", 0,
 		"how often each cell is measured; 0: three times where the figures that matter come from, else once")
-	f.DurationVar(&c.length, "length", 0, "how long a cell is measured; 0: 4s, with -quick 1s")
+	f.DurationVar(&c.length, "length", 0, "how long a cell is measured; 0: 3s, with -quick 1s")
 	f.BoolVar(&c.quick, "quick", false, "fewer and shorter cells, no million of accounts: two to three minutes")
 	f.BoolVar(&c.list, "list", false, "list the suites and end")
 	f.StringVar(&c.name, "name", "", "name of the results; empty: date and time")

@@ -51,7 +51,7 @@ func settingTakes(o stage.Options) time.Duration {
 }
 
 func (c *cell) takes(run *config) time.Duration {
-	if c.special != nil {
+	if c.special != nil && c.clients == 0 { // it asks nothing for a set time
 		return specialTakes
 	}
 	length := c.lasts(run.length)

@@ -111,7 +111,7 @@ func hotSuite(c *config) []act {
 }
 
 func flushSuite(c *config) []act {
-	const cells = 8 // of them in a row: in a short one a single batch on its way looks like growth
+	const cells = 10 // of them in a row: in a short one a single batch on its way looks like growth
 	return []act{{usual(), each(c.chosen(stage.Metered), cell{clients: 64, length: cells * c.length, watch: true})}}
 }
 
