@@ -37,15 +37,21 @@ func setup(tb testing.TB) *testBundle {
 // startEngine runs one more engine on the same Redis and book.
 func (b *testBundle) startEngine() *meter.Engine {
 	b.t.Helper()
+	return runEngine(b.t, b.server.URL(), b.layout, b.book)
+}
+
+// runEngine runs an engine until the test ends.
+func runEngine(tb testing.TB, redisURL string, layout meter.Layout, book *metertest.Book) *meter.Engine {
+	tb.Helper()
 	e, err := meter.New(meter.Options{
-		RedisURL: b.server.URL(), Layout: b.layout, Book: b.book, Rebuild: b.book,
-		Log: zerolog.New(zerolog.NewTestWriter(b.t)).Level(zerolog.ErrorLevel), Metrics: prometheus.NewRegistry(),
+		RedisURL: redisURL, Layout: layout, Book: book, Rebuild: book,
+		Log: zerolog.New(zerolog.NewTestWriter(tb)).Level(zerolog.ErrorLevel), Metrics: prometheus.NewRegistry(),
 	})
-	require.NoError(b.t, err)
-	ctx, cancel := context.WithCancel(b.t.Context())
+	require.NoError(tb, err)
+	ctx, cancel := context.WithCancel(tb.Context())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	b.t.Cleanup(func() { cancel(); <-done })
+	tb.Cleanup(func() { cancel(); <-done })
 	return e
 }
 

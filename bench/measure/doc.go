@@ -4,6 +4,7 @@
 //
 //	process.go   CPU time of a process and its descendants, from /proc
 //	redis.go     counters of one Redis or of several masters, from INFO
+//	postgres.go  rows and log that Postgres wrote
 //	gateway.go   counters of gateways, from /metrics
 //	backlog.go   ledger records that Redis has and Postgres has not
 package measure

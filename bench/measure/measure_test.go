@@ -10,11 +10,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter/redisd"
+	"creditgate/persist/persisttest"
 )
+
+func TestMain(m *testing.M) { persisttest.Main(m) }
 
 func TestParseStat(t *testing.T) {
 	t.Parallel()
@@ -66,8 +70,13 @@ func TestRedisCountsWhatItWasAsked(t *testing.T) {
 	}
 	after, err := ReadRedis(t.Context(), []*redis.Client{client})
 	require.NoError(t, err)
-	used := after.Since(before)
-	require.InDelta(t, 5, used.EvalSHA, 0)
+	require.Error(t, client.Do(t.Context(), "GET").Err())
+	failed, err := ReadRedis(t.Context(), []*redis.Client{client})
+	require.NoError(t, err)
+	require.InDelta(t, 1, failed[0].Since(after[0]).Errors, 0)
+	used := after[0].Since(before[0])
+	require.InDelta(t, 5, used.Calls, 0)
+	require.Zero(t, used.Errors)
 	require.InDelta(t, 5+5+1, used.Commands, 0, "the scripts, what they call, and the first INFO")
 	require.GreaterOrEqual(t, used.InBytes, 50_000.0)
 	require.Less(t, used.InBytes, 55_000.0)
@@ -76,7 +85,7 @@ func TestRedisCountsWhatItWasAsked(t *testing.T) {
 	require.GreaterOrEqual(t, used.Memory, 10_000.0)
 	twice, err := ReadRedis(t.Context(), []*redis.Client{client, client})
 	require.NoError(t, err)
-	require.Greater(t, twice.EvalSHA, after.EvalSHA)
+	require.InDelta(t, 2*after[0].Calls, SumRedis(twice).Calls, 0)
 }
 
 func TestParseInfoRefuses(t *testing.T) {
@@ -116,4 +125,31 @@ func TestMetricsAreSummed(t *testing.T) {
 	for _, line := range []string{"word", "a x"} {
 		require.Error(t, parseMetrics(strings.NewReader(line), func(string, float64) {}), line)
 	}
+}
+
+// A session adds to the counters when it ends, at the latest.
+func TestPostgresCountsWhatItWrote(t *testing.T) {
+	t.Parallel()
+	url := persisttest.Empty(t)
+	reader, err := NewPostgresReader(t.Context(), url)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, reader.Close()) })
+	before, err := reader.Read(t.Context())
+	require.NoError(t, err)
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), "CREATE TABLE written (n int); INSERT INTO written SELECT generate_series(1, 5000); "+
+		"UPDATE written SET n = 0 WHERE n <= 2000")
+	require.NoError(t, err)
+	require.NoError(t, conn.Close(t.Context()))
+	var used Postgres
+	require.Eventually(t, func() bool {
+		after, err := reader.Read(t.Context())
+		require.NoError(t, err)
+		used = after.Since(before)
+		return used.Inserted >= 5000
+	}, 10*time.Second, 10*time.Millisecond)
+	require.InDelta(t, 5000, used.Inserted, 500, "and some in the catalogue")
+	require.InDelta(t, 2000, used.Updated, 200)
+	require.Greater(t, used.WALBytes, 5000*32.0)
 }

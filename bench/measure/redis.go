@@ -14,27 +14,34 @@ import (
 type Redis struct {
 	CPUMicros float64
 	Commands  float64 // those that scripts call are included
-	EvalSHA   float64
+	Calls     float64 // EVALSHA and FCALL
+	Errors    float64 // replies that were errors
 	InBytes   float64
 	OutBytes  float64
 	Memory    float64 // bytes used, without what connections and the append-only file's buffer hold just now
 }
 
-// ReadRedis sums the counters of clients, one for each master.
-func ReadRedis(ctx context.Context, clients []*redis.Client) (Redis, error) {
-	var sum Redis
-	for _, c := range clients {
+// ReadRedis reads the counters of clients, one for each master.
+func ReadRedis(ctx context.Context, clients []*redis.Client) ([]Redis, error) {
+	out := make([]Redis, len(clients))
+	for i, c := range clients {
 		info, err := c.Info(ctx, "everything").Result()
-		if err != nil {
-			return Redis{}, fmt.Errorf("measure: INFO of %s: %w", c.Options().Addr, err)
+		if err == nil {
+			out[i], err = parseInfo(info)
 		}
-		one, err := parseInfo(info)
 		if err != nil {
-			return Redis{}, fmt.Errorf("measure: INFO of %s: %w", c.Options().Addr, err)
+			return nil, fmt.Errorf("measure: INFO of %s: %w", c.Options().Addr, err)
 		}
-		sum = sum.plus(one, 1)
 	}
-	return sum, nil
+	return out, nil
+}
+
+// SumRedis adds the counters of several masters.
+func SumRedis(masters []Redis) (sum Redis) {
+	for _, m := range masters {
+		sum = sum.plus(m, 1)
+	}
+	return sum
 }
 
 // Since is what was counted after before.
@@ -43,7 +50,8 @@ func (r Redis) Since(before Redis) Redis { return r.plus(before, -1) }
 func (r Redis) plus(o Redis, sign float64) Redis {
 	return Redis{
 		CPUMicros: r.CPUMicros + sign*o.CPUMicros, Commands: r.Commands + sign*o.Commands,
-		EvalSHA: r.EvalSHA + sign*o.EvalSHA, InBytes: r.InBytes + sign*o.InBytes, OutBytes: r.OutBytes + sign*o.OutBytes,
+		Calls: r.Calls + sign*o.Calls, Errors: r.Errors + sign*o.Errors,
+		InBytes: r.InBytes + sign*o.InBytes, OutBytes: r.OutBytes + sign*o.OutBytes,
 		Memory: r.Memory + sign*o.Memory,
 	}
 }
@@ -77,6 +85,10 @@ func parseInfo(info string) (Redis, error) {
 		case "mem_clients_normal", "mem_aof_buffer":
 			r.Memory -= number()
 		default:
+			if strings.HasPrefix(name, "errorstat_") {
+				text = strings.TrimPrefix(text, "count=")
+				r.Errors += number()
+			}
 			command, stat := strings.CutPrefix(name, "cmdstat_")
 			if !stat {
 				continue
@@ -85,8 +97,8 @@ func parseInfo(info string) (Redis, error) {
 			text, _, _ = strings.Cut(text, ",")
 			calls := number()
 			r.Commands += calls
-			if command == "evalsha" {
-				r.EvalSHA = calls
+			if command == "evalsha" || command == "fcall" {
+				r.Calls += calls
 			}
 		}
 	}

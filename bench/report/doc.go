@@ -9,6 +9,9 @@
 //	cells.go    rows by what was measured; medians and ratios
 //	shows.go    what it must show, and whether it does
 //	tables.go   the tables
+//	cluster.go  a Redis Cluster, master by master
+//	growth.go   what higher rates need, on paper
+//	limits.go   where growth is uneven: few partitions, one hot account
 //	plots.go    which plots there are
 //	chart.go    lines, as SVG
 //	bars.go     stacked bars, as SVG

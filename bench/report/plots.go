@@ -23,7 +23,7 @@ func plots(c cells) ([]*plot, error) {
 	all = append(all,
 		growthPlot(c.suite("accounts"), "accounts", accountsOf), growthPlot(c.suite("grants"), "live grants of an account", grantsOf),
 		growthPlot(c.suite("partitions"), "partitions", partitionsOf), growthPlot(c.suite("gateways"), "gateways", gatewaysOf),
-		growthPlot(c.suite("cluster"), "masters of a Redis Cluster", mastersOf), backlogPlot(c.suite("flush")))
+		clusterPlot(c.suite("cluster").target("metered")), backlogPlot(c.suite("flush")))
 	var out []*plot
 	for _, p := range all {
 		if p != nil {

@@ -27,6 +27,7 @@ type page struct {
 	Promises []promise
 	Plots    []*plot
 	Tables   []table
+	Growth   []section
 }
 
 // Write puts report.html and report.md about the run into dir, and returns the path of the first. Those of an earlier
@@ -40,7 +41,7 @@ func Write(run *result.Run, dir string) (string, error) {
 	p := page{
 		Run: run, Versions: versions(run.Versions), Started: run.Started.UTC().Format("2006-01-02 15:04 UTC"),
 		RAM:      number(float64(run.Machine.RAMBytes>>20)/1024) + " GiB",
-		Promises: promises(rows), Plots: drawn, Tables: tables(rows),
+		Promises: promises(rows), Plots: drawn, Tables: tables(rows), Growth: growthSection(rows),
 	}
 	html, err := template.New("report.html").Parse(pageTemplate)
 	if err != nil {

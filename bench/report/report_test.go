@@ -88,8 +88,12 @@ func full(t *testing.T) *result.Run {
 	grow("partitions", 25, result.Row{Partitions: 256})
 	grow("gateways", 20, result.Row{Gateways: 1})
 	grow("gateways", 20, result.Row{Gateways: 2})
+	addClusters(add)
+	grow("hot", 20, result.Row{Extra: map[string]float64{result.ExtraActive: 1}})
 	add(result.Row{
-		Suite: "flush", Target: "metered", Round: 1, Clients: 64, Requests: 1000, Extra: map[string]float64{result.ExtraSlope: 10},
+		Suite: "flush", Target: "metered", Round: 1, Clients: 64, Requests: 9000,
+		Extra: map[string]float64{result.ExtraSlope: 10, result.ExtraRecords: 1000},
+		CPU:   map[string]float64{"postgres": 70}, Postgres: result.Postgres{Inserted: 2, Updated: 1, WALBytes: 1000},
 		Series: []result.Point{{Second: 0, Value: 10}, {Second: 1, Value: 20}},
 	})
 	add(result.Row{
@@ -97,6 +101,28 @@ func full(t *testing.T) *result.Run {
 		Extra: map[string]float64{result.ExtraAccountSize: 400, result.ExtraHoldSize: 350, result.ExtraHolds: 100_000},
 	})
 	return run
+}
+
+// addClusters adds what Redis Clusters did: 10 µs a request and 20 µs a call.
+func addClusters(add func(result.Row)) {
+	for masters := 1; masters <= 3; masters++ {
+		calls := float64(masters) / 4
+		r := result.Row{
+			Suite: "cluster", Target: "metered", Round: 1, Clients: 64, Masters: masters, Partitions: 4 * masters, Requests: 6000,
+			CPU: map[string]float64{"redis": 10 + 20*calls, "gateway": 50}, Redis: result.Redis{Calls: calls, Commands: 4 * calls},
+		}
+		for i := range masters {
+			m := result.Master{Partitions: 4, Share: 1 / float64(masters), CPU: r.CPU["redis"] / float64(masters)}
+			if masters == 3 { // as it is with four partitions each
+				m = result.Master{Partitions: 3, Share: 0.25, CPU: 25.0 / 4}
+				if i == 0 {
+					m = result.Master{Partitions: 6, Share: 0.5, CPU: 12.5}
+				}
+			}
+			r.Cluster = append(r.Cluster, m)
+		}
+		add(r)
+	}
 }
 
 // written is the report as HTML and as Markdown.
@@ -224,7 +250,7 @@ func TestPageIsWellFormed(t *testing.T) {
 		"Throughput against clients", "Where a request's CPU goes, 64 clients", "Where a request's CPU goes, 256 clients",
 		"Latency, closed loop of 64 clients", "Latency, open loop at 50 % of each target's capacity",
 		"Latency, both at 50 % of the metered capacity", "Growth: accounts", "Growth: live grants of an account",
-		"Growth: partitions", "Growth: gateways", "The ledger's backlog",
+		"Growth: partitions", "Growth: gateways", "Redis Cluster: where a request's Redis CPU goes", "The ledger's backlog",
 	}, titles)
 }
 
@@ -252,4 +278,74 @@ func TestRunOfNothing(t *testing.T) {
 	}
 	html, _ := written(t, run)
 	require.NotRegexp(t, `NaN|Inf`, html)
+}
+
+func TestClusterMasterByMaster(t *testing.T) {
+	t.Parallel()
+	html, markdown := written(t, full(t))
+	for _, line := range []string{
+		"| 3 masters, 64 clients | 6,000 | 12 | 100 | 100 | 25 | 3 | 0.75 | 0 | 50 |",
+		"| · master 1 |  | 6 | 50 | 50 | 25 | – | – |  |  |",
+		"| · master 3 |  | 3 | 25 | 25 | 25 | – | – |  |  |",
+		"| 1 master, 64 clients | 6,000 | 4 | 100 | 100 | 15 | 1 | 0.25 | 0 | 50 |",
+	} {
+		require.Contains(t, markdown, line+"\n")
+	}
+	require.Contains(t, html, "3 masters, 64 clients, master 1: 12.5<")
+	require.Contains(t, markdown, "With 3 masters and equal ranges of slots, the fullest had 6 of 12 partitions and 50 % of the requests")
+	require.Contains(t, markdown, "No reply of a Cluster was an error, so no call spanned slots.")
+	run := full(t)
+	for i := range run.Rows {
+		if r := &run.Rows[i]; r.Masters == 3 {
+			r.Redis.Errors = 0.5
+			for n := range r.Cluster {
+				r.Cluster[n].Share = 1.0 / 3
+			}
+		}
+	}
+	_, markdown = written(t, run)
+	require.NotContains(t, markdown, "the fullest had")
+	require.Contains(t, markdown, "3,000 replies of Redis Clusters were errors")
+}
+
+// The costs here: 50 µs of gateway, 70 µs of Postgres; of Redis 10 µs a request and 20 µs a call.
+func TestGrowthOnPaper(t *testing.T) {
+	t.Parallel()
+	_, markdown := written(t, full(t))
+	for _, line := range []string{
+		"Redis: 10 µs for a request and 20 µs for each call, fitted to 3 rows, off by 0 % at most.",
+		"| gateway, its flusher included | 50 | 14,000 |",
+		"| Redis, one operation in a call | 50 | 14,000 |",
+		"| Postgres | 70 | 10,000 |",
+		// 10 + 20 × (2 × 4 ÷ 256) = 10.6 µs; two operations in two calls are 50 µs. 45 masters have 180 partitions, of which
+		// half a full flight meets 136.7: 10 + 20 × (2 × 136.7 ÷ 256) = 31.4 µs.
+		"| 10,000 | 1 | 1 | 1 | 1 | 1 | 30,000 | 10 |",
+		"| 100,000 | 8 | 1 | 2 | 8 | 10 | 300,000 | 100 |",
+		"| 1,000,000 | 72 | 9 | 45 | 72 | 100 | 3,000,000 | 1,000 |",
+		"Breaks first: Postgres: all gateways write to one primary, which cannot be multiplied. With 64 cores it takes 640,000 requests/s.",
+		"One account took 1,000 requests/s, from 64 clients, at 20 µs of Redis each",
+		"would take about 35,000 requests/s for it",
+	} {
+		require.Contains(t, markdown, line)
+	}
+}
+
+// Postgres' cost decides what ends growth: here Redis ends at 3.6 to 5.1 million requests/s.
+func TestWhatEndsGrowth(t *testing.T) {
+	t.Parallel()
+	for cost, want := range map[float64]string{
+		1:  "Breaks first: Redis: there are at most 256 partitions, so at most 256 masters: 5,100,000 ",
+		10: "Breaks first: Redis or Postgres, as flights are emptier or fuller. Redis: there are at most 256 partitions",
+		70: "Breaks first: Postgres: ",
+	} {
+		run := full(t)
+		for i := range run.Rows {
+			if run.Rows[i].Suite == "flush" {
+				run.Rows[i].CPU["postgres"] = cost
+			}
+		}
+		_, markdown := written(t, run)
+		require.Contains(t, markdown, want)
+		require.Contains(t, markdown, ", 3,600,000 with one operation in a call.")
+	}
 }

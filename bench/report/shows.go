@@ -168,10 +168,13 @@ func partitionsOf(r result.Row) int { return r.Partitions }
 func gatewaysOf(r result.Row) int   { return r.Gateways }
 func mastersOf(r result.Row) int    { return r.Masters }
 
-// backlog is judged against the rate at which the requests make records: one each.
+// backlog is judged against the rate at which records are made. One holds what a call of several requests did, so there
+// are fewer of them than requests.
 func backlog(c cells) promise {
-	rows := c.target("metered").where(func(r result.Row) bool { return len(r.Series) > 0 })
-	f := rows.of(func(r result.Row) float64 { return 100 * ratio(r.Extra[result.ExtraSlope], r.Throughput()) })
+	rows := c.target("metered").where(func(r result.Row) bool { return r.Extra[result.ExtraRecords] > 0 })
+	f := rows.of(func(r result.Row) float64 {
+		return 100 * ratio(r.Extra[result.ExtraSlope], r.Extra[result.ExtraRecords])
+	})
 	return judge("growth of the ledger's backlog at the full metered rate, of the records made", f,
 		"≤ "+withUnit(limit(100*backlogShareMax), "%"), "%", f.mid <= 100*backlogShareMax)
 }

@@ -22,7 +22,8 @@ func tables(c cells) []table {
 		byClients("Throughput, requests/s", closed, throughput),
 		byClients("Median latency, ms", closed, func(r result.Row) float64 { return r.Latency.P50 / 1000 }),
 		costTable(closed, 64), costTable(closed, 256), openTable(c.suite("open")),
-		growthTable("Redis CPU and throughput as it grows", c), bodiesTable(c), memoryTable(c.suite("memory")),
+		growthTable("Redis CPU and throughput as it grows", c), clusterTable(c.suite("cluster").target("metered")),
+		bodiesTable(c), memoryTable(c.suite("memory")),
 	}
 	var out []table
 	for _, t := range all {
@@ -115,7 +116,6 @@ func growthTable(title string, c cells) table {
 		{"grants", "grants", grantsOf},
 		{"partitions", "partitions", partitionsOf},
 		{"gateways", "gateways", gatewaysOf},
-		{"cluster", "masters", mastersOf},
 		{"hot", "clients on one account", clientsOf},
 	} {
 		rows := c.suite(g.suite).target("metered")

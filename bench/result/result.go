@@ -69,12 +69,14 @@ type Row struct {
 	Seconds  float64          `json:"seconds"`
 	Latency  Latency          `json:"latency_us"`
 
-	CPU     map[string]float64 `json:"cpu_us_per_req,omitempty"` // by process: client, backend, gateway, redis, postgres, …
-	Redis   Redis              `json:"redis"`
-	Heap    Heap               `json:"heap"`
-	Backlog Backlog            `json:"backlog"`
-	Extra   map[string]float64 `json:"extra,omitempty"`  // what one suite alone measures, by the names below
-	Series  []Point            `json:"series,omitempty"` // backlog while the cell ran
+	CPU      map[string]float64 `json:"cpu_us_per_req,omitempty"` // by process: client, backend, gateway, redis, postgres, …
+	Redis    Redis              `json:"redis"`
+	Cluster  []Master           `json:"cluster,omitempty"` // the masters of a Redis Cluster
+	Postgres Postgres           `json:"postgres"`
+	Heap     Heap               `json:"heap"`
+	Backlog  Backlog            `json:"backlog"`
+	Extra    map[string]float64 `json:"extra,omitempty"`  // what one suite alone measures, by the names below
+	Series   []Point            `json:"series,omitempty"` // backlog while the cell ran
 }
 
 // Names in Row.Extra.
@@ -112,7 +114,24 @@ type Redis struct {
 	Commands float64 `json:"commands_per_req"`
 	InBytes  float64 `json:"in_bytes_per_req"`
 	OutBytes float64 `json:"out_bytes_per_req"`
-	EvalSHA  float64 `json:"evalsha_per_req"`
+	Calls    float64 `json:"calls_per_req"`  // of scripts and functions; Commands has these and what they call
+	Errors   float64 `json:"errors_per_req"` // replies that were errors: a key on another master, calls across slots, …
+}
+
+// Master is one of a Cluster. Its figures are per request of the row, whichever master served it, so that they add up
+// to those of all.
+type Master struct {
+	Partitions int     `json:"partitions"` // that lie on it
+	Share      float64 `json:"share"`      // of the accounts, and so of the requests
+	CPU        float64 `json:"cpu_us_per_req"`
+	Redis      Redis   `json:"redis"`
+}
+
+// Postgres is what a request made it write.
+type Postgres struct {
+	Inserted float64 `json:"rows_inserted_per_req"`
+	Updated  float64 `json:"rows_updated_per_req"`
+	WALBytes float64 `json:"wal_bytes_per_req"`
 }
 
 // Heap is what the gateway's process allocated per request.

@@ -18,7 +18,7 @@ func row() result.Row {
 		Errors: map[string]int64{"402": 3, "read": 1}, Seconds: 2,
 		Latency: result.Latency{P50: 1, P90: 2, P99: 3, P999: 4, Max: 5, Mean: 1.5, Hist: "HISTFAAAA"},
 		CPU:     map[string]float64{"redis": 33.3},
-		Redis:   result.Redis{Commands: 1, InBytes: 2, OutBytes: 3, EvalSHA: 0.1},
+		Redis:   result.Redis{Commands: 1, InBytes: 2, OutBytes: 3, Calls: 0.1},
 		Heap:    result.Heap{Allocs: 12, Bytes: 2048}, Backlog: result.Backlog{Start: 1, End: 2, Max: 3},
 		Extra: map[string]float64{result.ExtraLag: 0.5}, Series: []result.Point{{Second: 0.5, Value: 7}},
 	}

@@ -173,6 +173,7 @@ func (b *bench) row(suite string, c *cell, round int) *result.Row {
 		row.Body = result.BodyImage
 	}
 	if s := b.stage; s != nil {
+		row.Masters = max(1, s.Masters)
 		row.Accounts, row.Grants, row.Partitions, row.Gateways = s.Accounts, s.Grants, s.Partitions, s.Gateways
 		row.BackendMS = float64(s.Delay) / float64(time.Millisecond)
 		row.Extra[result.ExtraLoadSeconds] = s.LoadSeconds

@@ -33,8 +33,8 @@ type config struct {
 
 // Lengths of a cell.
 const (
-	lengthUsual = 5 * time.Second
-	lengthQuick = 2 * time.Second
+	lengthUsual = 3 * time.Second
+	lengthQuick = time.Second
 	lengthMin   = 50 * time.Millisecond
 )
 
@@ -50,8 +50,8 @@ func parseFlags(args []string, out io.Writer) (*config, error) {
 	f.StringVar(&targets, "target", "", "measure only these targets, separated by commas: "+strings.Join(targetNames(), ", "))
 	f.IntVar(&c.rounds, "rounds", 0,
 		"how often each cell is measured; 0: three times where the figures that matter come from, else once")
-	f.DurationVar(&c.length, "length", 0, "how long a cell is measured; 0: 5s, with -quick 2s")
-	f.BoolVar(&c.quick, "quick", false, "fewer and shorter cells, no million of accounts: about two minutes")
+	f.DurationVar(&c.length, "length", 0, "how long a cell is measured; 0: 3s, with -quick 1s")
+	f.BoolVar(&c.quick, "quick", false, "fewer and shorter cells, no million of accounts: two to three minutes")
 	f.BoolVar(&c.list, "list", false, "list the suites and end")
 	f.StringVar(&c.name, "name", "", "name of the results; empty: date and time")
 	f.StringVar(&c.out, "out", "bench/results", "directory of the results")

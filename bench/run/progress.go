@@ -51,7 +51,7 @@ func settingTakes(o stage.Options) time.Duration {
 }
 
 func (c *cell) takes(run *config) time.Duration {
-	if c.special != nil {
+	if c.special != nil && c.clients == 0 { // it asks nothing for a set time
 		return specialTakes
 	}
 	length := c.lasts(run.length)
@@ -75,8 +75,12 @@ func rough(d time.Duration) string {
 }
 
 func (p *progress) setting(o stage.Options) {
-	fmt.Fprintf(p.out, "-- %d accounts with %d grants, %d partitions, %d gateways, backend takes %s\n",
-		o.Accounts, o.Grants, o.Partitions, o.Gateways, o.Delay)
+	servers := "one Redis"
+	if o.Masters > 0 {
+		servers = fmt.Sprintf("a Redis Cluster of %d masters", o.Masters)
+	}
+	fmt.Fprintf(p.out, "-- %d accounts with %d grants, %d partitions, %s, %d gateways, backend takes %s\n",
+		o.Accounts, o.Grants, o.Partitions, servers, o.Gateways, o.Delay)
 	p.passed += settingTakes(o)
 }
 

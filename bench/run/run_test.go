@@ -47,7 +47,7 @@ func TestWholeBench(t *testing.T) {
 	dir, out := t.TempDir(), new(bytes.Buffer)
 	c, err := parseFlags([]string{
 		"-quick", "-length", "100ms", "-target", "free,metered", "-name", "tiny", "-out", dir, "-binary", build(t),
-		"-suite", "closed,open,roundtrip,flush,gateways",
+		"-suite", "closed,open,roundtrip,flush,gateways,cluster",
 	}, out)
 	require.NoError(t, err)
 	require.NoError(t, measureAll(t.Context(), c, out), out)
@@ -68,7 +68,7 @@ func TestWholeBench(t *testing.T) {
 		require.NotEmpty(t, row.Latency.Hist, name)
 		require.Equal(t, 1000, row.Accounts, name)
 		if row.Target == stage.Metered {
-			evals += row.Redis.EvalSHA
+			evals += row.Redis.Calls
 			allocs += row.Heap.Allocs
 		}
 	}
@@ -76,14 +76,24 @@ func TestWholeBench(t *testing.T) {
 	require.Positive(t, evals)
 	require.Positive(t, allocs)
 	require.Equal(t, map[string]int{
-		"free of closed": 3, "metered of closed": 3, "free of open": 2, "metered of open": 2,
+		"free of closed": 2, "metered of closed": 2, "free of open": 2, "metered of open": 2,
 		"evalsha of roundtrip": 1, "free of roundtrip": 1, "metered of roundtrip": 1, "metered of flush": 1,
-		"metered of gateways": 2,
+		"metered of gateways": 2, "metered of cluster": 2,
 	}, cells)
 	for _, target := range []string{stage.Free, stage.Metered, "evalsha"} {
 		require.Positive(t, requests[target], target)
 	}
 	for _, row := range run.Rows {
+		if row.Suite == "cluster" {
+			require.Len(t, row.Cluster, row.Masters)
+			share := 0.0
+			for _, m := range row.Cluster {
+				require.Positive(t, m.Partitions)
+				require.Zero(t, m.Redis.Errors)
+				share += m.Share
+			}
+			require.InDelta(t, 1, share, 1e-9)
+		}
 		if row.Suite == "open" {
 			require.Positive(t, row.Rate)
 		}

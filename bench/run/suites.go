@@ -37,6 +37,7 @@ func suites() []suite {
 		{"grants", "1, 3, 12 live grants of each account", grantsSuite},
 		{"partitions", "1 to 256 partitions on one Redis", partitionsSuite},
 		{"gateways", "1, 2, 3 gateways on one Redis", gatewaysSuite},
+		{"cluster", "a Redis Cluster of 1, 2, 3 masters", clusterSuite},
 		{"accounts", "1, 1,000, 1,000,000 accounts", accountsSuite},
 		{"memory", "Redis memory of idle accounts and of open holds", memorySuite},
 	}
@@ -68,7 +69,7 @@ func ours(c *config) []string { return c.chosen(stage.Free, stage.Metered) }
 
 func closedSuite(c *config) []act {
 	var cells []cell
-	for _, clients := range pick(c, []int{1, 16, 64, 256, 1024}, []int{1, 64, 256}) {
+	for _, clients := range pick(c, []int{1, 16, 64, 256, 1024}, []int{64, 256}) {
 		rounds := 1
 		if clients == capacityClients || clients == 4*capacityClients {
 			rounds = pick(c, headlineRounds, 1)
@@ -110,20 +111,17 @@ func hotSuite(c *config) []act {
 }
 
 func flushSuite(c *config) []act {
-	length := pick(c, 6*c.length, 3*c.length)
-	return []act{{usual(), each(c.chosen(stage.Metered), cell{clients: 64, length: length, watch: true})}}
+	const cells = 10 // of them in a row: in a short one a single batch on its way looks like growth
+	return []act{{usual(), each(c.chosen(stage.Metered), cell{clients: 64, length: cells * c.length, watch: true})}}
 }
 
 func backendSuite(c *config) []act {
-	acts := []act{{usual(), each(ours(c), cell{clients: 256})}}
-	acts = append(acts, act{
-		on(func(o *stage.Options) { o.Delay = 20 * time.Millisecond }), each(ours(c), cell{clients: 256}),
-	})
+	short := act{on(func(o *stage.Options) { o.Delay = 20 * time.Millisecond }), each(ours(c), cell{clients: 256})}
 	if c.quick {
-		return acts
+		return []act{short}
 	}
 	const slow = 2 * time.Second
-	return append(acts, act{
+	return append([]act{{usual(), each(ours(c), cell{clients: 256})}, short}, act{
 		on(func(o *stage.Options) { o.Delay = slow }), each(ours(c), cell{clients: inFlight, warm: 3 * slow, length: 3 * slow}),
 	})
 }
@@ -138,6 +136,21 @@ func partitionsSuite(c *config) []act {
 
 func gatewaysSuite(c *config) []act {
 	return growth(c, pick(c, []int{1, 2, 3}, []int{1, 2}), func(o *stage.Options, n int) { o.Gateways = n })
+}
+
+// partitionsPerMaster is what a Cluster is set up with.
+const partitionsPerMaster = 4
+
+func clusterSuite(c *config) []act {
+	var acts []act
+	for _, n := range pick(c, []int{1, 2, 3}, []int{1, 3}) {
+		var cells []cell
+		for _, clients := range pick(c, []int{capacityClients, 4 * capacityClients}, []int{capacityClients}) {
+			cells = append(cells, each(c.chosen(stage.Metered), cell{clients: clients})...)
+		}
+		acts = append(acts, act{on(func(o *stage.Options) { o.Masters, o.Partitions = n, n*partitionsPerMaster }), cells})
+	}
+	return acts
 }
 
 // growth measures the metered gateway while one thing grows. Each has a stage of its own, so there is nothing to

@@ -12,7 +12,8 @@ import (
 // Counters are what a target and its client have used so far.
 type Counters struct {
 	cpu     map[string]time.Duration
-	redis   measure.Redis
+	redis   []measure.Redis // of each master
+	rows    measure.Postgres
 	metrics measure.Metrics
 	backlog int64
 }
@@ -43,6 +44,11 @@ func (t *Target) Read(ctx context.Context, client int) (c Counters, err error) {
 	if c.redis, err = measure.ReadRedis(ctx, t.redis); err != nil {
 		return c, err
 	}
+	if t.counts != nil {
+		if c.rows, err = t.counts.Read(ctx); err != nil {
+			return c, err
+		}
+	}
 	if t.backlog != nil {
 		if c.backlog, err = t.backlog.Records(ctx); err != nil {
 			return c, err
@@ -66,10 +72,19 @@ func (t *Target) Fill(row *result.Row, before, after Counters) {
 		row.CPU[label] = float64((used - before.cpu[label]).Microseconds()) * per
 	}
 	if len(t.redis) > 0 {
-		used := after.redis.Since(before.redis)
+		used := measure.SumRedis(after.redis).Since(measure.SumRedis(before.redis))
 		row.CPU[labelRedis] = used.CPUMicros * per
-		row.Redis = result.Redis{
-			Commands: used.Commands * per, InBytes: used.InBytes * per, OutBytes: used.OutBytes * per, EvalSHA: used.EvalSHA * per,
+		row.Redis = perRequest(used, per)
+	}
+	for i, home := range t.homes {
+		used := after.redis[i].Since(before.redis[i])
+		home.CPU, home.Redis = used.CPUMicros*per, perRequest(used, per)
+		row.Cluster = append(row.Cluster, home)
+	}
+	if t.counts != nil {
+		wrote := after.rows.Since(before.rows)
+		row.Postgres = result.Postgres{
+			Inserted: wrote.Inserted * per, Updated: wrote.Updated * per, WALBytes: wrote.WALBytes * per,
 		}
 	}
 	if len(t.gateways) > 0 {
@@ -78,5 +93,12 @@ func (t *Target) Fill(row *result.Row, before, after Counters) {
 		if lookups := made[metricLookups]; lookups > 0 {
 			row.Extra[result.ExtraKeyLookups] = lookups * per
 		}
+	}
+}
+
+func perRequest(used measure.Redis, per float64) result.Redis {
+	return result.Redis{
+		Commands: used.Commands * per, InBytes: used.InBytes * per, OutBytes: used.OutBytes * per, Calls: used.Calls * per,
+		Errors: used.Errors * per,
 	}
 }

@@ -3,6 +3,7 @@
 //
 //	stage.go     one setting of everything, from start to end
 //	servers.go   the Postgres that all stages share
+//	cluster.go   a Redis Cluster, and what lies on which master
 //	targets.go   what can be measured on a stage
 //	gateway.go   `creditgate serve`
 //	seed.go      accounts into Postgres

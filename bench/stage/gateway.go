@@ -50,7 +50,7 @@ func (s *Stage) startGateway(ctx context.Context, name, policy string) error {
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
 		"CREDITGATE_LISTEN=127.0.0.1:0", "CREDITGATE_ADMIN_LISTEN=127.0.0.1:0", "CREDITGATE_ADMIN_TOKEN=" + adminToken,
-		"CREDITGATE_REDIS_URL=" + s.redis.URL(), "CREDITGATE_POSTGRES_URL=" + s.writer,
+		"CREDITGATE_REDIS_URL=" + s.redisURL, "CREDITGATE_POSTGRES_URL=" + s.writer,
 		"CREDITGATE_POLICY=" + policy, "CREDITGATE_UPSTREAM=http://" + s.address,
 		"CREDITGATE_JOURNAL_DIR=" + filepath.Join(s.dir, name+"-journal"),
 		fmt.Sprintf("CREDITGATE_PARTITIONS=%d", s.Partitions), fmt.Sprintf("CREDITGATE_LAYOUT=%d", layoutNumber),

@@ -44,7 +44,7 @@ func (h *Hall) Memory(ctx context.Context, n, grants, partitions, holds int) (m 
 	defer func() { err = errors.Join(err, client.Close(), server.Stop()) }()
 	used := func() (float64, error) {
 		r, err := measure.ReadRedis(ctx, []*redis.Client{client})
-		return r.Memory, err
+		return measure.SumRedis(r).Memory, err
 	}
 	empty, err := used()
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"creditgate/bench/measure"
+	"creditgate/bench/result"
 	"creditgate/meter"
 	"creditgate/meter/redisd"
 	"creditgate/persist"
@@ -26,6 +27,7 @@ type Options struct {
 	Grants     int // live ones of each account
 	Partitions int
 	Gateways   int
+	Masters    int           // of a Redis Cluster; 0: one Redis that is none
 	Delay      time.Duration // of the backend
 }
 
@@ -45,8 +47,10 @@ type Stage struct {
 	dir      string
 	hall     *Hall
 	layout   meter.Layout
-	redis    *redisd.Server
+	redisURL string
 	clients  []*redis.Client // of the masters
+	homes    []result.Master // what lies on each, in a Cluster
+	counts   *measure.PostgresReader
 	store    *persist.Store
 	writer   string // URL of the database, for gateways
 	backend  *process
@@ -84,15 +88,23 @@ func (h *Hall) Start(ctx context.Context, o Options) (_ *Stage, err error) {
 	return s, s.startGateways(ctx)
 }
 
-func (s *Stage) startRedis(ctx context.Context) (err error) {
-	s.redis, err = redisd.Start(ctx, redisd.Options{Dir: filepath.Join(s.dir, "redis"), Log: zerolog.Nop()})
+func (s *Stage) startRedis(ctx context.Context) error {
+	o := redisd.Options{Dir: filepath.Join(s.dir, "redis"), Log: zerolog.Nop()}
+	if s.Masters > 0 {
+		return s.startCluster(ctx, o)
+	}
+	server, err := redisd.Start(ctx, o)
 	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, s.redis.Stop)
-	s.clients = []*redis.Client{redis.NewClient(&redis.Options{Addr: s.redis.Addr()})}
-	s.closers = append(s.closers, s.clients[0].Close)
+	s.closers, s.redisURL = append(s.closers, server.Stop), server.URL()
+	s.connect(server)
 	return nil
+}
+
+func (s *Stage) connect(server *redisd.Server) {
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	s.clients, s.closers = append(s.clients, client), append(s.closers, client.Close)
 }
 
 // fill makes the accounts, in Postgres and in Redis.
@@ -114,7 +126,7 @@ func (s *Stage) fill(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	engine, err := startEngine(ctx, s.redis.URL(), book{epochs: s.store, accounts: a, layout: s.layout})
+	engine, err := startEngine(ctx, s.redisURL, book{epochs: s.store, accounts: a, layout: s.layout})
 	if err != nil {
 		return err
 	}
@@ -122,11 +134,15 @@ func (s *Stage) fill(ctx context.Context) error {
 	if err := engine.Close(); err != nil {
 		return err
 	}
-	s.Backlog, err = measure.NewBacklog(s.layout, s.redis.URL(), s.store)
-	if err == nil {
-		s.closers = append(s.closers, s.Backlog.Close)
+	if s.Backlog, err = measure.NewBacklog(s.layout, s.redisURL, s.store); err != nil {
+		return err
 	}
-	return err
+	s.closers = append(s.closers, s.Backlog.Close)
+	if s.counts, err = measure.NewPostgresReader(ctx, owner); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.counts.Close)
+	return nil
 }
 
 func (s *Stage) startBackend(ctx context.Context) (err error) {
@@ -156,9 +172,9 @@ func (s *Stage) Close() error {
 	return errors.Join(errs...)
 }
 
-// OneConnection is a client of the stage's Redis with a connection of its own, and no more.
+// OneConnection is a client of the stage's first Redis with a connection of its own, and no more.
 func (s *Stage) OneConnection() *redis.Client {
-	return redis.NewClient(&redis.Options{Addr: s.redis.Addr(), PoolSize: 1})
+	return redis.NewClient(&redis.Options{Addr: s.clients[0].Options().Addr, PoolSize: 1})
 }
 
 // metricLag is the gauge that Lag reads, one for each partition.

@@ -13,6 +13,7 @@ import (
 
 	"creditgate/bench/cast"
 	"creditgate/bench/measure"
+	"creditgate/bench/result"
 	"creditgate/meter/redisd"
 )
 
@@ -45,7 +46,9 @@ type Target struct {
 	processes map[string][]int // pids by label
 	redis     []*redis.Client
 	gateways  []measure.Gateway
-	backlog   *measure.Backlog // nil: it has no ledger
+	homes     []result.Master         // what lies on each of redis, in a Cluster
+	backlog   *measure.Backlog        // nil: it has no ledger
+	counts    *measure.PostgresReader // nil: it has no ledger
 }
 
 // rival is a started one.
@@ -75,7 +78,7 @@ func (s *Stage) Target(ctx context.Context, name string) (*Target, error) {
 		}
 		return r.target, r.err
 	}
-	t.redis, t.backlog = s.clients, s.Backlog
+	t.redis, t.homes, t.backlog, t.counts = s.clients, s.homes, s.Backlog, s.counts
 	t.processes[labelPostgres] = []int{s.hall.postgres.PID()}
 	for _, g := range s.gateways {
 		t.Addrs = append(t.Addrs, g.data)

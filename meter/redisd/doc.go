@@ -8,10 +8,11 @@
 // names what is left).
 //
 //	server.go        Options, Start, and what can be done to a running Server
+//	cluster.go       several of them as one Redis Cluster
 //	process.go       one life of the server: fork, lock, log, exit
 //	ready.go         when it is ready, and whether what answers is really ours
 //	find.go          where the program is, and a free port
-//	testing.go       Test: a server for one test
+//	testing.go       Test, TestCluster: servers for one test
 //	child_linux.go   dies with its parent; is it stopped yet
 //	child_other.go   the same where the kernel offers neither
 package redisd

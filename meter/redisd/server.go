@@ -21,6 +21,8 @@ const (
 	startAttempts = 5                // ports tried when Options.Port is 0; each loses only to a race of milliseconds
 )
 
+var errNoDir = errors.New("redisd: Options.Dir is empty: name the directory that shall hold the server's data")
+
 // Options say where a server lives. The zero value of each but Dir is a good one.
 type Options struct {
 	// Dir holds data, log and lock. It is made if it does not exist; data found in it is served.
@@ -56,7 +58,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	if o.Dir == "" {
-		return nil, errors.New("redisd: Options.Dir is empty: name the directory that shall hold the server's data")
+		return nil, errNoDir
 	}
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {

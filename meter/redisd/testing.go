@@ -29,3 +29,19 @@ func Test(tb TB, args ...string) *Server {
 	})
 	return s
 }
+
+// TestCluster starts a cluster of masters for one test, as Test does a server.
+func TestCluster(tb TB, masters int, args ...string) *Cluster {
+	tb.Helper()
+	dir := tb.TempDir()
+	c, err := StartCluster(tb.Context(), masters, Options{Dir: dir, Args: args})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := c.Kill(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return c
+}
