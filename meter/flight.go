@@ -47,10 +47,9 @@ func (e *Engine) fly(ops []*op) {
 	until := time.Now().Add(flightTimeout)
 	for attempt := range attemptsMax {
 		if attempt > 0 {
-			if time.Until(until) <= attemptPause<<attempt {
+			if time.Until(until) <= attemptPause<<attempt || pause(context.Background(), attemptPause<<attempt) != nil {
 				break
 			}
-			time.Sleep(attemptPause << attempt)
 		}
 		if ops, outcome = e.attempt(until, ops); len(ops) == 0 {
 			outcome = nil
