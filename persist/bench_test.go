@@ -67,20 +67,20 @@ type backlog struct {
 }
 
 // newBacklog makes about so many entries, one record to each partition at least, spread evenly over the partitions and their accounts.
-func newBacklog(b testing.TB, entries, partitions, accounts, batch, flight int) *backlog {
-	b.Helper()
+func newBacklog(tb testing.TB, entries, partitions, accounts, batch, flight int) *backlog {
+	tb.Helper()
 	spread := meter.Layout{Number: 1, Partitions: uint16(partitions)}
-	url := persisttest.DB(b)
+	url := persisttest.DB(tb)
 	l := &backlog{
-		url: url, store: persisttest.Open(b, url, spread), perRead: batch / flight, drained: make(chan struct{}),
+		url: url, store: persisttest.Open(tb, url, spread), perRead: batch / flight, drained: make(chan struct{}),
 		epochs: make([]uint64, partitions), records: make([][]meter.Record, partitions),
 	}
-	grants := l.addAccounts(b, spread, accounts)
+	grants := l.addAccounts(tb, spread, accounts)
 	seqs := map[string]uint64{}
 	for p := range l.records {
 		var err error
-		l.epochs[p], err = l.store.ClaimEpoch(b.Context(), uint16(p), 0)
-		require.NoError(b, err)
+		l.epochs[p], err = l.store.ClaimEpoch(tb.Context(), uint16(p), 0)
+		require.NoError(tb, err)
 		turn := 0
 		for pseq := uint64(1); pseq <= uint64(max(1, entries/partitions/flight)); pseq++ {
 			rec := meter.Record{
@@ -111,8 +111,8 @@ type benchGrant struct {
 }
 
 // addAccounts puts accounts with one large grant each straight into the tables, by partition.
-func (l *backlog) addAccounts(b testing.TB, spread meter.Layout, accounts int) [][]benchGrant {
-	b.Helper()
+func (l *backlog) addAccounts(tb testing.TB, spread meter.Layout, accounts int) [][]benchGrant {
+	tb.Helper()
 	grants := make([][]benchGrant, spread.Partitions)
 	var names []string
 	var partitions []int
@@ -126,9 +126,9 @@ func (l *backlog) addAccounts(b testing.TB, spread meter.Layout, accounts int) [
 		grants[p] = append(grants[p], g)
 		names, partitions, ids = append(names, g.account), append(partitions, int(p)), append(ids, g.id)
 	}
-	conn, err := pgx.Connect(b.Context(), persisttest.AsOwner(b, l.url))
-	require.NoError(b, err)
-	defer func() { require.NoError(b, conn.Close(context.WithoutCancel(b.Context()))) }()
+	conn, err := pgx.Connect(tb.Context(), persisttest.AsOwner(tb, l.url))
+	require.NoError(tb, err)
+	defer func() { require.NoError(tb, conn.Close(context.WithoutCancel(tb.Context()))) }()
 	for _, sql := range []string{
 		`INSERT INTO creditgate.account (id, layout, partition, product)
 			SELECT name, 1, p, 'studio' FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
@@ -141,8 +141,8 @@ func (l *backlog) addAccounts(b testing.TB, spread meter.Layout, accounts int) [
 		`INSERT INTO creditgate.grant_state (grant_id, account, credits, granted)
 			SELECT id, name, 9007199254740991, 9007199254740991 - 0 * p FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
 	} {
-		_, err := conn.Exec(b.Context(), sql, names, partitions, ids)
-		require.NoError(b, err)
+		_, err := conn.Exec(tb.Context(), sql, names, partitions, ids)
+		require.NoError(tb, err)
 	}
 	return grants
 }

@@ -71,8 +71,9 @@ const (
 )
 
 // Flusher copies the ledger from Redis to Postgres, each record exactly once. Every gateway runs one, with a few
-// connections that partitions share; per partition an advisory lock lets one of them work and the others wait. The lock is for economy. What makes it safe is the
-// cursor in Postgres, which the first statement of each transaction compares and advances:
+// connections that partitions share. Per partition an advisory lock lets one gateway work and the others wait. The
+// lock is for economy. What makes it safe is the cursor in Postgres, which the first statement of each transaction
+// compares and advances:
 //
 //   - two flushers at one partition: the second waits for the first's row lock, then finds the cursor moved;
 //   - COMMIT without an answer: the next transaction, on a new connection, waits and finds out the same way;

@@ -59,14 +59,14 @@ func (h *house) startFlusher(t *testing.T) (stop func()) {
 	return inBackground(t, f.Run)
 }
 
-func inBackground(t testing.TB, run func(ctx context.Context)) (stop func()) {
-	t.Helper()
+func inBackground(tb testing.TB, run func(ctx context.Context)) (stop func()) {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { run(ctx) })
 	var once sync.Once
 	stop = func() { once.Do(func() { cancel(); running.Wait() }) }
-	t.Cleanup(stop)
+	tb.Cleanup(stop)
 	return stop
 }
 
@@ -114,15 +114,15 @@ func (h *house) query(t *testing.T, sql string, args ...any) [][]any {
 	return queryAs(t, persisttest.AsOwner(t, h.url), sql, args...)
 }
 
-func queryAs(t testing.TB, url, sql string, args ...any) [][]any {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, conn.Close(context.Background())) }()
-	rows, err := conn.Query(t.Context(), sql, args...)
-	require.NoError(t, err)
+func queryAs(tb testing.TB, url, sql string, args ...any) [][]any {
+	tb.Helper()
+	conn, err := pgx.Connect(tb.Context(), url)
+	require.NoError(tb, err)
+	defer func() { require.NoError(tb, conn.Close(context.Background())) }()
+	rows, err := conn.Query(tb.Context(), sql, args...)
+	require.NoError(tb, err)
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) ([]any, error) { return row.Values() })
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return out
 }
 
