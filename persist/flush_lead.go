@@ -23,10 +23,12 @@ type flushWorker struct {
 	held     *pgx.Conn      // what conn had when it took the advisory lock; nil while not leading
 	claimed  uint64         // the partition's epoch in Postgres
 	at       meter.Cursor   // what is committed; Body is not kept
-	reported meter.Position // what Redis was told
-	trim     trimMarks
-	readMax  int       // records to ask for
-	strange  time.Time // since when Redis' epoch is not the claimed one; zero: it is
+	reported meter.Position // what Redis was told …
+	// … and when
+	reportedAt time.Time
+	trim       trimMarks
+	readMax    int       // records to ask for
+	strange    time.Time // since when Redis' epoch is not the claimed one; zero: it is
 
 	// For the metrics, which are read from elsewhere.
 	oldestMs atomic.Int64  // when the oldest record that was read and not committed happened; 0: none
@@ -92,7 +94,7 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 		w.oldestMs.Store(0)
 		w.behind.Store(0)
 		w.broken.Store(false)
-		return 0, w.report(ctx)
+		return 0, w.report(ctx, true)
 	}
 	f.options.OnStep(w.partition, StepRead)
 	w.oldestMs.Store(records[0].OccurredMs)
@@ -118,7 +120,7 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 			w.oldestMs.Store(rest[0].OccurredMs)
 		}
 		w.trim.add(time.Now(), w.at.Position)
-		if err := w.report(ctx); err != nil {
+		if err := w.report(ctx, false); err != nil {
 			return committed, err
 		}
 	}
@@ -189,16 +191,20 @@ func (w *flushWorker) observe(ctx context.Context) {
 	}
 }
 
-// report tells Redis what is committed, when that or what may be trimmed has changed.
-func (w *flushWorker) report(ctx context.Context) error {
+// report tells Redis what is committed, when that or what may be trimmed has changed, and not more often than
+// reportEvery while there is more to flush: it costs Redis as much as some requests, and nothing waits for it.
+func (w *flushWorker) report(ctx context.Context, idle bool) error {
 	trimTo := w.trim.due(time.Now())
 	if w.at.Pseq == 0 || w.reported == w.at.Position && trimTo == (meter.Position{}) {
+		return nil
+	}
+	if !idle && time.Since(w.reportedAt) < reportEvery {
 		return nil
 	}
 	if err := w.flusher.source.Flushed(ctx, w.partition, w.at.Position, trimTo); err != nil {
 		return fmt.Errorf("tell Redis what is flushed: %w", err)
 	}
-	w.reported = w.at.Position
+	w.reported, w.reportedAt = w.at.Position, time.Now()
 	w.flusher.options.OnStep(w.partition, StepTrimmed)
 	return nil
 }

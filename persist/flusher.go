@@ -67,6 +67,7 @@ const (
 	retryMax       = 5 * time.Second        // … up to this
 	brokenInterval = 30 * time.Second       // between looks at a broken ledger, so that repairing it is enough
 	reopenGrace    = 2 * time.Second        // an opening that is under way gets this long to finish
+	reportEvery    = time.Second            // between reports of what is committed, while there is more to flush
 	mismatchPause  = 100 * time.Millisecond // between looks at an epoch that does not match
 )
 
