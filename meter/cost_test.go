@@ -136,7 +136,9 @@ func (c *counter) engine(s costScene) (*meter.Engine, meter.Layout) {
 	require.NoError(c.t, c.info.FunctionFlush(c.t.Context()).Err()) // and with it Lua, whose garbage would be the last scene's
 	require.NoError(c.t, e.OpenNow(c.t.Context()))
 	for p := range s.partitions {
-		require.NoError(c.t, metertest.EditMeta(c.t.Context(), c.info, layout.Keys(p), func(m *meter.Meta) { m.LastMs = c.now.UnixMilli() }))
+		require.NoError(c.t, metertest.EditMeta(c.t.Context(), c.info, layout.Keys(p), func(m *meter.Meta) {
+			m.LastMs = c.now.UnixMilli()
+		}))
 	}
 	still.Store(true)
 	c.fill(e, book, layout, s)
@@ -186,12 +188,13 @@ func (c *counter) requests(s costScene, layout meter.Layout) (reserves, commits 
 	for i := range s.flight {
 		account := accountName(i % s.accounts)
 		id := layout.NewReservationID(c.id(), account)
-		note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: "key-of-" + account} // as it is: one key makes many requests
+		// One key makes many requests, as it is.
+		note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: "key-of-" + account}
 		reserves = append(reserves, meter.ReserveOp(meter.Reserve{
-			ID: id, Account: account, Amount: meter.Credit, Lease: time.Minute, Note: note,
+			ID: id, Account: account, Amount: meter.Credit, Lease: time.Minute, Note: note, Brief: true,
 		}))
 		commits = append(commits, meter.CommitOp(meter.Settle{
-			ID: id, Account: account, Amount: meter.Credit, Units: 1, Note: note,
+			ID: id, Account: account, Amount: meter.Credit, Units: 1, Note: note, Brief: true,
 		}, true))
 	}
 	return reserves, commits

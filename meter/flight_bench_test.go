@@ -23,7 +23,8 @@ func BenchmarkFlight(b *testing.B) {
 		{1, 1, 3, 1}, {32, 1, 3, 1}, {32, 1000, 3, 1}, {32, 1000, 3, 4}, {32, 1000, 3, 64},
 		{32, 1000, 1, 4}, {32, 1000, 12, 4}, {128, 1, 3, 1}, {128, 1000, 3, 4}, {128, 1000, 3, 256},
 	} {
-		b.Run(fmt.Sprintf("ops=%d/accounts=%d/grants=%d/partitions=%d", c.ops, c.accounts, c.grants, c.partitions), func(b *testing.B) {
+		name := fmt.Sprintf("ops=%d/accounts=%d/grants=%d/partitions=%d", c.ops, c.accounts, c.grants, c.partitions)
+		b.Run(name, func(b *testing.B) {
 			w := newFlights(b, c.accounts, c.grants, uint16(c.partitions))
 			w.pairs(c.ops, 10*c.ops)
 			before := w.redisMicros()
@@ -87,9 +88,14 @@ func (w *flights) pairs(size, n int) {
 			account := w.accounts[w.next%len(w.accounts)]
 			w.next++
 			id := w.engine.NewReservationID(account)
-			note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: "key-of-" + account} // as it is: one key makes many requests
-			reserves[i] = meter.ReserveOp(meter.Reserve{ID: id, Account: account, Amount: meter.Credit, Lease: time.Minute, Note: note})
-			commits[i] = meter.CommitOp(meter.Settle{ID: id, Account: account, Amount: meter.Credit, Units: 1, Note: note}, false)
+			// One key makes many requests, as it is.
+			note := meter.Note{Operation: "generate", PolicyVersion: "0123456789ab", KeyID: "key-of-" + account}
+			reserves[i] = meter.ReserveOp(meter.Reserve{
+				ID: id, Account: account, Amount: meter.Credit, Lease: time.Minute, Note: note, Brief: true,
+			})
+			commits[i] = meter.CommitOp(meter.Settle{
+				ID: id, Account: account, Amount: meter.Credit, Units: 1, Note: note, Brief: true,
+			}, false)
 		}
 		for _, ops := range [][]*meter.Op{reserves, commits} {
 			ds, err := w.engine.Fly(ops...)

@@ -43,11 +43,12 @@ func (o *op) sectionKeys() int {
 		return sectionKeysMax
 	case verbCommit, verbRelease, verbExpire, verbLoadKey, verbDrop:
 		return sectionKeysMax - 1
+	default:
+		if o.key != nil { // a reserve with an Idempotency-Key writes the day's record
+			return sectionKeysMax - 1
+		}
+		return sectionKeysMin
 	}
-	if o.key != nil { // a reserve with an Idempotency-Key writes the day's record
-		return sectionKeysMax - 1
-	}
-	return sectionKeysMin
 }
 
 // What verbRead is asked for.

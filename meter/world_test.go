@@ -91,7 +91,9 @@ func (w *world) setClock() {
 	w.touch()
 	w.nowMs.Store(w.models[0].NowMs)
 	for _, m := range w.models {
-		require.NoError(w.t, metertest.EditMeta(w.ctx, w.client, w.layout.Keys(m.Partition), func(meta *meter.Meta) { meta.LastMs = m.NowMs }))
+		require.NoError(w.t, metertest.EditMeta(w.ctx, w.client, w.layout.Keys(m.Partition), func(meta *meter.Meta) {
+			meta.LastMs = m.NowMs
+		}))
 	}
 }
 
@@ -240,7 +242,9 @@ func (w *world) flush(atMost int, tell, trim bool) {
 func (w *world) reopen() {
 	w.touch()
 	for _, m := range w.models {
-		require.NoError(w.t, metertest.EditMeta(w.ctx, w.client, w.layout.Keys(m.Partition), func(m *meter.Meta) { m.Incarnation = "0" }))
+		require.NoError(w.t, metertest.EditMeta(w.ctx, w.client, w.layout.Keys(m.Partition), func(m *meter.Meta) {
+			m.Incarnation = "0"
+		}))
 		o := meter.ReadOp(m.Partition, meter.ID{1}, "nobody")
 		_, err := w.engines[0].Fly(o)
 		require.NoError(w.t, err)

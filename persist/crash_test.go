@@ -25,10 +25,9 @@ const crashEnv = "PERSIST_TEST_CRASH"
 
 // crash flushes until the step has come that often, and then ends as kill -9 ends a process.
 func crash() {
-	if err := flushUntilKilled(strings.Fields(os.Getenv(crashEnv))); err != nil {
-		fmt.Fprintln(os.Stderr, "the step never came:", err)
-		os.Exit(1)
-	}
+	err := flushUntilKilled(strings.Fields(os.Getenv(crashEnv)))
+	fmt.Fprintln(os.Stderr, "the step never came:", err)
+	os.Exit(1)
 }
 
 func flushUntilKilled(args []string) error {
@@ -51,7 +50,7 @@ func flushUntilKilled(args []string) error {
 		return err
 	}
 	options := persist.FlushOptions{
-		TrimLag: time.Nanosecond, Wait: 20 * time.Millisecond,
+		TrimLag: time.Nanosecond, Wait: 20 * time.Millisecond, Every: time.Millisecond,
 		OnStep: func(_ uint16, at persist.Step) {
 			if at == persist.Step(step) {
 				left--

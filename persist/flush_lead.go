@@ -134,9 +134,11 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 }
 
 // gather lets records come together until it is time, or until somebody waits for them. It is time for all partitions
-// at once, so that those of one connection meet in one transaction.
+// of a connection at once, so that they meet in one transaction, and for one connection after the other, so that
+// Postgres' work does not come in one burst that requests would have to wait behind.
 func (w *flushWorker) gather(ctx context.Context) {
-	now, every := time.Now(), w.flusher.options.Every
+	every := w.flusher.options.Every
+	now := time.Now().Add(-every * time.Duration(w.conn.number) / flushConns)
 	timer := time.NewTimer(now.Truncate(every).Add(every).Sub(now))
 	defer timer.Stop()
 	select {
@@ -192,13 +194,13 @@ func (w *flushWorker) observe(ctx context.Context) {
 }
 
 // report tells Redis what is committed, when that or what may be trimmed has changed, and not more often than
-// reportEvery while there is more to flush: it costs Redis as much as some requests, and nothing waits for it.
+// reportEvery says while there is more to flush: it costs Redis as much as some requests, and nothing waits for it.
 func (w *flushWorker) report(ctx context.Context, idle bool) error {
 	trimTo := w.trim.due(time.Now())
 	if w.at.Pseq == 0 || w.reported == w.at.Position && trimTo == (meter.Position{}) {
 		return nil
 	}
-	if !idle && time.Since(w.reportedAt) < reportEvery {
+	if !idle && time.Since(w.reportedAt) < reportEvery*w.flusher.options.Every {
 		return nil
 	}
 	if err := w.flusher.source.Flushed(ctx, w.partition, w.at.Position, trimTo); err != nil {

@@ -50,7 +50,7 @@ type FlushOptions struct {
 	// Wait bounds one blocking read; default 5 s.
 	Wait time.Duration
 	// Every is how often a busy partition is written, when less than a whole transaction's worth is there and nobody
-	// waits for it; default 250 ms. A transaction costs Postgres about as much as 50 entries in it.
+	// waits for it; default 100 ms. A transaction costs Postgres about as much as 50 entries in it.
 	Every time.Duration
 	// OnStep is called at each step; nil in production.
 	OnStep func(partition uint16, step Step)
@@ -67,7 +67,7 @@ const (
 	retryMax       = 5 * time.Second        // … up to this
 	brokenInterval = 30 * time.Second       // between looks at a broken ledger, so that repairing it is enough
 	reopenGrace    = 2 * time.Second        // an opening that is under way gets this long to finish
-	reportEvery    = time.Second            // between reports of what is committed, while there is more to flush
+	reportEvery    = 10                     // Every between reports of what is committed, while there is more to flush
 	mismatchPause  = 100 * time.Millisecond // between looks at an epoch that does not match
 )
 
@@ -100,7 +100,7 @@ func NewFlusher(store *Store, source Source, options FlushOptions, reg prometheu
 		options.Wait = 5 * time.Second
 	}
 	if options.Every == 0 {
-		options.Every = 250 * time.Millisecond
+		options.Every = 100 * time.Millisecond
 	}
 	if options.OnStep == nil {
 		options.OnStep = func(uint16, Step) {}

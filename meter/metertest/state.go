@@ -90,7 +90,8 @@ func (s State) Equal(o State) bool {
 		maps.EqualFunc(s.Open, o.Open, equalReservations) && maps.EqualFunc(s.Done, o.Done, equalReservations) &&
 		maps.EqualFunc(s.Keys, o.Keys, func(a, b KeyRecord) bool {
 			return a.Reservation == b.Reservation && a.Fingerprint == b.Fingerprint && equalReservations(a.Outcome, b.Outcome)
-		}) && maps.Equal(s.Slots, o.Slots) && s.NotedSlot == o.NotedSlot && s.NotedMs == o.NotedMs && slices.EqualFunc(s.Ledger, o.Ledger, equalRecords)
+		}) && maps.Equal(s.Slots, o.Slots) && s.NotedSlot == o.NotedSlot && s.NotedMs == o.NotedMs &&
+		slices.EqualFunc(s.Ledger, o.Ledger, equalRecords)
 }
 
 // EqualDecisions reports whether two answers are the same, whether a list is nil or empty.
