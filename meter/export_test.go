@@ -41,7 +41,9 @@ func (e *Engine) HasCode(text string) bool {
 	return strings.Contains(e.library.Source, text)
 }
 
-func (e *Engine) RunOp(ctx context.Context, o *Op) (Decision, error) { return e.run(ctx, o, time.Time{}) }
+func (e *Engine) RunOp(ctx context.Context, o *Op) (Decision, error) {
+	return e.run(ctx, o, time.Time{})
+}
 
 // Fly sends operations in one flight.
 func (e *Engine) Fly(ops ...*Op) ([]Decision, error) {

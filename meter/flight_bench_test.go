@@ -20,8 +20,16 @@ import (
 // figures are per metered request.
 func BenchmarkFlight(b *testing.B) {
 	for _, c := range []struct{ ops, accounts, grants, partitions int }{
-		{1, 1, 3, 1}, {32, 1, 3, 1}, {32, 1000, 3, 1}, {32, 1000, 3, 4}, {32, 1000, 3, 64},
-		{32, 1000, 1, 4}, {32, 1000, 12, 4}, {128, 1, 3, 1}, {128, 1000, 3, 4}, {128, 1000, 3, 256},
+		{1, 1, 3, 1},
+		{32, 1, 3, 1},
+		{32, 1000, 3, 1},
+		{32, 1000, 3, 4},
+		{32, 1000, 3, 64},
+		{32, 1000, 1, 4},
+		{32, 1000, 12, 4},
+		{128, 1, 3, 1},
+		{128, 1000, 3, 4},
+		{128, 1000, 3, 256},
 	} {
 		name := fmt.Sprintf("ops=%d/accounts=%d/grants=%d/partitions=%d", c.ops, c.accounts, c.grants, c.partitions)
 		b.Run(name, func(b *testing.B) {

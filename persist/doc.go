@@ -15,7 +15,7 @@
 //	flush_lead.go          the worker: leading, reading, reporting
 //	flush_batch.go         what can be checked without Postgres; the hash chain
 //	flush_conn.go          a connection that partitions share: locks, one transaction for those who wait
-//	flush_write.go         … rows
+//	flush_write.go         … rows, encoded by copy.go; array.go is for arguments
 //	flush_project.go       … projections, statuses
 //	flush_metrics.go       rows, lag, pending, stopped
 //	trim.go                how long Redis keeps what is committed
