@@ -3,10 +3,11 @@ library is made once, when it is loaded; a script would be made anew, with all t
 VERSION is put before this by lua.Load and ends every function's name, so that gateways of two versions share a Redis. ]]
 -- What Lua and Redis offer, by short names; no global is there while the library is loaded, so begin names them, as the
 -- first thing of every call.
-local call, read, pack, sub, find, format, concat, min, max, floor, abs
+local call, read, pack, sub, find, byte, format, concat, min, max, floor, abs
 local function begin()
   call, read, pack = redis.call, struct.unpack, struct.pack
-  sub, find, format, concat = string.sub, string.find, string.format, table.concat
+  sub, find, byte = string.sub, string.find, string.byte
+  format, concat = string.format, table.concat
   min, max, floor, abs = math.min, math.max, math.floor, math.abs
 end
 

@@ -130,3 +130,20 @@ func TestTrimTakesNothingUnflushed(t *testing.T) {
 	require.Equal(t, int64(3), trim(meter.Position{Epoch: 1, Pseq: 2}, meter.Position{Epoch: 1, Pseq: 3}))
 	require.Equal(t, int64(2), trim(meter.Position{Epoch: 1, Pseq: 2}, meter.Position{Epoch: 1, Pseq: 2}))
 }
+
+// A grant is found by its id, wherever in an account's packed value the same bytes stand by chance: 16 zero bytes are
+// what a grant that holds and owes nothing has in its middle.
+func TestGrantIsFoundOnlyWhereOneBegins(t *testing.T) {
+	t.Parallel()
+	r := newRules(t)
+	r.grant(50)
+	before, err := r.engines[0].Balance(r.ctx, payer)
+	require.NoError(t, err)
+	p := r.layout.PartitionOf(payer)
+	d, err := r.engines[0].Fly(meter.MoveExpiryOp(p, meter.ExpiryMove{ID: r.id(r.baseMs), Account: payer, ExpiresMs: meter.Never}))
+	require.NoError(t, err)
+	require.Equal(t, meter.CodeGone.String(), d[0].Code.String())
+	after, err := r.engines[0].Balance(r.ctx, payer)
+	require.NoError(t, err)
+	require.Equal(t, before.Account.Grants, after.Account.Grants)
+}
