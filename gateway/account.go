@@ -76,7 +76,7 @@ func writeJSON(resp *fasthttp.Response, status int, v any) *problem {
 
 // buckets are the names that a product's balances list, in drain order.
 func (g *Gateway) buckets(product string) []string {
-	if p := g.policies[product]; p != nil {
+	if p := g.policies.Policy(product); p != nil {
 		return p.Buckets
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"slices"
 	"strconv"
 	"time"
 
@@ -36,18 +35,10 @@ func (g *Gateway) putAccount(c *call) (int, any, *problem) {
 	if p := c.decode(&b); p != nil {
 		return 0, nil, p
 	}
-	if b.Product != nil && g.policies[*b.Product] == nil {
+	if b.Product != nil && g.policies.Policy(*b.Product) == nil {
 		return 0, nil, &problem{
 			code: codeInvalid, param: "product",
 			detail: "no policy is loaded for product " + strconv.Quote(*b.Product),
-		}
-	}
-	if b.Product == nil && len(g.policies) == 1 {
-		for name := range g.policies {
-			b.Product = &name
-		}
-		if a, err := g.readAdminAccount(c.names[0]); err == nil {
-			b.Product = &a.Product // the only product is the default of a new account, not a change of an old one
 		}
 	}
 	ctx, cancel := g.within(storageTimeout)
@@ -161,7 +152,7 @@ func (g *Gateway) getPolicy(*call) (int, any, *problem) {
 	out := struct {
 		Policies []policyView `json:"policies"`
 	}{Policies: []policyView{}}
-	for product, p := range g.policies {
+	for product, p := range g.policies.All() {
 		v := policyView{
 			Product: product, Version: p.Version(), Timezone: p.Location.String(), Buckets: p.Buckets,
 			Unmatched: "refuse", Operations: []operationView{},
@@ -174,11 +165,5 @@ func (g *Gateway) getPolicy(*call) (int, any, *problem) {
 		}
 		out.Policies = append(out.Policies, v)
 	}
-	slices.SortFunc(out.Policies, func(a, b policyView) int {
-		if a.Product < b.Product {
-			return -1
-		}
-		return 1
-	})
 	return fasthttp.StatusOK, out, nil
 }

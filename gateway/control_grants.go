@@ -93,7 +93,7 @@ func (g *Gateway) rank(account, bucket string) (uint8, *problem) {
 	if err != nil {
 		return 0, g.storageProblem(err)
 	}
-	p := g.policies[a.Product]
+	p := g.policies.Policy(a.Product)
 	if p == nil {
 		return 0, &problem{code: codeInvalid, detail: "no policy is loaded for product " + strconv.Quote(a.Product)}
 	}

@@ -69,7 +69,7 @@ func (g *Gateway) admit(x *exchange) *problem {
 
 // match finds the operation and its price rule. Under `unmatched: pass` there may be none, and the request is free.
 func (g *Gateway) match(x *exchange, method, path string) *problem {
-	x.policy = g.policies[x.who.Product]
+	x.policy = g.policies.Policy(x.who.Product)
 	if x.policy == nil {
 		return &problem{code: codeUnpriced, detail: "no policy is loaded for product " + strconv.Quote(x.who.Product)}
 	}

@@ -145,7 +145,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 			Upstreams: []string{b.backend.url}, AdminToken: adminToken,
 			UpstreamTimeout: 15 * time.Second, LeaseMargin: time.Second, BreakerRequests: 1000,
 		},
-		Policies: map[string]*policy.Policy{"studio": pol},
+		Policies: policy.NewCatalog(map[string]*policy.Policy{"studio": pol}),
 		Meter:    b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
 		Ledger: b.house, Admin: b.house, Health: b.house, Registerer: b.reg, Gatherer: b.reg, Log: log,
 	}

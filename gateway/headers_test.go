@@ -273,7 +273,7 @@ func TestHeadOfAFreeOperation(t *testing.T) {
 		p, err := policy.Parse("p.yaml", []byte("name: p\ntimezone: UTC\nbuckets: [a]\noperations: "+
 			"{x: {match: HEAD /x, credits: 0}}\nunmatched: pass\n"))
 		require.NoError(t, err)
-		o.Policies = map[string]*policy.Policy{"studio": p}
+		o.Policies = policy.NewCatalog(map[string]*policy.Policy{"studio": p})
 	})
 	key := b.account("acme", 0)
 	b.backend.answer(200, "twelve bytes")

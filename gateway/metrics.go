@@ -59,7 +59,7 @@ func overheadBuckets() []float64 {
 	return []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 2.5}
 }
 
-func newMetrics(reg prometheus.Registerer, policies map[string]*policy.Policy) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, policies *policy.Catalog) (*metrics, error) {
 	counter := func(name, help string) prometheus.CounterOpts {
 		return prometheus.CounterOpts{Namespace: "creditgate", Name: name, Help: help}
 	}
@@ -116,7 +116,7 @@ func newMetrics(reg prometheus.Registerer, policies map[string]*policy.Policy) (
 }
 
 // resolve finds the children that nearly every request needs.
-func (m *metrics) resolve(policies map[string]*policy.Policy) {
+func (m *metrics) resolve(policies *policy.Catalog) {
 	serve := func(op *policy.Operation, name string, outcomes ...string) {
 		o := &operationMetrics{duration: m.duration.WithLabelValues(name)}
 		for _, outcome := range outcomes {
@@ -125,7 +125,7 @@ func (m *metrics) resolve(policies map[string]*policy.Policy) {
 		m.served[op] = o
 	}
 	serve(nil, "", outcomeFree)
-	for _, p := range policies {
+	for _, p := range policies.All() {
 		for _, op := range p.Operations {
 			if op.Free() {
 				serve(op, op.Name, outcomeFree)

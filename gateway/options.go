@@ -82,7 +82,7 @@ type Settings struct {
 // Options is what a Gateway is made of.
 type Options struct {
 	Settings
-	Policies map[string]*policy.Policy // by product
+	Policies *policy.Catalog
 
 	Meter      Meter
 	Lookup     Lookup
@@ -224,7 +224,7 @@ func parsePeers(list []string) ([]netip.Prefix, error) {
 func (o *Options) validate() error {
 	errs := []error{o.Settings.validate()}
 	for name, missing := range map[string]bool{
-		"Policies": len(o.Policies) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
+		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
 		"Ledger": o.Ledger == nil, "Admin": o.Admin == nil, "Health": o.Health == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,

@@ -63,7 +63,7 @@ func mixed(unmatched string) func(*gateway.Options) {
 		if err != nil {
 			panic(err)
 		}
-		o.Policies["studio"] = p
+		o.Policies = policy.NewCatalog(map[string]*policy.Policy{"studio": p})
 	}
 }
 

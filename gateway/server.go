@@ -23,7 +23,7 @@ import (
 // Gateway is the data plane and the control plane of one process.
 type Gateway struct {
 	set      Settings
-	policies map[string]*policy.Policy
+	policies *policy.Catalog
 	meter    Meter
 	lookup   Lookup
 	journal  Journal

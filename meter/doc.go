@@ -6,6 +6,7 @@
 //
 //	credits.go      amounts, in thousandths, checked
 //	id.go           UUIDv7 ids, reservation ids, names
+//	clock.go        the time that decides, and how a test moves it
 //	layout.go       partitions and the names of Redis keys
 //	grant.go        grants, accounts, balances, drain order
 //	drain.go        the pure burn-down: which grants pay, which get back

@@ -20,6 +20,8 @@ type Grant struct {
 	Bucket      string
 	Rank        uint8 // position of the bucket in the policy's drain order, 0 first
 	Paid        bool  // a price was paid: such draws are returned first
+	Unlimited   bool  // a fair-use cap: shown as unlimited, counted all the same
+	Stops       bool  // while it is in force nothing behind it in drain order is drawn, even when it is used up
 	Available   Credits
 	Held        Credits
 	Debt        Credits // revoked but already drawn; returned draws pay it first

@@ -8,6 +8,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
 )
 
 // Engine applies changes to Redis. *meter.Engine is one.
@@ -23,9 +24,9 @@ type Engine interface {
 type Admin struct {
 	*Store
 
-	engine  Engine
-	product string
-	log     zerolog.Logger
+	engine   Engine
+	policies *policy.Catalog
+	log      zerolog.Logger
 }
 
 // recheckMax bounds how often a change is read again because Redis had forgotten newer ones than the cursor it was
@@ -35,10 +36,10 @@ const recheckMax = 4
 // applyTimeout bounds how long an administrator waits for Redis after Postgres has the change.
 const applyTimeout = 3 * time.Second
 
-// NewAdmin puts an administrator's view on store and engine. Accounts created without a product get the given one;
-// where there are several products it is empty, and each new account must name its own.
-func NewAdmin(store *Store, engine Engine, product string, log zerolog.Logger) *Admin {
-	return &Admin{Store: store, engine: engine, product: product, log: log}
+// NewAdmin puts an administrator's view on store and engine. Accounts created without a product get the only one of
+// policies; where there are several, each new account must name its own.
+func NewAdmin(store *Store, engine Engine, policies *policy.Catalog, log zerolog.Logger) *Admin {
+	return &Admin{Store: store, engine: engine, policies: policies, log: log}
 }
 
 // Account returns an account, or meter.ErrNoAccount. It shadows Store.Account, which is the engine's view.
@@ -48,7 +49,7 @@ func (a *Admin) Account(ctx context.Context, account string) (AccountState, erro
 
 // PutAccount creates or changes an account. A change of suspended reaches Redis in the same call.
 func (a *Admin) PutAccount(ctx context.Context, c AccountChange) (AccountState, error) {
-	state, err := a.putAccount(ctx, c, a.product)
+	state, err := a.putAccount(ctx, c, a.policies.OnlyProduct())
 	if err == nil && !state.Applied {
 		state.Applied = a.applyFlags(ctx, c.Account)
 	}

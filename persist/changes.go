@@ -25,6 +25,8 @@ type NewGrant struct {
 	Reason      string
 	Actor       string
 	Price       *Price // nil: nothing was paid for it
+	Unlimited   bool   // a fair-use cap, shown as unlimited
+	Stops       bool   // nothing behind it is drawn while it is in force
 }
 
 // Price is what was paid for a grant, in the currency's minor unit (ISO 4217).
@@ -106,28 +108,34 @@ func earlier(ctx context.Context, tx pgx.Tx, table, ref string, content []byte) 
 	return r, true, err
 }
 
-// insertGrant records a grant as pending. It counts as live whatever Redis may still hold: the projection is never
-// ahead of Redis in using grants up, so Redis has at most as many.
+// insertGrant records a grant as pending.
 func (s *Store) insertGrant(ctx context.Context, g NewGrant) (r recorded, err error) {
-	if err := g.check(); err != nil {
-		return r, err
-	}
-	content := fingerprint(g.Account, g.Bucket, g.Credits, stamp(g.EffectiveAt), stamp(g.ExpiresAt), g.Reason, g.priceText())
 	err = s.tx(ctx, "record grant "+g.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, g.Account); err != nil {
 			return err
 		}
-		var found bool
-		if r, found, err = earlier(ctx, tx, "grant_lot", g.Ref, content); found || err != nil {
-			return err
-		}
-		if err := checkRoom(ctx, tx, g.Account); err != nil {
-			return err
-		}
-		r.id = meter.NewID(time.Now())
-		return g.insert(ctx, tx, r.id, content)
+		r, err = s.recordGrant(ctx, tx, g)
+		return err
 	})
 	return r, refRace(err, g.Ref)
+}
+
+// recordGrant records a grant as pending, in a transaction that holds the account's lock. It counts as live whatever
+// Redis may still hold: the projection is never ahead of Redis in using grants up, so Redis has at most as many.
+func (s *Store) recordGrant(ctx context.Context, tx pgx.Tx, g NewGrant) (recorded, error) {
+	if err := g.check(); err != nil {
+		return recorded{}, err
+	}
+	content := fingerprint(g.Account, g.Bucket, g.Credits, stamp(g.EffectiveAt), stamp(g.ExpiresAt), g.Reason, g.priceText())
+	r, found, err := earlier(ctx, tx, "grant_lot", g.Ref, content)
+	if found || err != nil {
+		return r, err
+	}
+	if err := checkRoom(ctx, tx, g.Account); err != nil {
+		return recorded{}, err
+	}
+	r.id = meter.NewID(s.clock.Now())
+	return r, g.insert(ctx, tx, r.id, content)
 }
 
 func checkRoom(ctx context.Context, tx pgx.Tx, account string) error {
@@ -196,34 +204,40 @@ func (s *Store) insertRevocation(ctx context.Context, v NewRevocation) (r record
 	if v.Credits < 0 || !v.Credits.Valid() {
 		return r, fmt.Errorf("%w: a revocation of %s credits", ErrInvalid, v.Credits)
 	}
-	content := fingerprint(v.Account, v.GrantID, v.PurchaseRef, v.Credits, v.Reason)
 	err = s.tx(ctx, "record revocation "+v.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, v.Account); err != nil {
 			return err
 		}
-		var found bool
-		if r, found, err = earlier(ctx, tx, "revocation", v.Ref, content); found || err != nil {
-			return err
-		}
-		grant, left, err := revocable(ctx, tx, v)
-		if err != nil {
-			return err
-		}
-		credits := v.Credits
-		if credits == 0 {
-			credits = left
-		}
-		if credits > left || credits == 0 {
-			return fmt.Errorf("%w: %s of grant %s can still be revoked", ErrExceedsGrant, left, grant)
-		}
-		r.id = meter.NewID(time.Now())
-		_, err = tx.Exec(ctx, `INSERT INTO creditgate.revocation
-				(id, account, grant_id, credits, external_ref, fingerprint, reason, actor, created_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, [16]byte(r.id), v.Account, [16]byte(grant), int64(credits),
-			v.Ref, content, v.Reason, v.Actor, fromMs(r.id.CreatedMs()))
-		return invalid(err)
+		r, err = s.recordRevocation(ctx, tx, v)
+		return err
 	})
 	return r, refRace(err, v.Ref)
+}
+
+// recordRevocation records a revocation as pending, in a transaction that holds the account's lock.
+func (s *Store) recordRevocation(ctx context.Context, tx pgx.Tx, v NewRevocation) (recorded, error) {
+	content := fingerprint(v.Account, v.GrantID, v.PurchaseRef, v.Credits, v.Reason)
+	r, found, err := earlier(ctx, tx, "revocation", v.Ref, content)
+	if found || err != nil {
+		return r, err
+	}
+	grant, left, err := revocable(ctx, tx, v)
+	if err != nil {
+		return r, err
+	}
+	credits := v.Credits
+	if credits == 0 {
+		credits = left
+	}
+	if credits > left || credits == 0 {
+		return r, fmt.Errorf("%w: %s of grant %s can still be revoked", ErrExceedsGrant, left, grant)
+	}
+	r.id = meter.NewID(s.clock.Now())
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.revocation
+			(id, account, grant_id, credits, external_ref, fingerprint, reason, actor, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, [16]byte(r.id), v.Account, [16]byte(grant), int64(credits),
+		v.Ref, content, v.Reason, v.Actor, fromMs(r.id.CreatedMs()))
+	return r, invalid(err)
 }
 
 // revocable finds the grant and what of it no earlier revocation asked for. The account's lock is held.
@@ -246,32 +260,38 @@ func (s *Store) insertMove(ctx context.Context, m ExpiryChange) (r recorded, err
 	if m.ExpiresAt.UnixMilli() > meter.Never {
 		return r, fmt.Errorf("%w: the expiry is too far away", ErrInvalid)
 	}
-	content := fingerprint(m.Account, m.GrantID, stamp(m.ExpiresAt), m.Reason)
 	err = s.tx(ctx, "record expiry move "+m.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, m.Account); err != nil {
 			return err
 		}
-		var found bool
-		if r, found, err = earlier(ctx, tx, "expiry_move", m.Ref, content); found || err != nil {
-			return err
-		}
-		// The newest wish counts. An older one that Redis has already is booked as applied all the same.
-		_, err = tx.Exec(ctx, `UPDATE creditgate.expiry_move SET status = 'void', applied_at = now()
-			WHERE grant_id = $1 AND status = 'pending'`, [16]byte(m.GrantID))
-		if err != nil {
-			return err
-		}
-		r.id = meter.NewID(time.Now())
-		_, err = tx.Exec(ctx, `INSERT INTO creditgate.expiry_move
-				(id, account, grant_id, expires_at, external_ref, fingerprint, reason, actor, created_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, [16]byte(r.id), m.Account, [16]byte(m.GrantID),
-			optionalTime(m.ExpiresAt), m.Ref, content, m.Reason, m.Actor, fromMs(r.id.CreatedMs()))
-		if _, ok := violates(err, foreignKeyViolation); ok {
-			return fmt.Errorf("%w: %s of account %q", ErrNoGrant, m.GrantID, m.Account)
-		}
-		return invalid(err)
+		r, err = s.recordMove(ctx, tx, m)
+		return err
 	})
 	return r, refRace(err, m.Ref)
+}
+
+// recordMove records an expiry move as pending, in a transaction that holds the account's lock.
+func (s *Store) recordMove(ctx context.Context, tx pgx.Tx, m ExpiryChange) (recorded, error) {
+	content := fingerprint(m.Account, m.GrantID, stamp(m.ExpiresAt), m.Reason)
+	r, found, err := earlier(ctx, tx, "expiry_move", m.Ref, content)
+	if found || err != nil {
+		return r, err
+	}
+	// The newest wish counts. An older one that Redis has already is booked as applied all the same.
+	_, err = tx.Exec(ctx, `UPDATE creditgate.expiry_move SET status = 'void', applied_at = now()
+		WHERE grant_id = $1 AND status = 'pending'`, [16]byte(m.GrantID))
+	if err != nil {
+		return r, err
+	}
+	r.id = meter.NewID(s.clock.Now())
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.expiry_move
+			(id, account, grant_id, expires_at, external_ref, fingerprint, reason, actor, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, [16]byte(r.id), m.Account, [16]byte(m.GrantID),
+		optionalTime(m.ExpiresAt), m.Ref, content, m.Reason, m.Actor, fromMs(r.id.CreatedMs()))
+	if _, ok := violates(err, foreignKeyViolation); ok {
+		return r, fmt.Errorf("%w: %s of account %q", ErrNoGrant, m.GrantID, m.Account)
+	}
+	return r, invalid(err)
 }
 
 // refRace is err unless two accounts used one reference at the same moment; the lock of one account does not see

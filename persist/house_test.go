@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
 	"creditgate/meter/redisd"
 	"creditgate/persist"
 	"creditgate/persist/persisttest"
@@ -47,7 +48,7 @@ func (h *house) startEngine(t *testing.T) {
 	var err error
 	h.engine, err = newEngine(h.store, h.redis.URL(), log)
 	require.NoError(t, err)
-	h.admin = persist.NewAdmin(h.store, h.engine, "", log)
+	h.admin = persist.NewAdmin(h.store, h.engine, policy.NewCatalog(nil), log)
 	inBackground(t, func(ctx context.Context) { _ = h.engine.Run(ctx) })
 }
 

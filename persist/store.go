@@ -18,6 +18,7 @@ import (
 type Store struct {
 	pool   *pgxpool.Pool
 	layout meter.Layout
+	clock  *meter.Clock // the time that decides what is due and when something was made
 	// hurried has, per partition, whether somebody waits for its ledger to be flushed; each holds one.
 	hurried []chan struct{}
 	copies  sync.Pool // of *copySource: what one flush has used, for the next
@@ -42,7 +43,7 @@ func Open(ctx context.Context, url string, layout meter.Layout) (*Store, error) 
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	s := &Store{pool: pool, layout: layout, hurried: make([]chan struct{}, layout.Partitions)}
+	s := &Store{pool: pool, layout: layout, clock: new(meter.Clock), hurried: make([]chan struct{}, layout.Partitions)}
 	for p := range s.hurried {
 		s.hurried[p] = make(chan struct{}, 1)
 	}

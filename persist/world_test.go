@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
 	"creditgate/persist"
 	"creditgate/persist/persisttest"
 )
@@ -203,7 +204,7 @@ func setupOn(t *testing.T, url string) *bundle {
 	epoch, err := store.ClaimEpoch(t.Context(), 0, 0) // as opening the partition does
 	require.NoError(t, err)
 	w.ledger.setEpoch(epoch)
-	return &bundle{world: w, url: url, store: store, admin: persist.NewAdmin(store, w, "", zerolog.Nop())}
+	return &bundle{world: w, url: url, store: store, admin: persist.NewAdmin(store, w, policy.NewCatalog(nil), zerolog.Nop())}
 }
 
 // addAccount creates an account with one grant of ten credits that Redis has.

@@ -43,7 +43,7 @@ type node struct {
 }
 
 // newNode makes the parts and introduces them to each other. Nothing is asked of Redis or Postgres yet.
-func newNode(ctx context.Context, c *config, policies map[string]*policy.Policy, log zerolog.Logger) (_ *node, err error) {
+func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerolog.Logger) (_ *node, err error) {
 	n := &node{config: c, log: log}
 	defer func() {
 		if err != nil {
@@ -74,7 +74,7 @@ func newNode(ctx context.Context, c *config, policies map[string]*policy.Policy,
 		return nil, fmt.Errorf("journal_dir: %w", err)
 	}
 	n.replayer = journal.NewReplayer(n.journal, n.engine)
-	changes := persist.NewAdmin(n.store, n.engine, onlyProduct(policies), log)
+	changes := persist.NewAdmin(n.store, n.engine, policies, log)
 	n.flusher = persist.NewFlusher(n.store, n.engine.Ledger(), persist.FlushOptions{TrimLag: c.TrimLag}, metrics, log)
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
 	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)

@@ -36,14 +36,6 @@ func loadPolicies(path string) (map[string]*policy.Policy, error) {
 	return policies, errors.Join(errs...)
 }
 
-// onlyProduct is what a new account gets that names none; empty where there is a choice.
-func onlyProduct(policies map[string]*policy.Policy) string {
-	if names := sortedKeys(policies); len(names) == 1 {
-		return names[0]
-	}
-	return ""
-}
-
 func policyFiles(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"creditgate/meter/policy"
 )
 
 func (a *app) serveCommand() *cobra.Command {
@@ -48,7 +50,7 @@ func (a *app) serve(ctx context.Context, c *config) error {
 		return err
 	}
 	defer control.Close()
-	n, err := newNode(ctx, c, policies, log)
+	n, err := newNode(ctx, c, policy.NewCatalog(policies), log)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,9 @@
 // a request whose price two readers could read differently is refused before anything is held.
 //
 //	policy.go       the policy and its operations, as the gateway uses them; bounds
+//	plan.go         plans, promotions, packs, cycles and settings, as the rest of the house uses them
+//	history.go      what was decided about an account's subscription
+//	catalog.go      the policies in force, by product, and how they are replaced
 //	parse.go        the file: top level, buckets, timezone, version; embedded examples
 //	operation.go    the file: one operation
 //	yaml.go         walking the YAML tree, each value with its path and place

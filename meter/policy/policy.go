@@ -28,6 +28,14 @@ type Policy struct {
 	Operations []*Operation   // by name
 	Pass       bool           // unmatched: pass
 
+	Cycle       *Cycle // nil: nothing is renewed
+	Plans       []*Plan
+	Promotions  []*Promotion
+	Packs       []*Pack
+	Rules       Rules
+	Notices     Notices
+	Assumptions []Assumption
+
 	version string
 	routes  routes
 }
@@ -96,4 +104,22 @@ func (o *Operation) MaxQuote() Quote {
 	q := Quote{Units: o.Max, UnitCredits: unit}
 	q.Credits = q.Charge(o.Max)
 	return q
+}
+
+// Plan finds a plan by name.
+func (p *Policy) Plan(name string) (*Plan, bool) {
+	i := slices.IndexFunc(p.Plans, func(pl *Plan) bool { return pl.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return p.Plans[i], true
+}
+
+// Pack finds a pack by name.
+func (p *Policy) Pack(name string) (*Pack, bool) {
+	i := slices.IndexFunc(p.Packs, func(k *Pack) bool { return k.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return p.Packs[i], true
 }

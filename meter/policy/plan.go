@@ -1,0 +1,153 @@
+package policy
+
+import (
+	"time"
+
+	"creditgate/meter"
+)
+
+// Bounds of plans, promotions and packs.
+const (
+	plansMax      = 64
+	promotionsMax = 32
+	packsMax      = 64
+	SlotsMax      = 1_000_000 // that a subscription may have booked
+)
+
+// Plan is what a subscription gives: contingents that are renewed every cycle, promotions, and packs that may be
+// bought.
+type Plan struct {
+	Name        string
+	Contingents []Contingent // in drain order of their buckets
+	Promotions  []*Promotion
+	Packs       []*Pack // as listed: smallest first
+}
+
+// Contingent is the credit of one bucket that a plan renews every cycle.
+type Contingent struct {
+	Bucket string
+	Rank   uint8
+	Amount Amount
+	// Unlimited says that Amount is a fair-use cap and not something to be counted down before people's eyes.
+	Unlimited bool
+	// Stops says that nothing of the buckets behind is spent while this contingent is in force, even when it is used
+	// up: a request beyond the cap is refused (after_cap: refuse).
+	Stops bool
+}
+
+// Promotion is a bonus that everybody on its plans gets inside one window of time, however late they join.
+type Promotion struct {
+	Name     string
+	Bucket   string
+	Rank     uint8
+	Starts   time.Time // the window: from Starts, before Ends
+	Ends     time.Time
+	Amount   Amount
+	PerCycle bool // per: cycle, one grant per cycle that overlaps the window; else per: window, one in all
+}
+
+// Pack is a lot of credit that can be bought.
+type Pack struct {
+	Name              string
+	Bucket            string
+	Rank              uint8
+	Credits           meter.Credits // of one
+	Price             Money         // of one, net
+	Lifetime          Lifetime
+	Refundable        bool
+	NeedsSubscription bool
+	BuyURL            string // may be empty
+}
+
+// Money is an amount in the minor unit of its currency (ISO 4217).
+type Money struct {
+	Minor    int64
+	Currency string
+}
+
+// Lifetime says when bought credit expires.
+type Lifetime struct {
+	Kind  LifetimeKind
+	After Span      // with AfterPurchase
+	At    time.Time // with AtDate: the first moment at which it is gone
+}
+
+// LifetimeKind tells the kinds of expiry apart.
+type LifetimeKind uint8
+
+// The kinds of expiry.
+const (
+	NeverExpires  LifetimeKind = iota
+	AfterPurchase              // a calendar span after the purchase, at the end of that local day
+	AtDate                     // at a date that the policy names
+	NextRenewal                // at the account's next renewal, wherever that moves to
+)
+
+// Span is a stretch of the calendar: 1y is the same date a year on, 4w is 28 local days, however long the days are.
+type Span struct{ Years, Months, Days int }
+
+// Cycle says when contingents are renewed.
+type Cycle struct {
+	// DayOfMonth is the day from 1 to 31; in shorter months the last one. 0: the day on which the subscription began.
+	DayOfMonth int
+	// At is the local time of day of the renewal, since midnight. It counts with a day of month only: cycles from the
+	// subscription's start begin at the same local time as the subscription did.
+	At time.Duration
+}
+
+// Rules are the settings for what products decide differently. The zero value of each is the default.
+type Rules struct {
+	SlotsUpNextCycle bool // more slots count from the next cycle on; default: what exceeds is granted at once
+
+	GrantOnPayment bool      // packs are granted when paid (grant_on: payment); default: when bought, on invoice
+	OnOverdue      OnOverdue // what happens to packs whose invoice is overdue
+	WriteOff       bool      // what was spent of a pack taken back is written off; default: it becomes debt
+	RefuseWhile    bool      // packs cannot be bought while other credit is left (while_credit_left: refuse)
+	Discounts      bool      // a purchase may cost less than the list price; default: refused
+	PacksPerPlan   int       // exactly so many packs for each plan that may buy; 0: any number
+
+	WaitDays int // advice is to wait when a reset within so many days suffices
+}
+
+// OnOverdue is what happens to a pack whose invoice is not paid in time.
+type OnOverdue uint8
+
+// What can happen to a pack whose invoice is overdue.
+const (
+	KeepOverdue   OnOverdue = iota // nothing: the invoice is somebody else's business
+	FreezeOverdue                  // what is left of it cannot be spent until it is paid
+	RevokeOverdue                  // it is taken back
+)
+
+// Notices say which events a product wants, and when.
+type Notices struct {
+	LowPercent      []int // credits.low: available falls below so many percent of what was granted, such as 20, 5
+	ExpiringDays    int   // credits.expiring: so many days ahead; 0: never
+	FairUsePercent  []int // fair_use.warning: so many percent of the cap are used
+	PromotionEnding int   // promotion.ending: so many days ahead; 0: never
+}
+
+// Assumption is a value that the product's description leaves open and the policy decided, by the rule's id.
+type Assumption struct{ Rule, Value string }
+
+// Amount is an amount of credit that depends on the slots a subscription has booked, such as slots * 10.
+type Amount struct {
+	text  string
+	slots func(slots uint32) meter.Credits
+}
+
+// FixedAmount is c, whatever the slots are.
+func FixedAmount(c meter.Credits) Amount {
+	return Amount{text: c.String(), slots: func(uint32) meter.Credits { return c }}
+}
+
+// PerSlot is c for each slot.
+func PerSlot(c meter.Credits) Amount {
+	return Amount{text: "slots * " + c.String(), slots: func(n uint32) meter.Credits { return c * meter.Credits(n) }}
+}
+
+// For is the amount for so many slots.
+func (a Amount) For(slots uint32) meter.Credits { return a.slots(slots) }
+
+// String is the amount as the policy has it.
+func (a Amount) String() string { return a.text }
