@@ -10,6 +10,7 @@
 //	pending.go             what is recorded and not known to be in Redis
 //	admin.go, sweeper.go   recorded first, applied to Redis in the same call, or later
 //	book.go, outcome.go    what the engine asks: meter.Book and meter.RebuildSource
+//	terms.go               what was decided about subscriptions
 //	history.go             an account's entries, page by page
 //	flusher.go             why each record arrives exactly once; one worker per partition
 //	flush_lead.go          the worker: leading, reading, reporting

@@ -14,3 +14,14 @@ type Term struct {
 	Yearly bool      // paid by the year; contingents are renewed every month all the same
 	Anchor time.Time // what cycles are counted from where the policy has no day of month
 }
+
+// At is the term in force at t; ok is false before the first and while there is no subscription.
+func (h History) At(t time.Time) (term Term, ok bool) {
+	for _, next := range h {
+		if next.At.After(t) {
+			break
+		}
+		term = next
+	}
+	return term, term.Plan != ""
+}

@@ -1,0 +1,1 @@
+DROP TABLE creditgate.override, creditgate.subscription_term;
