@@ -12,6 +12,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
+
+	"creditgate/persist/postgresd"
 )
 
 // devOptions are the flags of `creditgate dev`.
@@ -135,7 +137,7 @@ func (d *dev) startParts(ctx context.Context) (err error) {
 	if d.redis, err = startRedis(ctx, d.dir.path("redis")); err != nil {
 		return err
 	}
-	if d.postgres, err = startPostgres(ctx, d.dir.path("postgres"), d.options.fresh); err != nil {
+	if d.postgres, err = startPostgres(ctx, postgresd.Options{Dir: d.dir.path("postgres"), Fresh: d.options.fresh}); err != nil {
 		return err
 	}
 	self, err := os.Executable()

@@ -58,12 +58,12 @@ type postgresPart struct {
 }
 
 // startPostgres starts the server, and makes database, schema and logins where they are missing.
-func startPostgres(ctx context.Context, dir string, fresh bool) (_ *postgresPart, err error) {
-	s, err := postgresd.Start(ctx, postgresd.Options{Dir: dir, Fresh: fresh})
+func startPostgres(ctx context.Context, o postgresd.Options) (_ *postgresPart, err error) {
+	s, err := postgresd.Start(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	p := &postgresPart{s, dir}
+	p := &postgresPart{s, o.Dir}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())

@@ -15,6 +15,14 @@
 //	drift.go           compares Redis with Postgres now and then
 //	logging.go         the logger
 //	policies.go        creditgate policy check, and loading one policy or a directory
+//	simulate.go        creditgate policy simulate
+//	simulate_room.go   its private servers and gateway
+//	simulate_clock.go  the moment at which its clock begins
+//	simulate_backend.go   its backend, which does what the scenario says
+//	simulate_play.go   its steps, through the API
+//	simulate_change.go the changes among them, and what a row of the table calls each
+//	simulate_look.go   balances, compared with what the scenario expects
+//	simulate_table.go  what it prints
 //	migrate.go         creditgate migrate
 //	inspect.go         creditgate inspect
 //	verify.go          creditgate verify; verify_redis.go is what package persist cannot see

@@ -64,6 +64,7 @@ func (a *app) policyCommand() *cobra.Command {
 		Use: "policy", Short: "Work with policy files", Args: cobra.ArbitraryArgs, RunE: noSuchCommand,
 		SuggestionsMinimumDistance: 2,
 	}
+	cmd.AddCommand(a.simulateCommand())
 	cmd.AddCommand(&cobra.Command{
 		Use:   "check FILE",
 		Short: "Print what a policy file, or each of a directory, says; or all its mistakes, with status 1",

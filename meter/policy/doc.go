@@ -29,4 +29,7 @@
 //	multipart.go    the multipart reader
 //	quote.go        units, price, delivered units
 //	summary.go      what policy check prints
+//	scenario.go     stories to be played against a policy; their steps
+//	scenario_act.go the actions of a step
+//	scenario_value.go   local times, stretches of time, names and amounts in them
 package policy

@@ -286,6 +286,9 @@ func (s *Server) Close() error {
 	return errors.Join(s.Stop(), os.RemoveAll(s.socket))
 }
 
+// Remove closes the server and deletes its data, wherever that lies.
+func (s *Server) Remove() error { return errors.Join(s.Close(), os.RemoveAll(s.data)) }
+
 // Kill ends every process of the server with SIGKILL, as a machine that loses power would.
 func (s *Server) Kill() error {
 	p := s.running()
