@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -103,12 +104,8 @@ func (on *stage) decodeSubscribe(f fields) Act {
 		Yearly:   f.choice("period", "monthly", "yearly") == "yearly",
 		StartsAt: on.optionalMoment(f["starts_at"]), AnchorAt: on.optionalMoment(f["anchor_at"]),
 	}
-	if _, ok := on.policy.Plan(s.Plan); !ok {
-		names := make([]string, len(on.policy.Plans))
-		for n, p := range on.policy.Plans {
-			names[n] = p.Name
-		}
-		unknown(f["plan"], s.Plan, "plan", names)
+	if _, ok := on.policy.Plan(s.Plan); !ok && s.Plan != "" {
+		f["plan"].failf("%s", unknown(s.Plan, "a plan", planNames(on.policy)))
 	}
 	return s
 }
@@ -179,7 +176,17 @@ func (on *stage) operation(i item, a *Ask) {
 		}
 		return
 	}
-	unknown(i, name, "operation", names)
+	if name != "" {
+		i.failf("%s", unknown(name, "an operation", names))
+	}
+}
+
+func planNames(p *Policy) []string {
+	names := make([]string, len(p.Plans))
+	for n, plan := range p.Plans {
+		names[n] = plan.Name
+	}
+	return names
 }
 
 // photo is an item of a batch, as the examples' operations count them.
@@ -257,7 +264,7 @@ func (on *stage) decodeLook(f fields) Act {
 		if plan == "none" {
 			plan = ""
 		} else if _, known := on.policy.Plan(plan); !known {
-			i.failf("there is no plan %q; write one of the policy's, or none", plan)
+			i.failf("%s", unknown(plan, "a plan", append(planNames(on.policy), "none")))
 		}
 		l.Plan = &plan
 	}
@@ -269,9 +276,9 @@ func (on *stage) decodeLook(f fields) Act {
 		entries, _ := i.mapping("a mapping from bucket to credits, such as {monthly: 50}")
 		for _, e := range entries {
 			c := BucketLook{Bucket: e.key}
-			if !contains(on.buckets, e.key) {
+			if !slices.Contains(on.buckets, e.key) {
 				e.at = e.keyAt
-				unknown(e.item, e.key, "bucket", on.buckets)
+				e.failf("%s", unknown(e.key, "a bucket", on.buckets))
 			}
 			on.amount(e.item, &c)
 			l.Buckets = append(l.Buckets, c)

@@ -27,23 +27,6 @@ func word(i item, want string) string {
 	return text
 }
 
-func contains(list []string, s string) bool { return slices.Contains(list, s) }
-
-func unknown(i item, name, kind string, known []string) {
-	if name == "" {
-		return // reported where it was read
-	}
-	if near := nearest(name, known); near != "" {
-		i.failf("there is no %s %q; did you mean %s?", kind, name, near)
-		return
-	}
-	if len(known) == 0 {
-		i.failf("there is no %s %q; the policy has none", kind, name)
-		return
-	}
-	i.failf("there is no %s %q; the policy has %s", kind, name, strings.Join(known, ", "))
-}
-
 // name is the word under a key, such as an account or a reference.
 func (f fields) name(key string) string {
 	i, ok := f[key]
@@ -122,8 +105,8 @@ func (on *stage) amount(i item, into *BucketLook) {
 
 func (on *stage) bucket(i item) string {
 	name := word(i, "the name of a bucket")
-	if !contains(on.buckets, name) {
-		unknown(i, name, "bucket", on.buckets)
+	if name != "" && !slices.Contains(on.buckets, name) {
+		i.failf("%s", unknown(name, "a bucket", on.buckets))
 	}
 	return name
 }
