@@ -54,7 +54,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	if n.store, err = persist.Open(ctx, c.PostgresURL, c.Layout); err != nil {
+	if n.store, err = persist.Open(ctx, c.PostgresURL, c.Layout, nil); err != nil {
 		return nil, err
 	}
 	n.engine, err = meter.New(meter.Options{
