@@ -4,11 +4,6 @@
 
 local NONE = {} -- stands for an empty list where nothing is ever put into it
 
--- Of a grant's flags: PAID is 1. UNLIMITED: a fair-use cap, shown as unlimited. STOPS: while the grant is in force the
--- grants behind it in drain order are not available, even when it is used up. STOPS is the highest, so flags >= STOPS asks
--- for it. FAIR, of an account's flags, says that one of its grants is either: other accounts pay nothing for the rule.
-local UNLIMITED, STOPS, FAIR = 2, 4, 2
-
 local function unpack_account(packed)
   local layout, seq, flags, version, holds, pruned, sum, as_of, till, n_applied, n_grants, at =
     read('<Bi8BI4I4i8i8i6i6BB', packed)
