@@ -52,19 +52,51 @@ func (s *Store) EnsureClock(ctx context.Context, test bool) error {
 			"set it, or use another database", ErrTestClock)
 	case !test:
 		return nil
+	case s.clock.Offset() == 0: // it may begin in the past, and goes on from there
+		offset, err := s.clockOffset(ctx)
+		s.clock.Set(offset)
+		return err
 	}
 	return s.followClock(ctx)
 }
 
+// BeginTestClock makes a database to which nothing was ever written a test database whose clock begins at a moment, in
+// the past or in the future. Gateways are started on it afterwards. ErrTestClock if the database was begun already.
+func BeginTestClock(ctx context.Context, url string, at time.Time) (err error) {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return storeError("begin a test clock", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	tag, err := conn.Exec(ctx, `INSERT INTO creditgate.clock (test, offset_ms) SELECT true, $1
+		WHERE NOT EXISTS (SELECT FROM creditgate.account) AND NOT EXISTS (SELECT FROM creditgate.ledger_record)
+		ON CONFLICT DO NOTHING`, time.Until(at).Milliseconds())
+	switch {
+	case err != nil:
+		return storeError("begin a test clock", err)
+	case tag.RowsAffected() == 0:
+		return fmt.Errorf("%w: the database was begun already; use a new, empty one", ErrTestClock)
+	}
+	return nil
+}
+
 // followClock sets the store's clock to the database's, unless its own is ahead: a move of this process comes first.
 func (s *Store) followClock(ctx context.Context) error {
+	offset, err := s.clockOffset(ctx)
+	if err != nil {
+		return err
+	}
+	s.clock.Advance(offset)
+	return nil
+}
+
+func (s *Store) clockOffset(ctx context.Context) (time.Duration, error) {
 	var ms int64
 	err := s.pool.QueryRow(ctx, `SELECT offset_ms FROM creditgate.clock WHERE test`).Scan(&ms)
 	if err != nil {
-		return storeError("read the test clock", err)
+		return 0, storeError("read the test clock", err)
 	}
-	s.clock.Advance(time.Duration(ms) * time.Millisecond)
-	return nil
+	return time.Duration(ms) * time.Millisecond, nil
 }
 
 // TestClock moves the time of all gateways on a test database. Each follows the offset in Postgres every second; the one

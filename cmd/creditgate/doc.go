@@ -17,7 +17,6 @@
 //	policies.go        creditgate policy check, and loading one policy or a directory
 //	simulate.go        creditgate policy simulate
 //	simulate_room.go   its private servers and gateway
-//	simulate_clock.go  the moment at which its clock begins
 //	simulate_backend.go   its backend, which does what the scenario says
 //	simulate_play.go   its steps, through the API
 //	simulate_change.go the changes among them, and what a row of the table calls each

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter/redisd"
+	"creditgate/persist"
 	"creditgate/persist/persisttest"
 )
 
@@ -52,7 +53,7 @@ func newSeedWorld(t *testing.T, policies map[string]string) *seedWorld {
 	for name, src := range policies {
 		require.NoError(t, os.WriteFile(filepath.Join(w.world.policy, name+".yaml"), []byte(src), 0o600))
 	}
-	startTestClock(t, w.world.database, seedStart)
+	require.NoError(t, persist.BeginTestClock(t.Context(), w.world.database, seedStart))
 	w.gateway = w.world.serve(t, "CREDITGATE_TEST_CLOCK=true", "CREDITGATE_KEY_TTL=1s", "CREDITGATE_VERIFY_EVERY=0s",
 		"CREDITGATE_BREAKER_REQUESTS=1000000", "CREDITGATE_LOG_LEVEL=warn")
 	return w

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"creditgate/meter"
+	"creditgate/persist"
 	"creditgate/persist/postgresd"
 )
 
@@ -79,7 +80,7 @@ func openRoom(ctx context.Context, a *app, policyFile string, start time.Time) (
 func (r *room) path(name string) string { return filepath.Join(r.dir, name) }
 
 func (r *room) startGateway(ctx context.Context, a *app, policyFile string, start time.Time) error {
-	if err := startTestClock(ctx, r.postgres.ownerURL(), start); err != nil {
+	if err := persist.BeginTestClock(ctx, r.postgres.ownerURL(), start); err != nil {
 		return err
 	}
 	self, err := os.Executable()

@@ -1,9 +1,9 @@
 -- Whether this database is a test database, decided once by the gateway that first starts on it, and how far the test
--- clock of a test database is ahead. Time never goes back.
+-- clock of a test database is ahead, below 0 if it began in the past. Time never goes back.
 CREATE TABLE creditgate.clock (
   one       boolean PRIMARY KEY DEFAULT true CHECK (one),
   test      boolean NOT NULL,
-  offset_ms bigint NOT NULL DEFAULT 0 CHECK (offset_ms BETWEEN 0 AND 6311520000000), -- 200 years
+  offset_ms bigint NOT NULL DEFAULT 0 CHECK (offset_ms BETWEEN -6311520000000 AND 6311520000000), -- 200 years
   CHECK (test OR offset_ms = 0)
 );
 

@@ -1,8 +1,0 @@
-package main_test
-
-import (
-	"testing"
-	"time"
-)
-
-func startTestClock(t *testing.T, database string, at time.Time) { t.Helper() }
