@@ -38,4 +38,5 @@
 //	multipart.go    the multipart reader
 //	quote.go        units, price, delivered units
 //	summary.go      what policy check prints
+//	diff.go         what changes for whom between two policies
 package policy
