@@ -22,6 +22,7 @@
 //	simulate_change.go the changes among them, and what a row of the table calls each
 //	simulate_look.go   balances, compared with what the scenario expects
 //	simulate_table.go  what it prints
+//	policies.go        creditgate policy check and diff, and loading one policy or a directory
 //	migrate.go         creditgate migrate
 //	inspect.go         creditgate inspect
 //	verify.go          creditgate verify; verify_redis.go is what package persist cannot see

@@ -35,7 +35,9 @@ type player struct {
 type endOfPlay struct{}
 
 // Errorf is for require.
-func (p *player) Errorf(format string, args ...any) { p.failed = append(p.failed, fmt.Sprintf(format, args...)) }
+func (p *player) Errorf(format string, args ...any) {
+	p.failed = append(p.failed, fmt.Sprintf(format, args...))
+}
 
 // FailNow is for require.
 func (p *player) FailNow() { panic(endOfPlay{}) }
@@ -75,7 +77,9 @@ type answer struct {
 	body   []byte
 }
 
-func (a answer) failure(what string) error { return fmt.Errorf("%s answers %d: %s", what, a.status, a.body) }
+func (a answer) failure(what string) error {
+	return fmt.Errorf("%s answers %d: %s", what, a.status, a.body)
+}
 
 func (a answer) charged() string   { return a.header.Get("X-Credits-Charged") }
 func (a answer) remaining() string { return a.header.Get("X-Credits-Remaining") }

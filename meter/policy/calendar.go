@@ -146,7 +146,7 @@ func decodeCycle(i item) *Cycle {
 	}
 	c.DayOfMonth = 1
 	if d, ok := day["day_of_month"]; ok {
-		c.DayOfMonth = d.whole(1, 31)
+		c.DayOfMonth, _ = d.whole(1, 31)
 	} else {
 		anchor.failf("day_of_month is missing; write {day_of_month: 1}, or subscription_start")
 	}

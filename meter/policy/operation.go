@@ -66,7 +66,7 @@ func decodeOperation(name string, i item) (*Operation, item) {
 			}
 		}
 		if zero, ok := keys["at_zero"]; ok {
-			o.AtZeroRefuse = zero.choice("what happens at a balance of 0", "pass", "refuse") == "refuse"
+			o.AtZeroRefuse = zero.choice("pass", "refuse") == "refuse"
 		}
 		return o, match
 	}
@@ -123,6 +123,8 @@ func decodeCredits(i item, text string, most int64, fix string) meter.Credits {
 	switch {
 	case err != nil && len(frac) > 3 && wholeDigits(frac):
 		i.failf("%s has %s decimals; write at most three, such as %s", text, count(len(frac)), text[:len(text)-len(frac)+3])
+	case err != nil && wholeDigits(text) && text[0] != '0':
+		i.failf("%s is out of range; %d is the most", text, most)
 	case err != nil:
 		i.failf("%s is not an amount; write digits with at most three decimals, such as 1 or 0.25", text)
 	case c < 0:

@@ -21,11 +21,7 @@ func (d *draft) decodePromotion(e entry) *Promotion {
 	if !ok {
 		return m
 	}
-	for _, need := range [...]string{"bucket", "starts", "lasts", "credits"} {
-		if _, ok := keys[need]; !ok {
-			e.failf("%s is missing; a promotion has a bucket, starts, lasts and credits", need)
-		}
-	}
+	e.need(keys, "a promotion has a bucket, starts, lasts and credits", "bucket", "starts", "lasts", "credits")
 	if b, ok := keys["bucket"]; ok {
 		m.Bucket, m.Rank = d.decodeBucket(b)
 	}
@@ -45,7 +41,7 @@ func (d *draft) decodePromotion(e entry) *Promotion {
 	}
 	per, hasPer := keys["per"]
 	if hasPer {
-		word := per.choice("how often a promotion gives", "cycle", "window")
+		word := per.choice("cycle", "window")
 		m.PerCycle = word != "window"
 	}
 	if m.PerCycle && !d.hasCycle {
@@ -67,6 +63,7 @@ func (d *draft) decodeBucket(i item) (string, uint8) {
 	rank, known := d.Rank(name)
 	if !known {
 		i.failf("%s", unknown(name, "a bucket", d.Buckets))
+		return "", 0
 	}
 	return name, rank
 }

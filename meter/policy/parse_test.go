@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "rewrite testdata/broken/*.want")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // Every broken file is refused with the messages in its .want: place, what is wrong, and the fix.
 func TestBroken(t *testing.T) {
