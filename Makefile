@@ -14,10 +14,10 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(shell git rev-parse HEAD >/dev/null 2>&
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help run demo test guard lint bench microbench fmt build clean
+.PHONY: help run demo test mutants-policy guard lint bench microbench fmt build clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Install what is missing and start everything here, with demo accounts and curl lines to paste
 	@.ci/install go redis postgres curl
@@ -35,6 +35,11 @@ test: ## Run every test on real servers, with the race detector
 	@.ci/install nginx-lua || true
 	CGO_ENABLED=1 go test -race -count=1 $(or $(ARGS),./...)
 	$(if $(ARGS),,CGO_ENABLED=0 go test -count=1 -run '^TestAllocations$$' ./gateway ./meter/policy)
+
+# It is part of make test too; here it prints its table.
+mutants-policy: ## Break each seed rule by one line of its policy, and see its test fail: 57 of 57
+	@.ci/install go redis postgres
+	@go test -v -count=1 -run '^TestPolicyMutants$$' ./cmd/creditgate $(ARGS)
 
 # Instructions are counted where valgrind is, and the rest without it.
 guard: ## Count what a request costs in Redis and heap, beside the recorded figures; ARGS=-update records

@@ -14,7 +14,7 @@
 //	adapters.go        persist and journal in the words of gateway's ports.go
 //	drift.go           compares Redis with Postgres now and then
 //	logging.go         the logger
-//	policies.go        creditgate policy check, and loading one policy or a directory
+//	policies.go        creditgate policy check and diff, and loading one policy or a directory
 //	simulate.go        creditgate policy simulate
 //	simulate_room.go   its private servers and gateway
 //	simulate_backend.go   its backend, which does what the scenario says
@@ -22,7 +22,6 @@
 //	simulate_change.go the changes among them, and what a row of the table calls each
 //	simulate_look.go   balances, compared with what the scenario expects
 //	simulate_table.go  what it prints
-//	policies.go        creditgate policy check and diff, and loading one policy or a directory
 //	migrate.go         creditgate migrate
 //	inspect.go         creditgate inspect
 //	verify.go          creditgate verify; verify_redis.go is what package persist cannot see

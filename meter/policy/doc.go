@@ -44,6 +44,6 @@
 //	summary.go      what policy check prints
 //	scenario.go     stories to be played against a policy; their steps
 //	scenario_act.go the actions of a step
-//	scenario_value.go   local times, stretches of time, names and amounts in them
+//	scenario_value.go  local times, stretches of time, names and amounts in them
 //	diff.go         what changes for whom between two policies
 package policy

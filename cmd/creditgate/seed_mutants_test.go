@@ -1,0 +1,182 @@
+package main_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"text/tabwriter"
+
+	"github.com/stretchr/testify/require"
+
+	"creditgate/meter/policy"
+)
+
+// mutant is a mistake in one line of a seed's policy that breaks a rule.
+type mutant struct {
+	id       string
+	old, new string
+	refused  bool // the rule is that such a policy is refused: exactly three packs, and cheaper the larger
+}
+
+// grantOnPayment is a setting that the seeds without a line for it do not have.
+const grantOnPayment = "unmatched: refuse\npurchases: {grant_on: payment}"
+
+func mutantsA() []mutant {
+	return []mutant{
+		{id: "A1", old: "match: POST /v1/images/generations", new: "match: POST /v1/images/edits"},
+		{id: "A2", old: "credits: 1\n", new: "credits: 2\n"},
+		{id: "A3", old: "unmatched: refuse", new: grantOnPayment},
+		{id: "A4", old: "credits: 15, price: 150.00 TRY, expires: never", new: "credits: 15, price: 150.00 TRY, expires: {after: 1y}"},
+		{id: "A5", old: "delivered: len(response.data)", new: "delivered: len(response.images)"},
+		{id: "A6", old: "credits: 50, price: 450.00 TRY, expires: never", new: "credits: 50, price: 450.00 TRY, expires: {after: 4w}"},
+		{id: "A7", old: "credits: 15, price", new: "credits: 16, price"},
+		{id: "A8", old: "price: 150.00 TRY", new: "price: 155.00 TRY"},
+	}
+}
+
+func mutantsB() []mutant {
+	const plus, one = "professional_plus: {monthly: {credits: slots * 10}", "credits: 1\n"
+	const plus50 = "credits: 50, price: 45.00 EUR, expires: {after: 1y}"
+	return []mutant{
+		{id: "B1", old: one, new: "credits: 0.5\n"},
+		{id: "B2", old: "unmatched: refuse", new: "unmatched: pass"},
+		{id: "B3", old: one, new: "credits: 'body.logo != nil ? 2 : 1'\n"},
+		{id: "B4", old: `.status == "ok"`, new: `.status == "done"`},
+		{id: "B5", old: "{match: POST /studio/revert, credits: 0}", new: "{match: POST /studio/revert, credits: 1}"},
+		{id: "B6", old: "{match: POST /studio/report, credits: 0}", new: "{match: POST /studio/report, credits: 1}"},
+		{id: "B7", old: "units: len(body.photos)", new: "units: min(len(body.photos), 2)"},
+		{id: "B8", old: one, new: "credits: 'body.logo != nil ? 0.5 : 1'\n"},
+		{id: "B9", old: one, new: "credits: 'body.logo != nil ? 0.001 : 1'\n"},
+		{id: "B10", old: plus, new: "professional_plus: {monthly: {credits: 50}"},
+		{id: "B11", old: "fair_use: 20000}}", new: "fair_use: 19950}}"},
+		{id: "B12", old: plus, new: "professional_plus: {monthly: {credits: slots * 9}"},
+		{id: "B13", old: "slots * 5}", new: "slots * 6}"},
+		{id: "B14", old: "basic:             {packs", new: "basic:             {monthly: {credits: slots}, packs"},
+		{id: "B15", old: "{day_of_month: 1}}", new: "{day_of_month: 2}}"},
+		{id: "B16", old: "{day_of_month: 1}}", new: "{day_of_month: 15}}"},
+		{id: "B17", old: "{wait_days: 7}", new: "{wait_days: 1}"},
+		{id: "B18", old: "lasts: 4w", new: "lasts: 5w"},
+		{id: "B19", old: "[promo, monthly, purchased]", new: "[monthly, promo, purchased]"},
+		{id: "B20", old: "lasts: 4w, credits: slots * 10", new: "lasts: 4w, credits: slots * 5"},
+		{id: "B21", old: "starts: 2026-03-16", new: "starts: 2026-03-23"},
+		{id: "B22", old: "per: cycle", new: "per: window"},
+		{id: "B23", old: plus, new: "professional_plus: {monthly: {credits: slots * 11}"},
+		{id: "B24", old: "{day_of_month: 1}}", new: "{day_of_month: 20}}"},
+		{id: "B25", old: "grant_on: invoice", new: "grant_on: payment"},
+		{id: "B26", old: plus50, new: "credits: 50, price: 45.00 EUR, expires: {after: 6mo}"},
+		{id: "B27", old: "promo: launch, packs: [plus-50, plus-200, plus-500]", new: "promo: launch, packs: [plus-50, plus-200]", refused: true},
+		{id: "B28", old: "price: 160.00 EUR", new: "price: 190.00 EUR", refused: true},
+		{id: "B29", old: "discounts: none", new: "discounts: allowed"},
+		{
+			id: "B30", old: "promo: launch, packs: [plus-50, plus-200, plus-500]",
+			new: "promo: launch, packs: [basic-100, basic-500, basic-2000]",
+		},
+		{id: "B31", old: "grant_on: invoice", new: "grant_on: payment"},
+		{id: "B32", old: "[promo, monthly, purchased]", new: "[promo, purchased, monthly]"},
+		{id: "B33", old: "[promo, monthly, purchased]", new: "[purchased, promo, monthly]"},
+		{id: "B34", old: "{unlimited: true, fair_use: 20000}", new: "{credits: 20000}"},
+		{id: "B35", old: "[promo, monthly, purchased]", new: "[promo, monthly, purchased, other]"},
+	}
+}
+
+func mutantsC() []mutant {
+	const extra200 = "credits: 200, price: 6.00 USD, "
+	return []mutant{
+		{id: "C1", old: extra200, new: "credits: 201, price: 6.00 USD, "},
+		{id: "C2", old: extra200 + "expires: next_renewal", new: extra200 + "expires: {after: 1mo}"},
+		{id: "C3", old: "unmatched: refuse", new: "unmatched: refuse\npurchases: {while_credit_left: refuse}"},
+		{
+			id: "C4", old: "credits: 1000, price: 25.00 USD, expires: next_renewal",
+			new: "credits: 1000, price: 25.00 USD, expires: {after: 4w}",
+		},
+		{id: "C5", old: "{anchor: subscription_start}", new: "{anchor: {day_of_month: 1}}"},
+		{
+			id: "C6", old: "starter: {subscription: {credits: 500}, packs: [extra-200, extra-1000]}",
+			new: "starter: {subscription: {credits: 500}}",
+		},
+		{id: "C7", old: "extra-1000: {bucket: pack", new: "extra-1000: {bucket: subscription"},
+		{id: "C8", old: "pro:     {subscription: {credits: 2000}", new: "pro:     {subscription: {credits: 1900}"},
+		{id: "C9", old: "[subscription, pack]", new: "[pack, subscription]"},
+		{id: "C10", old: extra200 + "expires: next_renewal, refundable: false", new: extra200 + "expires: next_renewal, refundable: true"},
+		{id: "C11", old: "{match: POST /3d/trial, credits: 0}", new: "{match: POST /3d/trial, credits: 1}"},
+		{id: "C12", old: `"pro": 38`, new: `"pro": 39`},
+		{id: "C13", old: "unmatched: refuse", new: grantOnPayment},
+		{id: "C14", old: "{match: POST /3d/style-transfer, credits: 15}", new: "{match: POST /3d/style-transfer, credits: 150}"},
+	}
+}
+
+func mutants() []mutant { return append(append(mutantsA(), mutantsB()...), mutantsC()...) }
+
+// name is the product of a mutant: all of them run in one gateway.
+func (m mutant) name() string { return seedOf(m.id) + "-" + strings.ToLower(m.id) }
+
+// source is the mutated policy.
+func (m mutant) source(t *testing.T) string {
+	t.Helper()
+	src := seedSource(t, seedOf(m.id))
+	require.Equal(t, 1, strings.Count(src, m.old), "%s: %q must be one place of the policy", m.id, m.old)
+	src = strings.Replace(src, m.old, m.new, 1)
+	return strings.Replace(src, "name: "+seedOf(m.id), "name: "+m.name(), 1)
+}
+
+// Each rule's test is worth something: one line of the policy changed, and it fails. A change that makes the policy
+// unreadable proves nothing, unless refusing it is the rule.
+func TestPolicyMutants(t *testing.T) {
+	t.Parallel()
+	rules := map[string]rule{}
+	for _, r := range seedRules() {
+		rules[r.id] = r
+	}
+	policies, parsed, caught := map[string]string{}, map[string]*policy.Policy{}, map[string]error{}
+	for _, m := range mutants() {
+		src := m.source(t)
+		p, err := policy.Parse(m.name(), []byte(src))
+		switch {
+		case err != nil:
+			require.True(t, m.refused, "%s does not load, and that is not the rule: %s", m.id, err)
+			caught[m.id] = err
+		default:
+			require.False(t, m.refused, "%s must be refused", m.id)
+			policies[m.name()], parsed[m.id] = src, p
+		}
+	}
+	w := newSeedWorld(t, policies)
+	plays := map[string]func() error{}
+	for id, p := range parsed {
+		player := newPlayer(t, w, id, p)
+		plays[id] = func() error { return player.run(rules[id].play) }
+	}
+	for id, err := range playAll(w, plays) {
+		caught[id] = err
+	}
+	require.NoError(t, w.broken, "the clock stood still")
+	n := 0
+	table := tabwriter.NewWriter(t.Output(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "rule\tmutation\tcaught\tby")
+	for _, m := range mutants() {
+		yes := "NO"
+		if caught[m.id] != nil {
+			yes = "yes"
+			n++
+		}
+		fmt.Fprintf(table, "%s\t%s  →  %s\t%s\t%s\n", m.id, oneLine(m.old), oneLine(m.new), yes, why(caught[m.id]))
+	}
+	require.NoError(t, table.Flush())
+	fmt.Fprintf(t.Output(), "%d of %d mutants are caught\n", n, len(rules))
+	require.Len(t, rules, n)
+}
+
+func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
+
+// why is the part of a failure that says what differs.
+func why(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	if _, after, ok := strings.Cut(text, "Error:"); ok {
+		text = after
+	}
+	text = strings.Join(strings.Fields(text), " ")
+	return text[:min(len(text), 90)]
+}
