@@ -124,10 +124,7 @@ type BucketBalance struct {
 	Name       string
 	Available  Credits
 	Held       Credits
-	Waiting    Credits // would be available if no grant before it stopped
-	Unlimited  bool    // a fair-use cap is in force: Available is what is left of it
-	Caps       []ID    // the fair-use caps in force; what each was granted with, Postgres knows
-	NextExpiry *Expiry // of what is available or waiting; nil if nothing will expire
+	NextExpiry *Expiry // of what is available; nil if nothing will expire
 }
 
 // Expiry is an amount that lapses at a time.
@@ -146,7 +143,7 @@ func (a Account) Buckets(names []string, nowMs int64) []BucketBalance {
 	stopped := false
 	for _, g := range a.Grants {
 		i := slices.IndexFunc(out, func(b BucketBalance) bool { return b.Name == g.Bucket })
-		if i < 0 && g.Held == 0 && (g.Available == 0 && !g.Unlimited || !g.Live(nowMs)) {
+		if i < 0 && g.Held == 0 && (stopped || g.Available == 0 || !g.Live(nowMs)) {
 			continue
 		}
 		if i < 0 {
@@ -161,20 +158,10 @@ func (a Account) Buckets(names []string, nowMs int64) []BucketBalance {
 
 func (b *BucketBalance) add(g Grant, nowMs int64, stopped bool) {
 	b.Held += g.Held
-	if !g.Live(nowMs) {
+	if stopped || !g.Live(nowMs) || g.Available == 0 {
 		return
 	}
-	if g.Unlimited {
-		b.Unlimited, b.Caps = true, append(b.Caps, g.ID)
-	}
-	switch {
-	case g.Available == 0:
-		return
-	case stopped:
-		b.Waiting += g.Available
-	default:
-		b.Available += g.Available
-	}
+	b.Available += g.Available
 	switch {
 	case g.ExpiresMs == Never:
 	case b.NextExpiry == nil || g.ExpiresMs < b.NextExpiry.AtMs:

@@ -30,7 +30,7 @@ type sweep struct {
 
 	p       *partition
 	loads   context.Context //nolint:containedctx // what is left of sweepLoads; ends with the round
-	loaded  int // accounts brought into Redis, whose holds and grants the next round handles
+	loaded  int             // accounts brought into Redis, whose holds and grants the next round handles
 	skipped int
 	first   error // why the first was skipped
 }

@@ -13,8 +13,6 @@ import (
 
 // Bounds of a test clock.
 const (
-	// TestClockMax is how far a test clock may be ahead: within it every date of a policy fits meter's milliseconds.
-	TestClockMax     = 200 * 365 * 24 * time.Hour
 	clockFollowEvery = time.Second
 	clockFollowMax   = 5 * time.Second // for Postgres to tell the offset
 )
