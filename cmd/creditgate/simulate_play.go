@@ -94,7 +94,7 @@ func (p *play) act(ctx context.Context, s *policy.Step, row *storyRow) (wrong []
 	case policy.Ask:
 		return p.request(ctx, act, s.Want, row)
 	default:
-		change := changeOf(row.account, act)
+		change := changeOf(p.at, row.account, act)
 		a, err = p.room.control(ctx, change.method, change.path, change.body)
 	}
 	if err != nil {
