@@ -1,6 +1,7 @@
 package persist
 
-import "creditgate/meter"
-
-// Clock is the store's clock, for tests to move.
-func (s *Store) Clock() *meter.Clock { return s.clock }
+// The queries whose plans are looked at.
+const (
+	FirstEntry = firstEntry
+	UsageSums  = usageSums
+)
