@@ -76,7 +76,7 @@ func (s *shop) time(t *testing.T, text string) time.Time {
 // at puts the clock to a local time. It goes on from there, which the few milliseconds of a test do not show.
 func (s *shop) at(t *testing.T, text string) {
 	t.Helper()
-	s.store.Clock().Set(time.Until(s.time(t, text)))
+	s.clock.Set(time.Until(s.time(t, text)))
 }
 
 func slots(n uint32) *uint32 { return &n }

@@ -55,7 +55,7 @@ func newSeedWorld(t *testing.T, policies map[string]string) *seedWorld {
 	}
 	require.NoError(t, persist.BeginTestClock(t.Context(), w.world.database, seedStart))
 	w.gateway = w.world.serve(t, "CREDITGATE_TEST_CLOCK=true", "CREDITGATE_KEY_TTL=1s", "CREDITGATE_VERIFY_EVERY=0s",
-		"CREDITGATE_BREAKER_REQUESTS=1000000", "CREDITGATE_LOG_LEVEL=warn")
+		"CREDITGATE_BREAKER_REQUESTS=1000000")
 	return w
 }
 
