@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"iter"
@@ -180,19 +179,11 @@ func compareOutcome(want policy.Outcome, have said) []string {
 	case want.Status == 0 && have.status < http.StatusMultipleChoices:
 		return nil
 	case want.Status == 0:
-		return []string{fmt.Sprintf("answered %s, must succeed: %s", have, brief(have.body))}
+		return []string{fmt.Sprintf("answered %s, must succeed: %s", have, have.detail())}
 	case want.Status != have.status || want.Code != "" && want.Code != have.problem():
 		return []string{strings.TrimSpace(fmt.Sprintf("answered %s, must be %d %s", have, want.Status, want.Code))}
 	}
 	return nil
-}
-
-// briefMax is what of a body is shown in a difference.
-const briefMax = 300
-
-func brief(body []byte) []byte {
-	body = bytes.TrimSpace(body)
-	return body[:min(len(body), briefMax)]
 }
 
 // entries prints the ledger of every account of the story, once everything is in Postgres.

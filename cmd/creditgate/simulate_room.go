@@ -150,13 +150,31 @@ type said struct {
 
 // problem is the code of a refusal, "" for other answers.
 func (s said) problem() string {
+	code, _ := s.refusal()
+	return code
+}
+
+// detailMax is what is shown of an answer that is no problem of the gateway's.
+const detailMax = 300
+
+// detail is what a refusal says of itself.
+func (s said) detail() string {
+	if code, detail := s.refusal(); code != "" {
+		return detail
+	}
+	body := bytes.TrimSpace(s.body)
+	return string(body[:min(len(body), detailMax)])
+}
+
+func (s said) refusal() (code, detail string) {
 	var p struct {
-		Code string `json:"code"`
+		Code   string `json:"code"`
+		Detail string `json:"detail"`
 	}
 	if s.status < http.StatusBadRequest || json.Unmarshal(s.body, &p) != nil {
-		return ""
+		return "", ""
 	}
-	return p.Code
+	return p.Code, p.Detail
 }
 
 // String is the status, with the code of a problem.

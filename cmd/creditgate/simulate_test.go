@@ -1,0 +1,129 @@
+package main_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"creditgate/meter/policy"
+)
+
+// The scenarios of the seed products come out as they say.
+func TestSimulateSeeds(t *testing.T) {
+	t.Parallel()
+	examples := filepath.Join("..", "..", "meter", "policy", "examples")
+	scenarios, err := filepath.Glob(filepath.Join(examples, "scenarios", "*.yaml"))
+	require.NoError(t, err)
+	require.Len(t, scenarios, 3)
+	for _, scenario := range scenarios {
+		name := filepath.Base(scenario)
+		t.Run(strings.TrimSuffix(name, ".yaml"), func(t *testing.T) {
+			t.Parallel()
+			status, out := simulate(t, filepath.Join(examples, name), scenario)
+			require.Zero(t, status, out)
+			require.Contains(t, out, "\nOK: all ")
+			require.Contains(t, out, "\nledger of ")
+		})
+	}
+}
+
+// simulate runs a scenario, and sees that nothing of it is left.
+func simulate(t *testing.T, policyFile, scenario string) (status int, out string) {
+	t.Helper()
+	env, left := simulateEnv(t)
+	status, out = command(t, env, "policy", "simulate", policyFile, scenario)
+	require.Empty(t, left(), "files that are left")
+	return status, out
+}
+
+// simulateEnv gives a simulation a directory of its own for what it writes; left is what is in there.
+func simulateEnv(t *testing.T) (env []string, left func() []string) {
+	t.Helper()
+	tmp := t.TempDir()
+	require.NoError(t, os.Chmod(tmp, 0o755)) // Postgres may enter it as another user
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + tmp}, func() []string {
+		found, err := filepath.Glob(filepath.Join(tmp, "*"))
+		require.NoError(t, err)
+		return found
+	}
+}
+
+// writeScenario writes a scenario, and the policy of the background studio beside it.
+func writeScenario(t *testing.T, steps string) (policyFile, scenario string) {
+	t.Helper()
+	dir := t.TempDir()
+	src, err := policy.Example("ai-background-studio")
+	require.NoError(t, err)
+	policyFile, scenario = filepath.Join(dir, "studio.yaml"), filepath.Join(dir, "story.yaml")
+	require.NoError(t, os.WriteFile(policyFile, src, 0o600))
+	require.NoError(t, os.WriteFile(scenario, []byte(steps), 0o600))
+	return policyFile, scenario
+}
+
+// Whatever differs is named by its line, at its row and at the end, and the status is 1.
+func TestSimulateTellsEachDifference(t *testing.T) {
+	t.Parallel()
+	status, out := simulateSteps(t, `- at: 2026-02-28T23:00
+  grant: {account: agency, bucket: promo, credits: 5, expires_at: 2026-03-01}
+- grant: {account: agency, bucket: purchased, credits: 50}
+- request: {account: agency, operation: apply, n: 3, charged: 2}
+- request: {account: agency, operation: apply, n: 3, answer: 2 of 3, charged: 2}
+- request: {account: agency, operation: apply, n: 2, answer: timeout}
+- request: {account: agency, operation: apply, n: 20, times: 3}
+- request: {account: agency, operation: revert, expect: 402}
+- expect: {account: agency, available: 51, held: 1, buckets: {promo: 0, purchased: 50}, plan: basic, next_reset: 2026-03-01}
+- advance: 1d
+- expect: {account: agency, available: 10, buckets: {promo: 0, purchased: 10}}
+`)
+	require.Equal(t, 1, status, out)
+	for _, want := range [...]string{
+		":4: X-Credits-Charged is \"3\", must be 2",
+		":7: answered 402 insufficient-credits, must succeed: 20 credits are needed, 10 available",
+		":7: in request 3 of 3",
+		":8: answered 200, must be 402",
+		":9: available of agency is 10, must be 51",
+		":9: held of agency is 0, must be 1",
+		":9: plan of agency is none, must be basic",
+		":9: next_reset of agency is none, must be 2026-03-01T00:00:00",
+		"4 of 10 steps differ:",
+	} {
+		require.Contains(t, out, want)
+	}
+	require.Contains(t, out, "2026-02-28 23:00  agency   apply of 2, no answer          0         0         0         50  504 upstream-timeout\n")
+	require.Equal(t, 2, strings.Count(out, ":4: "), "at its row, and at the end")
+}
+
+// A mistake in a file is told before anything is started.
+func TestSimulateRefusesMistakes(t *testing.T) {
+	t.Parallel()
+	policyFile, scenario := writeScenario(t, "- at: 2026-03-01\n  subscribe: {account: agency, plan: basik}\n")
+	status, out := simulate(t, policyFile, scenario)
+	require.Equal(t, 1, status)
+	require.Equal(t, scenario+":2:38: [0].subscribe.plan: \"basik\" is not a plan; did you mean basic?\n", out)
+}
+
+// Ctrl-C in the middle of a story ends everything that was started, and leaves nothing.
+func TestSimulateStopsAtOnce(t *testing.T) {
+	t.Parallel()
+	policyFile, scenario := writeScenario(t, `- at: 2026-03-01
+  grant: {account: agency, bucket: purchased, credits: 50}
+- request: {account: agency, operation: apply, n: 1, answer: timeout, times: 10000}
+`)
+	env, left := simulateEnv(t)
+	p := launch(t, env, "policy", "simulate", policyFile, scenario)
+	p.await(t, "that it granted", func(line string) bool { return strings.Contains(line, "grant 50 purchased") })
+	require.NotEmpty(t, left())
+	require.Equal(t, 2, p.interrupt(t, syscall.SIGINT), p.text())
+	require.Contains(t, p.text(), "stopped before the end")
+	require.Empty(t, left())
+}
+
+func simulateSteps(t *testing.T, steps string) (status int, out string) {
+	t.Helper()
+	policyFile, scenario := writeScenario(t, steps)
+	return simulate(t, policyFile, scenario)
+}
