@@ -39,6 +39,7 @@ const (
 	codeUpstreamUnavailable code = "upstream-unavailable"
 	codeMeteringUnavailable code = "metering-unavailable"
 	codeStorageUnavailable  code = "storage-unavailable"
+	codeInvalidPolicy       code = "invalid-policy"
 	codeInternal            code = "internal-error"
 )
 
@@ -73,6 +74,7 @@ func problems() map[code]meaning {
 		codeUpstreamUnavailable: {fasthttp.StatusServiceUnavailable, "Backend unavailable"},
 		codeMeteringUnavailable: {fasthttp.StatusServiceUnavailable, "Metering unavailable"},
 		codeStorageUnavailable:  {fasthttp.StatusServiceUnavailable, "Storage unavailable"},
+		codeInvalidPolicy:       {fasthttp.StatusUnprocessableEntity, "Policies not reloaded"},
 		codeInternal:            {fasthttp.StatusInternalServerError, "Internal error"},
 	}
 }
@@ -86,6 +88,7 @@ type problem struct {
 	final      bool   // the client must not repeat the request by itself: x-should-retry: false
 	shortfall  *shortfall
 	replay     *meter.Reservation
+	mistakes   *policyProblems
 }
 
 // shortfall is what an insufficient-credits problem adds.
@@ -114,6 +117,7 @@ type problemView struct {
 	RequestID string `json:"request_id"`
 	*shortfall
 	*replayed
+	*policyProblems
 	Error openAIError `json:"error"`
 }
 
@@ -138,7 +142,7 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	}
 	view := problemView{
 		Type: "/problems/" + string(p.code), Title: m.title, Status: m.status, Detail: p.detail, Code: p.code,
-		RequestID: requestID, shortfall: p.shortfall,
+		RequestID: requestID, shortfall: p.shortfall, policyProblems: p.mistakes,
 		Error: openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
 	}
 	if p.param != "" {

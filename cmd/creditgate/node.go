@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,11 +43,13 @@ type node struct {
 	sweeper  *persist.Sweeper
 	drift    *driftWatch
 	gate     *gateway.Gateway
+	hangup   chan os.Signal // SIGHUP; one waits while another is obeyed
 }
 
 // newNode makes the parts and introduces them to each other. Nothing is asked of Redis or Postgres yet.
 func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerolog.Logger) (_ *node, err error) {
-	n := &node{config: c, log: log}
+	n := &node{config: c, log: log, hangup: make(chan os.Signal, 1)}
+	signal.Notify(n.hangup, syscall.SIGHUP)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -79,7 +84,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
 	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
 	n.gate, err = gateway.New(ctx, gateway.Options{
-		Settings: c.Gateway, Policies: policies,
+		Settings: c.Gateway, Policies: policies, Source: policySource{c.Policy, n.store},
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
 		Admin: admin{changes}, Health: health{n.engine},
@@ -90,6 +95,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 
 // close gives back what newNode opened.
 func (n *node) close() (err error) {
+	signal.Stop(n.hangup)
 	if n.journal != nil {
 		err = n.journal.Close()
 	}
@@ -149,6 +155,8 @@ func (n *node) run(ctx context.Context, data, control net.Listener) error {
 			failed <- err
 		}
 	})
+	reload := start(ctx, n.reloadOnSignal)
+	defer reload.end()
 	served := make(chan error, 1)
 	go func() { served <- n.gate.Run(own, data, control) }()
 
@@ -172,6 +180,18 @@ func (n *node) run(ctx context.Context, data, control net.Listener) error {
 	err = errors.Join(err, n.close())
 	n.log.Info().Err(err).Msg("stopped")
 	return err
+}
+
+// reloadOnSignal puts changed policy files in force at each SIGHUP. Mistakes are in the log, and change nothing.
+func (n *node) reloadOnSignal(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.hangup:
+			_ = n.gate.Reload(ctx) // it says by itself what is wrong
+		}
+	}
 }
 
 func (n *node) shutdown(ctx context.Context) error {
