@@ -95,6 +95,7 @@ type Options struct {
 	Statements Statements
 	Admin      Admin
 	Health     Health
+	TestClock  TestClock // nil: time cannot be moved
 
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer // what /metrics shows

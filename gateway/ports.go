@@ -288,6 +288,13 @@ type RevocationState struct {
 	Repeated     bool
 }
 
+// TestClock moves time, for all gateways on a test database. Both answer when what became due by then is done, and with
+// ErrConflict when time would go back, or too far.
+type TestClock interface {
+	Advance(ctx context.Context, by time.Duration) error
+	MoveTo(ctx context.Context, now time.Time) error
+}
+
 // Health says whether the gateway may take traffic: a reason for each partition that is not open, none when all
 // are. It must answer from memory, and may not depend on Postgres.
 type Health interface {

@@ -12,6 +12,7 @@
 //	admin.go, sweeper.go   recorded first, applied to Redis in the same call, or later
 //	book.go, outcome.go    what the engine asks: meter.Book and meter.RebuildSource
 //	policy_use.go          how many accounts live by a product or a plan
+//	clock.go               test databases, and the clock that moves in them
 //	terms.go               what was decided about subscriptions
 //	history.go             an account's entries, page by page
 //	statement.go           what a balance and a billing page need beyond Redis: caps, debt, usage
