@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,11 +69,7 @@ func TestNegotiatedPrice(t *testing.T) {
 }
 
 func manyOf(n int) string {
-	out := "1"
-	for range n - 1 {
-		out += ",1"
-	}
-	return out
+	return "1" + strings.Repeat(",1", n-1)
 }
 
 // A price negotiated as 0 makes a request free for the account.
@@ -101,7 +98,8 @@ func TestPriceOfIdentity(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	who := gateway.Identity{Prices: []policy.UnitPrice{
-		{Operation: "a", Credits: 1, From: now}, {Operation: "b", Credits: 2, From: now, Until: now.Add(time.Second)},
+		{Operation: "a", Credits: 1, From: now},
+		{Operation: "b", Credits: 2, From: now, Until: now.Add(time.Second)},
 		{Operation: "a", Credits: 3, From: now.Add(time.Second)},
 	}}
 	require.Nil(t, who.Price("a", now.Add(-1)))

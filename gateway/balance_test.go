@@ -44,7 +44,7 @@ type lot struct {
 const day = 24 * time.Hour
 
 // give grants lots; moments are whole seconds after now, which is returned.
-func (b *bundle) give(account string, lots ...lot) (now time.Time, ids []meter.ID) {
+func (b *bundle) give(account string, lots ...lot) (now time.Time) {
 	b.t.Helper()
 	now = time.Now().Truncate(time.Second)
 	for _, l := range lots {
@@ -61,9 +61,8 @@ func (b *bundle) give(account string, lots ...lot) (now time.Time, ids []meter.I
 		d, err := b.house.apply(b.t.Context(), account, g)
 		require.NoError(b.t, err)
 		require.Equal(b.t, meter.CodeOK, d.Code)
-		ids = append(ids, g.ID)
 	}
-	return now, ids
+	return now
 }
 
 func on(plan string, slots uint32) policy.History {
@@ -79,7 +78,7 @@ func TestHeaderAndBillingPage(t *testing.T) {
 	b := setup(t, seed("ai-background-studio"))
 	key := b.account("acme", 0)
 	b.house.agree("acme", on("professional_plus", 50))
-	now, _ := b.give(
+	now := b.give(
 		"acme", lot{bucket: "promo", credits: 20, end: 2 * day},
 		lot{bucket: "monthly", rank: 1, credits: 500, end: 3 * day},
 		lot{bucket: "monthly", rank: 1, credits: 510, begins: 3 * day, end: 33 * day},
@@ -113,7 +112,7 @@ func TestEditorAndAccountPage(t *testing.T) {
 	b := setup(t, seed("3d-studio"))
 	key := b.account("maker", 0)
 	b.house.agree("maker", on("starter", 1))
-	now, _ := b.give(
+	now := b.give(
 		"maker", lot{bucket: "subscription", credits: 500, end: 12 * day},
 		lot{bucket: "subscription", credits: 500, begins: 12 * day, end: 43 * day},
 		lot{bucket: "pack", rank: 1, credits: 200, end: 12 * day},
@@ -206,7 +205,7 @@ func TestAdvice(t *testing.T) {
 	}
 	b.account("near", 0)
 	b.house.agree("near", on("professional_plus", 1))
-	now, _ := b.give("near", soon...)
+	now := b.give("near", soon...)
 	require.Equal(t, wait(now.Add(6*day), 10), told("near", 10))
 	require.Equal(t, buy("plus-50", "plus-200", "plus-500"), told("near", 11), "the reset would not suffice")
 	refusal := b.post("/studio/apply", "sk-near", photos(10)).json(t)

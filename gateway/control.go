@@ -54,6 +54,7 @@ func (g *Gateway) controlRoutes() []controlRoute {
 		{"POST", "/v1/reservations/{reservation}/release", false, g.postRelease},
 		{"POST", "/v1/reservations/{reservation}/extend", false, g.postExtend},
 		{"GET", "/v1/policy", false, g.getPolicy},
+		{"POST", "/v1/policy/reload", false, g.postReload},
 		{"GET", "/v1/clock", false, g.getClock},
 		{"PUT", "/v1/clock", false, g.putClock},
 		{"GET", "/livez", true, g.getLive},

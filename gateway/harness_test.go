@@ -146,7 +146,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 			UpstreamTimeout: 15 * time.Second, LeaseMargin: time.Second, BreakerRequests: 1000,
 		},
 		Policies: policy.NewCatalog(map[string]*policy.Policy{"studio": pol}),
-		Meter:    b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
+		Source:   b.house, Meter: b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
 		Ledger: b.house, Statements: b.house, Admin: b.house, Health: b.house, Registerer: b.reg, Gatherer: b.reg, Log: log,
 	}
 	for _, tweak := range tweaks {
@@ -364,6 +364,9 @@ type house struct {
 	lookups  atomic.Int64
 	err      error // what Postgres answers while it is away
 	notReady []string
+	files    map[string]*policy.Policy // what a reload reads
+	mistake  error
+	uses     []gateway.PolicyUse
 }
 
 func (h *house) add(account string) {
@@ -459,6 +462,18 @@ func (h *house) Usage(_ context.Context, q gateway.UsageQuery) (gateway.Usage, e
 	defer h.mu.Unlock()
 	h.asked = q
 	return h.usage, h.err
+}
+
+func (h *house) Load() (map[string]*policy.Policy, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.files, h.mistake
+}
+
+func (h *house) Uses(context.Context, []string) ([]gateway.PolicyUse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.uses, h.err
 }
 
 func (h *house) Buckets(_ context.Context, _ string, ids []meter.ID) (map[meter.ID]string, error) {

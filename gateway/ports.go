@@ -101,6 +101,21 @@ type LedgerLine struct {
 	Credits meter.Credits
 }
 
+// PolicySource reads the policy files anew, and knows who lives by them.
+type PolicySource interface {
+	// Load reads and checks every file. The error has all mistakes, as policy.FileError, joined.
+	Load() (map[string]*policy.Policy, error)
+	// Uses counts the accounts of products, and of each plan that subscriptions to them are on now or will be.
+	Uses(ctx context.Context, products []string) ([]PolicyUse, error)
+}
+
+// PolicyUse is how many accounts depend on a product, or with Plan on one of its plans.
+type PolicyUse struct {
+	Product  string
+	Plan     string // "": all accounts of the product
+	Accounts int64
+}
+
 // Statements reads from Postgres what a billing page shows beside the balance.
 type Statements interface {
 	// Statement adds to what Redis holds of an account, whose grants there are live.

@@ -24,6 +24,8 @@ import (
 type Gateway struct {
 	set        Settings
 	policies   *policy.Catalog
+	source     PolicySource
+	reloading  sync.Mutex
 	clock      *meter.Clock
 	testClock  TestClock
 	meter      Meter
@@ -74,8 +76,9 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		set: o.Settings, policies: o.Policies, clock: o.Clock, testClock: o.TestClock,
-		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger, statements: o.Statements, admin: o.Admin, health: o.Health,
+		set: o.Settings, policies: o.Policies, source: o.Source, clock: o.Clock, testClock: o.TestClock,
+		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger,
+		statements: o.Statements, admin: o.Admin, health: o.Health,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}

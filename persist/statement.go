@@ -21,7 +21,7 @@ type Statement struct {
 // grants by their index, of which a year has some dozens.
 func (s *Store) Statement(ctx context.Context, account string, live []meter.ID) (out Statement, err error) {
 	out.Granted = make(map[meter.ID]meter.Credits, len(live))
-	rows, err := s.pool.Query(ctx, `SELECT g.id, g.credits - t.revoked - t.debt, t.debt, g.id = ANY ($2::uuid[])
+	rows, err := s.pool.Query(ctx, `SELECT g.id, t.debt, g.credits - t.revoked - t.debt, g.id = ANY ($2::uuid[])
 		FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
 		WHERE g.account = $1 AND (t.debt > 0 OR g.id = ANY ($2::uuid[]))`, account, uuids(live))
 	if err != nil {
@@ -30,7 +30,7 @@ func (s *Store) Statement(ctx context.Context, account string, live []meter.ID) 
 	var id [16]byte
 	var granted, debt int64
 	var isLive bool
-	_, err = pgx.ForEachRow(rows, []any{&id, &granted, &debt, &isLive}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id, &debt, &granted, &isLive}, func() error {
 		if isLive {
 			out.Granted[id] = meter.Credits(granted)
 		} else {

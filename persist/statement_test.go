@@ -72,7 +72,8 @@ func TestIdentityBringsWhatWasAgreed(t *testing.T) {
 		Account: "acme", Product: "studio", KeyID: key,
 		Terms: policy.History{
 			{At: in(-50), Plan: "professional", Slots: 2, Anchor: in(-50)},
-			{At: in(-50), Plan: "professional", Slots: 3, Anchor: in(-50)}, {At: in(24), Anchor: in(24)},
+			{At: in(-50), Plan: "professional", Slots: 3, Anchor: in(-50)},
+			{At: in(24), Anchor: in(24)},
 		},
 		Prices: []policy.UnitPrice{
 			{Operation: "apply", Credits: 500, From: in(-30), Ref: "frame", Reason: "negotiated price frame"},
@@ -128,7 +129,7 @@ func (b *bundle) booked(t *testing.T, account string, grant meter.ID, hours []in
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := b.world.account(account)
+	a := b.account(account)
 	for i, h := range hours {
 		at := int64(startMs) + int64(h)*3_600_000
 		b.pseq++
@@ -252,4 +253,29 @@ func (b *bundle) explain(t *testing.T, sql string, args ...any) string {
 		lines = append(lines, fmt.Sprint(row[0]))
 	}
 	return strings.Join(lines, "\n")
+}
+
+func TestPolicyUses(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	now := time.Now()
+	for _, name := range []string{"a", "b", "c", "d"} {
+		b.putAccount(t, name)
+	}
+	other := "other"
+	_, err := b.admin.PutAccount(t.Context(), persist.AccountChange{Account: "e", Product: &other})
+	require.NoError(t, err)
+	b.term(t, "a", 1, now.Add(-2*time.Hour), "basic", 1, false)
+	b.term(t, "a", 2, now.Add(-time.Hour), "pro", 1, false)
+	b.term(t, "a", 3, now.Add(time.Hour), "premium", 1, false)
+	b.term(t, "b", 1, now.Add(-time.Hour), "pro", 1, false)
+	b.term(t, "c", 1, now.Add(-2*time.Hour), "pro", 1, false)
+	b.term(t, "c", 2, now.Add(-time.Hour), "", 0, false) // over
+	uses, err := b.store.PolicyUses(t.Context(), []string{"studio", "none"})
+	require.NoError(t, err)
+	require.Equal(t, []persist.PolicyUse{
+		{Product: "studio", Accounts: 4},
+		{Product: "studio", Plan: "premium", Accounts: 1},
+		{Product: "studio", Plan: "pro", Accounts: 2},
+	}, uses)
 }

@@ -9,6 +9,7 @@ import (
 	"creditgate/gateway"
 	"creditgate/meter"
 	"creditgate/meter/journal"
+	"creditgate/meter/policy"
 	"creditgate/persist"
 )
 
@@ -16,15 +17,16 @@ import (
 // convert where their fields are the same, so that a field added on one side alone does not compile.
 
 var (
-	_ gateway.Identities = identities{}
-	_ gateway.Ledger     = ledger{}
-	_ gateway.Statements = statements{}
-	_ gateway.Admin      = admin{}
-	_ gateway.Journal    = journalled{}
-	_ gateway.Health     = health{}
-	_ gateway.Meter      = (*meter.Engine)(nil)
-	_ gateway.Lookup     = (*meter.Engine)(nil)
-	_ gateway.Answers    = (*meter.ReplayStore)(nil)
+	_ gateway.Identities   = identities{}
+	_ gateway.Ledger       = ledger{}
+	_ gateway.Statements   = statements{}
+	_ gateway.PolicySource = policySource{}
+	_ gateway.Admin        = admin{}
+	_ gateway.Journal      = journalled{}
+	_ gateway.Health       = health{}
+	_ gateway.Meter        = (*meter.Engine)(nil)
+	_ gateway.Lookup       = (*meter.Engine)(nil)
+	_ gateway.Answers      = (*meter.ReplayStore)(nil)
 )
 
 // asGateway says what went wrong in the words that gateway branches on.
@@ -94,6 +96,23 @@ func (s statements) Usage(ctx context.Context, q gateway.UsageQuery) (gateway.Us
 		out.Rows = append(out.Rows, gateway.UsageRow(r))
 	}
 	return out, asGateway(err)
+}
+
+// policySource is where the node has its policies from.
+type policySource struct {
+	path  string
+	store *persist.Store
+}
+
+func (p policySource) Load() (map[string]*policy.Policy, error) { return loadPolicies(p.path) }
+
+func (p policySource) Uses(ctx context.Context, products []string) ([]gateway.PolicyUse, error) {
+	uses, err := p.store.PolicyUses(ctx, products)
+	out := make([]gateway.PolicyUse, len(uses))
+	for i, u := range uses {
+		out[i] = gateway.PolicyUse(u)
+	}
+	return out, err
 }
 
 type admin struct{ *persist.Admin }
