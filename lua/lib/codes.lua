@@ -56,7 +56,8 @@ local SLOT_NOTE_MS = 10000
 -- flag, so `flags >= STOPS` asks for it.
 local UNLIMITED = 2
 local STOPS = 4
--- Of an account's flags: one of its grants is unlimited or stops. Other accounts pay nothing for the rule.
+-- Of an account's flags; the first, 1, is that it is suspended. Fair: one of its grants is unlimited or stops. Other
+-- accounts pay nothing for the rule.
 local FAIR = 2
 
 -- An operation whose verb has this added is answered OK with the first bytes of the reservation only: up to its deadline.
