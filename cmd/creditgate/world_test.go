@@ -266,8 +266,12 @@ type reply struct {
 
 // generate asks for one picture, which costs one credit.
 func generate(ctx context.Context, client *http.Client, url, key string) (reply, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v1/images/generations",
-		strings.NewReader(`{"prompt":"a red bicycle","n":1}`))
+	return send(ctx, client, url+"/v1/images/generations", key, `{"prompt":"a red bicycle","n":1}`)
+}
+
+// send asks for something that is priced.
+func send(ctx context.Context, client *http.Client, url, key, body string) (reply, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
 		return reply{}, err
 	}
