@@ -36,7 +36,7 @@ func mutantsA() []mutant {
 
 func mutantsB() []mutant {
 	const plus, one = "professional_plus: {monthly: {credits: slots * 10}", "credits: 1\n"
-	const plus50 = "credits: 50, price: 45.00 EUR, expires: {after: 1y}"
+	const basic100 = "credits: 100, price: 95.00 EUR, expires: {after: 1y}"
 	return []mutant{
 		{id: "B1", old: one, new: "credits: 0.5\n"},
 		{id: "B2", old: "unmatched: refuse", new: "unmatched: pass"},
@@ -63,7 +63,7 @@ func mutantsB() []mutant {
 		{id: "B23", old: plus, new: "professional_plus: {monthly: {credits: slots * 11}"},
 		{id: "B24", old: "{day_of_month: 1}}", new: "{day_of_month: 20}}"},
 		{id: "B25", old: "grant_on: invoice", new: "grant_on: payment"},
-		{id: "B26", old: plus50, new: "credits: 50, price: 45.00 EUR, expires: {after: 6mo}"},
+		{id: "B26", old: basic100, new: "credits: 100, price: 95.00 EUR, expires: {after: 6mo}"},
 		{id: "B27", old: "promo: launch, packs: [plus-50, plus-200, plus-500]", new: "promo: launch, packs: [plus-50, plus-200]", refused: true},
 		{id: "B28", old: "price: 160.00 EUR", new: "price: 190.00 EUR", refused: true},
 		{id: "B29", old: "discounts: none", new: "discounts: allowed"},

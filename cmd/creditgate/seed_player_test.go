@@ -271,8 +271,8 @@ type wealth struct {
 	Plan      *string        `json:"plan"`
 	Buckets   []wealthBucket `json:"buckets"`
 	NextReset *struct {
-		At      time.Time     `json:"at"`
-		Credits meter.Credits `json:"credits"`
+		At      time.Time      `json:"at"`
+		Credits *meter.Credits `json:"credits"` // nil: unlimited
 	} `json:"next_reset"`
 	NextResetAt *time.Time `json:"next_reset_at"`
 }
@@ -283,8 +283,8 @@ type wealthBucket struct {
 	Held       meter.Credits  `json:"held"`
 	Unlimited  bool           `json:"unlimited"`
 	NextExpiry *struct {
-		Credits meter.Credits `json:"credits"`
-		At      time.Time     `json:"at"`
+		Credits *meter.Credits `json:"credits"` // nil: unlimited
+		At      time.Time      `json:"at"`
 	} `json:"next_expiry"`
 	FairUse *struct {
 		Cap  meter.Credits `json:"cap"`

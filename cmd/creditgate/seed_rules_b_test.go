@@ -48,11 +48,11 @@ func rulesB() []rule {
 	}
 }
 
-// payer is a customer of the studio that has bought 50 credits, and has no others.
+// payer is a customer of the studio that has bought 100 credits, and has no others.
 func (p *player) payer() *customer {
-	c := p.member("agency", "professional", 0)
-	c.buy("plus-50")
-	c.has("promo 0, monthly 0, purchased 50")
+	c := p.member("agency", "basic", 0)
+	c.buy("basic-100")
+	c.has("promo 0, monthly 0, purchased 100")
 	return c
 }
 
@@ -60,7 +60,7 @@ func eachPressCharges(p *player) {
 	c := p.payer()
 	c.applied(1)
 	c.applied(1) // the same photo, the same background
-	c.has("promo 0, monthly 0, purchased 48")
+	c.has("promo 0, monthly 0, purchased 98")
 	require.Len(p, c.history("commit", 2), 2)
 }
 
@@ -75,7 +75,7 @@ func noLogoAlone(p *player) {
 	a = c.ask("POST", "/studio/logo", logo)
 	require.Equal(p, []any{http.StatusNotFound, "unpriced-route"}, []any{a.status, a.code()}, "and there is no such operation")
 	require.Equal(p, calls, c.calls())
-	c.has("promo 0, monthly 0, purchased 50")
+	c.has("promo 0, monthly 0, purchased 100")
 }
 
 func logoCostsNothingMore(p *player) {
@@ -84,7 +84,7 @@ func logoCostsNothingMore(p *player) {
 	both := photos(1)
 	both.Logo = "acme"
 	require.Equal(p, "1", c.ask("POST", "/studio/apply", both).charged())
-	c.has("promo 0, monthly 0, purchased 48")
+	c.has("promo 0, monthly 0, purchased 98")
 }
 
 func againCharges(p *player) {
@@ -94,7 +94,7 @@ func againCharges(p *player) {
 		again.Background = background
 		require.Equal(p, "1", c.ask("POST", "/studio/apply", again).charged())
 	}
-	c.has("promo 0, monthly 0, purchased 47")
+	c.has("promo 0, monthly 0, purchased 97")
 }
 
 func revertIsFree(p *player) {
@@ -104,7 +104,7 @@ func revertIsFree(p *player) {
 		a := c.ask("POST", "/studio/revert", photos(1))
 		require.Equal(p, http.StatusOK, a.status, "%s", a.body)
 	}
-	c.has("promo 0, monthly 0, purchased 49")
+	c.has("promo 0, monthly 0, purchased 99")
 }
 
 func reportIsFree(p *player) {
@@ -114,7 +114,7 @@ func reportIsFree(p *player) {
 		a := c.ask("POST", "/studio/report", photo{"photo-1"})
 		require.Equal(p, http.StatusOK, a.status, "%s", a.body)
 	}
-	c.has("promo 0, monthly 0, purchased 49")
+	c.has("promo 0, monthly 0, purchased 99")
 }
 
 func batchIsPerPhoto(p *player) {
@@ -122,7 +122,7 @@ func batchIsPerPhoto(p *player) {
 	c.applied(3)
 	c.applied(7)
 	require.Equal(p, "2", c.ask("POST", "/studio/apply", photos(3), headerFail, "1").charged(), "one of three failed")
-	c.has("promo 0, monthly 0, purchased 38")
+	c.has("promo 0, monthly 0, purchased 88")
 }
 
 func twoStepsAreTwo(p *player) {
@@ -131,7 +131,7 @@ func twoStepsAreTwo(p *player) {
 	logo := photos(3)
 	logo.Logo = "acme"
 	require.Equal(p, "3", c.ask("POST", "/studio/apply", logo).charged())
-	c.has("promo 0, monthly 0, purchased 44")
+	c.has("promo 0, monthly 0, purchased 94")
 }
 
 func movingCharges(p *player) {
@@ -141,7 +141,7 @@ func movingCharges(p *player) {
 		moved.Logo = logo
 		require.Equal(p, "1", c.ask("POST", "/studio/apply", moved).charged())
 	}
-	c.has("promo 0, monthly 0, purchased 48")
+	c.has("promo 0, monthly 0, purchased 98")
 }
 
 func drainOrder(p *player) {

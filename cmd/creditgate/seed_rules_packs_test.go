@@ -54,17 +54,17 @@ func buyWhenOut(p *player) {
 }
 
 func validOneYear(p *player) {
-	c := p.member("agency", "professional", 0)
+	c := p.member("agency", "basic", 0)
 	p.at("2026-03-10 10:00")
-	first := c.buy("plus-50")
+	first := c.buy("basic-100")
 	p.at("2026-04-20 10:00")
-	c.buy("plus-200")
+	c.buy("basic-500")
 	require.NotNil(p, first.ExpiresAt)
 	require.True(p, p.local("2027-03-11 00:00").Equal(*first.ExpiresAt), "the end of 2027-03-10, not %s", first.ExpiresAt)
 	p.at("2027-03-10 23:00")
-	c.has("promo 0, monthly 0, purchased 250")
+	c.has("promo 0, monthly 0, purchased 600")
 	p.at("2027-03-11 00:00")
-	c.has("promo 0, monthly 0, purchased 200")
+	c.has("promo 0, monthly 0, purchased 500")
 	p.at("2027-04-21 00:00")
 	c.has("promo 0, monthly 0, purchased 0")
 }
@@ -114,8 +114,8 @@ func packsByPlan(p *player) {
 }
 
 func billedByInvoice(p *player) {
-	c := p.member("agency", "professional", 0)
-	a := c.order("plus-50", fields{"invoice_ref": "INV-1", "tax_minor": 855})
+	c := p.member("agency", "basic", 0)
+	a := c.order("basic-100", fields{"invoice_ref": "INV-1", "tax_minor": 1805})
 	bought := decode[purchase](p, a)
 	require.Equal(p, http.StatusCreated, a.status, "%s", a.body)
 	require.Nil(p, bought.PaidAt, "no money has come")
@@ -124,7 +124,7 @@ func billedByInvoice(p *player) {
 	shown := decode[purchase](p, c.must("GET", "/v1/purchases/"+bought.Ref, nil))
 	require.NotNil(p, shown.PaidAt)
 	require.Equal(p, "INV-1", shown.Invoice)
-	c.has("promo 0, monthly 0, purchased 49")
+	c.has("promo 0, monthly 0, purchased 99")
 }
 
 func headerShowsBalance(p *player) {

@@ -53,11 +53,11 @@ func compareStanding(want policy.Look, have standing, zone *time.Location) []str
 		c.text("next_reset", momentText(have.NextResetAt, zone), momentText(given(*want.NextReset), zone))
 	}
 	if want.NextResetCredits != nil {
-		credits := meter.Credits(0)
+		credits := new(meter.Credits)
 		if have.NextReset != nil {
 			credits = have.NextReset.Credits
 		}
-		c.credits("next_reset_credits", credits, want.NextResetCredits)
+		c.text("next_reset_credits", amountText(credits), want.NextResetCredits.String())
 	}
 	if want.FairUseLeft != nil {
 		left := "nothing, for no bucket is unlimited"

@@ -276,8 +276,7 @@ type standing struct {
 	Buckets   []standingBucket `json:"buckets"`
 	Plan      *string          `json:"plan"`
 	NextReset *struct {
-		At      time.Time     `json:"at"`
-		Credits meter.Credits `json:"credits"`
+		Credits *meter.Credits `json:"credits"` // nil: unlimited
 	} `json:"next_reset"`
 	NextResetAt *time.Time `json:"next_reset_at"`
 }
