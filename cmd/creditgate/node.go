@@ -43,6 +43,7 @@ type node struct {
 	replayer *journal.Replayer
 	flusher  *persist.Flusher
 	sweeper  *persist.Sweeper
+	issuer   *persist.Issuer
 	drift    *driftWatch
 	gate     *gateway.Gateway
 	hangup   chan os.Signal // SIGHUP; one waits while another is obeyed
@@ -84,9 +85,10 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	changes := persist.NewAdmin(n.store, n.engine, policies, log)
 	n.flusher = persist.NewFlusher(n.store, n.engine.Ledger(), persist.FlushOptions{TrimLag: c.TrimLag}, metrics, log)
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
+	n.issuer = persist.NewIssuer(changes, persist.IssueOptions{}, metrics, log)
 	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
 	if c.TestClock {
-		n.moving = persist.NewTestClock(n.store, log, n.sweeper.Sweep, n.engine.SweepNow)
+		n.moving = persist.NewTestClock(n.store, log, n.issue, n.sweeper.Sweep, n.engine.SweepNow)
 		metrics.MustRegister(clockGauge(n.clock))
 	}
 	n.gate, err = gateway.New(ctx, gateway.Options{
@@ -94,7 +96,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 		Clock: n.clock, TestClock: asTestClock(n.moving),
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
-		Admin: admin{changes}, Health: health{n.engine},
+		Admin: admin{changes}, Subscriptions: subscriptions{changes}, Health: health{n.engine},
 		Registerer: metrics, Gatherer: metrics, Log: log,
 	})
 	return n, err
@@ -220,14 +222,22 @@ func (n *node) keepBook(ctx context.Context, checked bool) error {
 		}
 	}
 	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)
+	issue := start(ctx, n.issuer.Run)
 	if n.moving != nil {
 		defer start(ctx, n.moving.Run).end()
 	}
 	<-ctx.Done()
+	issue.end()
 	sweep.end()
 	watch.end()
 	flush.end()
 	return nil
+}
+
+// issue gives subscriptions what is due by the time that a test clock was moved to.
+func (n *node) issue(ctx context.Context) error {
+	_, err := n.issuer.Issue(ctx)
+	return err
 }
 
 func (n *node) checkDatabase(ctx context.Context) error {
