@@ -258,3 +258,72 @@ func TestAdviceIsPatienceWhileCreditIsHeld(t *testing.T) {
 	require.NotEmpty(t, r.Header.Get("Retry-After"))
 	require.Nil(t, r.json(t)["advice"])
 }
+
+func unlimited(stops bool) func(*meter.Grant) {
+	return func(g *meter.Grant) { g.Unlimited, g.Stops = true, stops }
+}
+
+// Unlimited is no number: the header shows none, the cap behind it stands beside (B11).
+func TestUnlimitedBalance(t *testing.T) {
+	t.Parallel()
+	b := setup(t, seed("ai-background-studio"))
+	key := b.account("acme", 0)
+	b.house.agree("acme", on("premium", 1))
+	now := b.give(
+		"acme", lot{bucket: "monthly", rank: 1, credits: 20000, end: 3 * day, flags: unlimited(true)},
+		lot{bucket: "monthly", rank: 1, credits: 20000, begins: 3 * day, end: 33 * day, flags: unlimited(true)},
+		lot{bucket: "purchased", rank: 2, credits: 50},
+	)
+	b.backend.answer(200, `{"results":[{"status":"ok"},{"status":"ok"}]}`)
+	r := b.post("/studio/apply", key, twoPhotos)
+	require.Equal(t, 200, r.StatusCode, "%s", r.body)
+	require.Equal(t, "unlimited", r.Header.Get("X-Credits-Remaining"))
+	balance := func() string { return string(b.do(http.MethodGet, b.data+"/credits/balance", key, "").body) }
+	reset := stamp(now.Add(3 * day))
+	shown := func(available, monthly, purchased string) string {
+		return `{"account":"acme","available":` + available + `,"held":0,"debt":0,"plan":"premium","next_reset_at":"` + reset + `",
+		"next_reset":{"at":"` + reset + `","credits":null},"buckets":[
+		{"name":"promo","available":0,"held":0,"unlimited":false,"next_expiry":null},
+		{"name":"monthly","available":null,"held":0,"unlimited":true,"fair_use":` + monthly + `,"next_expiry":null},
+		{"name":"purchased",` + purchased + `,"held":0,"unlimited":false,"next_expiry":null}]}`
+	}
+	b.house.fail(errors.New("connection refused"))
+	require.JSONEq(t, shown("null", `{"cap":20000,"used":2,"left":19998}`, `"available":0,"waiting":50`), balance(),
+		"without Postgres the cap is the policy's")
+	b.house.fail(nil)
+	d, err := b.engine.Balance(t.Context(), "acme")
+	require.NoError(t, err)
+	for _, g := range d.Account.Grants {
+		if g.Unlimited {
+			b.house.caps = append(b.house.caps, gateway.FairUseCap{Grant: g.ID, Bucket: g.Bucket, Credits: 30000 * meter.Credit})
+			break
+		}
+	}
+	require.JSONEq(t, shown("null", `{"cap":30000,"used":10002,"left":19998}`, `"available":0,"waiting":50`), balance(),
+		"with Postgres what was granted")
+	require.Empty(t, b.do(http.MethodGet, b.data+"/credits/packs", key, "").json(t)["packs"])
+}
+
+// A cap that others follow, once used up: the bucket stays unlimited, the total is what follows.
+func TestUsedUpCapThatOthersFollow(t *testing.T) {
+	t.Parallel()
+	b := setup(t, seed("ai-background-studio"))
+	key := b.account("acme", 0)
+	b.house.agree("acme", on("premium", 1))
+	b.give(
+		"acme", lot{bucket: "monthly", rank: 1, credits: 2, end: 3 * day, flags: unlimited(false)},
+		lot{bucket: "purchased", rank: 2, credits: 50},
+	)
+	b.backend.answer(200, `{"results":[{"status":"ok"},{"status":"ok"}]}`)
+	require.Equal(t, 200, b.post("/studio/apply", key, twoPhotos).StatusCode)
+	b.house.caps = []gateway.FairUseCap{
+		{Grant: meter.NewID(time.Now()), Bucket: "monthly", Credits: 2 * meter.Credit, UsedUp: true},
+		{Grant: meter.NewID(time.Now()), Bucket: "promo", Credits: 2 * meter.Credit}, // not in Redis yet
+	}
+	v := b.do(http.MethodGet, b.data+"/credits/balance", key, "").json(t)
+	require.InDelta(t, 50, v["available"], 0)
+	monthly := v["buckets"].([]any)[1].(map[string]any)
+	require.Equal(t, true, monthly["unlimited"])
+	require.Equal(t, map[string]any{"cap": 2.0, "used": 2.0, "left": 0.0}, monthly["fair_use"])
+	require.Equal(t, false, v["buckets"].([]any)[0].(map[string]any)["unlimited"])
+}

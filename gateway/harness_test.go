@@ -357,7 +357,7 @@ type house struct {
 	accounts map[string]gateway.AccountState
 	grants   map[string]gateway.GrantState
 	entries  []gateway.LedgerEntry
-	granted  map[meter.ID]meter.Credits
+	caps     []gateway.FairUseCap
 	owed     meter.Credits
 	usage    gateway.Usage
 	asked    gateway.UsageQuery
@@ -443,17 +443,11 @@ func (h *house) Entries(_ context.Context, _ string, before uint64, limit int) (
 	return out, h.err
 }
 
-// Statement says what the grants began with.
-func (h *house) Statement(_ context.Context, _ string, live []meter.ID) (gateway.Statement, error) {
+// Statement says what the test has set.
+func (h *house) Statement(context.Context, string, []meter.ID, time.Time) (gateway.Statement, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := gateway.Statement{Granted: map[meter.ID]meter.Credits{}, Owed: h.owed}
-	for _, id := range live {
-		if c, ok := h.granted[id]; ok {
-			out.Granted[id] = c
-		}
-	}
-	return out, h.err
+	return gateway.Statement{Caps: h.caps, Owed: h.owed}, h.err
 }
 
 // Usage answers what the test says, and keeps the question.

@@ -118,16 +118,24 @@ type PolicyUse struct {
 
 // Statements reads from Postgres what a billing page shows beside the balance.
 type Statements interface {
-	// Statement adds to what Redis holds of an account, whose grants there are live.
-	Statement(ctx context.Context, account string, live []meter.ID) (Statement, error)
+	// Statement adds to what Redis holds of an account at a moment; live are the account's grants there.
+	Statement(ctx context.Context, account string, live []meter.ID, at time.Time) (Statement, error)
 	// Usage sums what was charged.
 	Usage(ctx context.Context, q UsageQuery) (Usage, error)
 }
 
 // Statement is what Redis does not keep of an account.
 type Statement struct {
-	Granted map[meter.ID]meter.Credits // of those live: what each began with, less what was taken back of it
-	Owed    meter.Credits              // debt of grants that are not live any more
+	Caps []FairUseCap  // in force
+	Owed meter.Credits // debt of grants that are not live any more
+}
+
+// FairUseCap is a fair-use cap in force.
+type FairUseCap struct {
+	Grant   meter.ID
+	Bucket  string
+	Credits meter.Credits // that it began with, less what was taken back of it
+	UsedUp  bool          // nothing is left of it; Redis may have forgotten it
 }
 
 // UsageQuery asks for what an account was charged in the spans between Bounds: by day each span by itself, else all of

@@ -97,9 +97,15 @@ func (l ledger) Buckets(ctx context.Context, account string, grants []meter.ID) 
 
 type statements struct{ store *persist.Store }
 
-func (s statements) Statement(ctx context.Context, account string, live []meter.ID) (gateway.Statement, error) {
-	out, err := s.store.Statement(ctx, account, live)
-	return gateway.Statement(out), asGateway(err)
+func (s statements) Statement(
+	ctx context.Context, account string, live []meter.ID, at time.Time,
+) (gateway.Statement, error) {
+	v, err := s.store.Statement(ctx, account, live, at)
+	out := gateway.Statement{Owed: v.Owed}
+	for _, c := range v.Caps {
+		out.Caps = append(out.Caps, gateway.FairUseCap(c))
+	}
+	return out, asGateway(err)
 }
 
 func (s statements) Usage(ctx context.Context, q gateway.UsageQuery) (gateway.Usage, error) {
