@@ -85,10 +85,10 @@ func TestResetUnderLoad(t *testing.T) {
 	w.verified(t)
 }
 
-// studioWorld is a world with the background studio's policy; every eighth request fails.
-type studioWorld struct{ *world }
+// loadedStudio is a world with the background studio's policy; every eighth request fails.
+type loadedStudio struct{ *world }
 
-func newLoadedStudio(t *testing.T) studioWorld {
+func newLoadedStudio(t *testing.T) loadedStudio {
 	t.Helper()
 	w := &world{redis: redisd.Test(t), database: persisttest.DB(t), journal: filepath.Join(t.TempDir(), "journal")}
 	w.policy = filepath.Join(t.TempDir(), "studio.yaml")
@@ -106,11 +106,11 @@ func newLoadedStudio(t *testing.T) studioWorld {
 		_, _ = io.WriteString(rw, `{"results":[{"status":"ok"}]}`)
 	}))
 	t.Cleanup(w.backend.Close)
-	return studioWorld{w}
+	return loadedStudio{w}
 }
 
 // zoned is a time in the studio's zone.
-func (w studioWorld) zoned(t *testing.T, text string) time.Time {
+func (w loadedStudio) zoned(t *testing.T, text string) time.Time {
 	t.Helper()
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	require.NoError(t, err)
