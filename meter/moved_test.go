@@ -45,7 +45,7 @@ func movable(t *testing.T) (b *testBundle, clock *meter.Clock) {
 const day = 24 * time.Hour
 
 // gift grants a credit that ends a month from now.
-func (b *testBundle) gift(e *meter.Engine, account string) meter.Grant {
+func (b *testBundle) gift(e *meter.Engine, account string) {
 	b.t.Helper()
 	g := meter.Grant{
 		ID: meter.NewID(time.Now()), Bucket: "promo", Available: meter.Credit, ExpiresMs: time.Now().Add(30 * day).UnixMilli(),
@@ -56,7 +56,6 @@ func (b *testBundle) gift(e *meter.Engine, account string) meter.Grant {
 	d, err := e.Grant(b.t.Context(), meter.GrantChange{Account: account, Grant: g})
 	require.NoError(b.t, err)
 	require.Equal(b.t, meter.CodeOK, d.Code)
-	return g
 }
 
 func TestAGatewayThatHasNotLearnedTheTimeIsRefused(t *testing.T) {

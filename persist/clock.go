@@ -135,7 +135,8 @@ func (c *TestClock) follow(ctx context.Context) error {
 
 // Advance moves the clock on, by 0 too: then only what is due is done.
 func (c *TestClock) Advance(ctx context.Context, by time.Duration) error {
-	return c.move(ctx, by, `UPDATE creditgate.clock SET offset_ms = offset_ms + $1 WHERE test AND $1::bigint >= 0 RETURNING offset_ms`)
+	return c.move(ctx, by,
+		`UPDATE creditgate.clock SET offset_ms = offset_ms + $1 WHERE test AND $1::bigint >= 0 RETURNING offset_ms`)
 }
 
 // MoveTo lets it be the given time. ErrClockBack if it is later already.

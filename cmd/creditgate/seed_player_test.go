@@ -142,36 +142,36 @@ func decode[T any](p *player, a answer) (v T) {
 // fields is the body of a request to the control plane.
 type fields map[string]any
 
-// customer is an account of a play, with a key.
-type customer struct {
+// seedAccount is an account of a play, with a key.
+type seedAccount struct {
 	*player
 
 	name, key string
 	refs      int
 }
 
-func (p *player) customer(name string) *customer {
-	c := &customer{player: p, name: p.id + "-" + name}
+func (p *player) customer(name string) *seedAccount {
+	c := &seedAccount{player: p, name: p.id + "-" + name}
 	p.must("PUT", "/v1/accounts/"+c.name, fields{"product": p.product})
 	return c
 }
 
 // member is a customer with a subscription.
-func (p *player) member(name, plan string, slots int) *customer {
+func (p *player) member(name, plan string, slots int) *seedAccount {
 	c := p.customer(name)
 	c.subscribe(plan, slots, "monthly")
 	return c
 }
 
-func (c *customer) path(rest string) string { return "/v1/accounts/" + c.name + rest }
+func (c *seedAccount) path(rest string) string { return "/v1/accounts/" + c.name + rest }
 
 // ref is a reference that is new.
-func (c *customer) ref() string {
+func (c *seedAccount) ref() string {
 	c.refs++
 	return fmt.Sprintf("%s-%d", c.name, c.refs)
 }
 
-func (c *customer) subscribe(plan string, slots int, period string) answer {
+func (c *seedAccount) subscribe(plan string, slots int, period string) answer {
 	body := fields{"plan": plan, "period": period}
 	if slots > 0 {
 		body["slots"] = slots
@@ -180,7 +180,7 @@ func (c *customer) subscribe(plan string, slots int, period string) answer {
 }
 
 // order buys a pack and returns whatever is answered.
-func (c *customer) order(pack string, more fields) answer {
+func (c *seedAccount) order(pack string, more fields) answer {
 	body := fields{"pack": pack, "external_ref": c.ref()}
 	for k, v := range more {
 		body[k] = v
@@ -202,7 +202,7 @@ type purchase struct {
 }
 
 // buy buys a pack, which is granted in the same call.
-func (c *customer) buy(pack string) purchase {
+func (c *seedAccount) buy(pack string) purchase {
 	a := c.order(pack, nil)
 	require.Equal(c, http.StatusCreated, a.status, "buy %s: %s", pack, a.body)
 	bought := decode[purchase](c.player, a)
@@ -211,7 +211,7 @@ func (c *customer) buy(pack string) purchase {
 }
 
 // ask sends a request on the data plane. The key is made at the first one, since what it is asked for is cached by key.
-func (c *customer) ask(method, path string, body any, header ...string) answer {
+func (c *seedAccount) ask(method, path string, body any, header ...string) answer {
 	if c.key == "" {
 		c.key = decode[struct {
 			Key string `json:"key"`
@@ -243,7 +243,7 @@ type photo struct {
 	ID string `json:"id"`
 }
 
-func photos(n int) job {
+func batch(n int) job {
 	j := job{Background: "#dde7f0"}
 	for i := range n {
 		j.Photos = append(j.Photos, photo{fmt.Sprintf("photo-%d", i+1)})
@@ -251,17 +251,17 @@ func photos(n int) job {
 	return j
 }
 
-func (c *customer) apply(n int) answer { return c.ask("POST", "/studio/apply", photos(n)) }
+func (c *seedAccount) apply(n int) answer { return c.ask("POST", "/studio/apply", batch(n)) }
 
 // applied applies, which must be charged with that many credits.
-func (c *customer) applied(n int) {
+func (c *seedAccount) applied(n int) {
 	a := c.apply(n)
 	require.Equal(c, http.StatusOK, a.status, "apply %d: %s", n, a.body)
 	require.Equal(c, fmt.Sprint(n), a.charged())
 }
 
 // calls is how often the backend worked for the customer.
-func (c *customer) calls() int { return c.world.backend.callsOf(c.name) }
+func (c *seedAccount) calls() int { return c.world.backend.callsOf(c.name) }
 
 // wealth is a balance as the data plane shows it.
 type wealth struct {
@@ -293,14 +293,14 @@ type wealthBucket struct {
 	} `json:"fair_use"`
 }
 
-func (c *customer) balance() wealth {
+func (c *seedAccount) balance() wealth {
 	a := c.ask("GET", "/credits/balance", nil)
 	require.Equal(c, http.StatusOK, a.status, "%s", a.body)
 	return decode[wealth](c.player, a)
 }
 
 // has compares what is available, written as "promo 5, monthly 10".
-func (c *customer) has(want string) {
+func (c *seedAccount) has(want string) {
 	b := c.balance()
 	var have []string
 	for _, bucket := range b.Buckets {
@@ -313,7 +313,7 @@ func (c *customer) has(want string) {
 	require.Equal(c, want, strings.Join(have, ", "), "what %s has", c.name)
 }
 
-func (c *customer) bucket(name string) wealthBucket {
+func (c *seedAccount) bucket(name string) wealthBucket {
 	for _, b := range c.balance().Buckets {
 		if b.Name == name {
 			return b
@@ -334,7 +334,7 @@ type entry struct {
 }
 
 // history waits until the ledger has so many entries of a kind, and returns these, newest first.
-func (c *customer) history(kind string, n int) (found []entry) {
+func (c *seedAccount) history(kind string, n int) (found []entry) {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		found = nil
 		page := decode[struct {

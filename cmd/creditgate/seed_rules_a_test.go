@@ -28,11 +28,11 @@ type picture struct {
 	Size   string `json:"size,omitempty"`
 }
 
-func (c *customer) generate(n int, header ...string) answer {
+func (c *seedAccount) generate(n int, header ...string) answer {
 	return c.ask("POST", "/v1/images/generations", picture{Prompt: "a red bicycle", N: n}, header...)
 }
 
-func (c *customer) generated(n int) {
+func (c *seedAccount) generated(n int) {
 	a := c.generate(n)
 	require.Equal(c, http.StatusOK, a.status, "generate %d: %s", n, a.body)
 	require.Equal(c, fmt.Sprint(n), a.charged())

@@ -49,7 +49,7 @@ func rulesB() []rule {
 }
 
 // payer is a customer of the studio that has bought 100 credits, and has no others.
-func (p *player) payer() *customer {
+func (p *player) payer() *seedAccount {
 	c := p.member("agency", "basic", 0)
 	c.buy("basic-100")
 	c.has("promo 0, monthly 0, purchased 100")
@@ -66,7 +66,7 @@ func eachPressCharges(p *player) {
 
 func noLogoAlone(p *player) {
 	c := p.payer()
-	logo := photos(1)
+	logo := batch(1)
 	logo.Background, logo.Logo = "", "acme"
 	a := c.ask("POST", "/studio/apply", logo)
 	require.Equal(p, http.StatusUnprocessableEntity, a.status, "the studio refuses it")
@@ -81,7 +81,7 @@ func noLogoAlone(p *player) {
 func logoCostsNothingMore(p *player) {
 	c := p.payer()
 	c.applied(1)
-	both := photos(1)
+	both := batch(1)
 	both.Logo = "acme"
 	require.Equal(p, "1", c.ask("POST", "/studio/apply", both).charged())
 	c.has("promo 0, monthly 0, purchased 98")
@@ -90,7 +90,7 @@ func logoCostsNothingMore(p *player) {
 func againCharges(p *player) {
 	c := p.payer()
 	for _, background := range [...]string{"#dde7f0", "#000000", "#ffffff"} {
-		again := photos(1)
+		again := batch(1)
 		again.Background = background
 		require.Equal(p, "1", c.ask("POST", "/studio/apply", again).charged())
 	}
@@ -101,7 +101,7 @@ func revertIsFree(p *player) {
 	c := p.payer()
 	c.applied(1)
 	for range 3 {
-		a := c.ask("POST", "/studio/revert", photos(1))
+		a := c.ask("POST", "/studio/revert", batch(1))
 		require.Equal(p, http.StatusOK, a.status, "%s", a.body)
 	}
 	c.has("promo 0, monthly 0, purchased 99")
@@ -121,14 +121,14 @@ func batchIsPerPhoto(p *player) {
 	c := p.payer()
 	c.applied(3)
 	c.applied(7)
-	require.Equal(p, "2", c.ask("POST", "/studio/apply", photos(3), headerFail, "1").charged(), "one of three failed")
+	require.Equal(p, "2", c.ask("POST", "/studio/apply", batch(3), headerFail, "1").charged(), "one of three failed")
 	c.has("promo 0, monthly 0, purchased 88")
 }
 
 func twoStepsAreTwo(p *player) {
 	c := p.payer()
 	c.applied(3)
-	logo := photos(3)
+	logo := batch(3)
 	logo.Logo = "acme"
 	require.Equal(p, "3", c.ask("POST", "/studio/apply", logo).charged())
 	c.has("promo 0, monthly 0, purchased 94")
@@ -137,7 +137,7 @@ func twoStepsAreTwo(p *player) {
 func movingCharges(p *player) {
 	c := p.payer()
 	for _, logo := range [...]string{"acme, top", "acme, bottom"} {
-		moved := photos(1)
+		moved := batch(1)
 		moved.Logo = logo
 		require.Equal(p, "1", c.ask("POST", "/studio/apply", moved).charged())
 	}
@@ -172,7 +172,7 @@ func freeFirst(p *player) {
 	}
 	c.applied(4)
 	require.Equal(p, "46", c.bucket("purchased").Available.String())
-	a := c.ask("POST", "/studio/apply", photos(4), headerFail, "4")
+	a := c.ask("POST", "/studio/apply", batch(4), headerFail, "4")
 	require.Equal(p, "0", a.charged())
 	require.Equal(p, "46", c.bucket("purchased").Available.String(), "what is not delivered goes back to where it was taken from")
 }

@@ -34,7 +34,7 @@ type model struct {
 }
 
 // tool uses one of the five tools.
-func (c *customer) tool(name string) answer {
+func (c *seedAccount) tool(name string) answer {
 	switch name {
 	case "background-removal", "style-transfer":
 		return c.ask("POST", "/3d/"+name, fields{})
@@ -43,14 +43,14 @@ func (c *customer) tool(name string) answer {
 }
 
 // used uses a tool, at its price.
-func (c *customer) used(name string, price int) {
+func (c *seedAccount) used(name string, price int) {
 	a := c.tool(name)
 	require.Equal(c, http.StatusOK, a.status, "%s: %s", name, a.body)
 	require.Equal(c, fmt.Sprint(price), a.charged(), name)
 }
 
 // spendStarter uses up the 500 credits of a Starter subscription.
-func (c *customer) spendStarter() {
+func (c *seedAccount) spendStarter() {
 	for range 6 {
 		c.used("ultra", 80)
 	}

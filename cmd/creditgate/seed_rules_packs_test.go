@@ -18,7 +18,7 @@ type offer struct {
 	DiscountPercent float64 `json:"discount_percent"`
 }
 
-func (c *customer) offers() []offer {
+func (c *seedAccount) offers() []offer {
 	a := c.ask("GET", "/credits/packs", nil)
 	require.Equal(c, http.StatusOK, a.status, "%s", a.body)
 	return decode[struct {
@@ -26,7 +26,7 @@ func (c *customer) offers() []offer {
 	}](c.player, a).Packs
 }
 
-func (c *customer) offered() string {
+func (c *seedAccount) offered() string {
 	var names []string
 	for _, o := range c.offers() {
 		names = append(names, o.Name)

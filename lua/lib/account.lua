@@ -159,14 +159,15 @@ end
 
 local function is_live(g, now) return g.effective <= now and now < g.expires end
 
--- What can be drawn now: of the live grants in drain order, up to the first that stops. The sum is kept with the span of
+-- What can be drawn now: of the live grants up to the bucket of the first that stops. The sum is kept with the span of
 -- time in which no grant begins or ends, so that it need not be added up at every call.
 local function available(a, now)
   if now < a.as_of or now >= a.till then
-    local sum, till, stopped = 0, NEVER, false
+    local sum, till, last = 0, NEVER, RANK_MAX -- the last rank that counts
     for _, g in ipairs(all_grants(a)) do
-      if not stopped and is_live(g, now) then
-        sum, stopped = sum + g.available, g.flags >= STOPS
+      if g.rank <= last and is_live(g, now) then
+        sum = sum + g.available
+        if g.flags >= STOPS then last = g.rank end
       end
       if now < g.effective then till = min(till, g.effective) end
       if now < g.expires then till = min(till, g.expires) end
@@ -194,8 +195,8 @@ local function add_available(a, g, n, now)
   elseif now >= a.as_of and now < a.till and is_live(g, now) then a.sum = a.sum + n end
 end
 
--- Takes amount in drain order. The caller has checked that it is available, so nothing behind a grant that stops is
--- reached.
+-- Takes amount in drain order. The caller has checked that it is available, so nothing of a bucket behind one that
+-- stops is reached.
 local function take(a, amount, now)
   local taken, i = {}, 1
   local g = grant_number(a, 1, nil)

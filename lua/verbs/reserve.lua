@@ -3,7 +3,7 @@ OP         1 '<i8i6I4Hc0' amount lease_ms holds_max note, then the key part
 REPLY      OK reservation | CONFLICT reservation (settled) | INSUFFICIENT account | KEY_IN_PROGRESS, KEY_REPLAY id
            and reservation | KEY_MISMATCH | NOT_LOADED | SUSPENDED | IN_FLIGHT | STALE
 INVARIANT  available + held of every grant is unchanged; nothing changes unless OK; no entry, no seq; nothing is drawn
-           behind a live grant that stops
+           of a bucket behind a live grant that stops
 COST       O(grants) ]]
 verbs[1] = function(sec, op)
   local amount, lease, holds_max, note, at = read('<i8i6I4Hc0', op.packed, op.at)
