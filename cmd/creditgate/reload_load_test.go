@@ -77,6 +77,6 @@ func TestReloadUnderLoad(t *testing.T) {
 	require.Positive(t, seen[2].Load())
 	b := g.balance(t, "busy")
 	require.Zero(t, b.Held)
-	require.Equal(t, float64(credit-sum.Load()), b.Available)
+	require.Equal(t, credit-sum.Load(), int64(b.Available))
 	w.verified(t)
 }

@@ -37,7 +37,7 @@ func TestResetUnderLoad(t *testing.T) {
 	g.must(t, "PUT", "/v1/accounts/agency/subscription", fmt.Sprintf(`{"plan":"professional","slots":%d}`, slots))
 	key := g.key(t, "agency")
 	before := g.bucketOf(t, "agency", "monthly")
-	require.Equal(t, float64(slots*unit), before)
+	require.Equal(t, meter.Credits(slots*unit)*meter.Credit, before)
 	const ahead = 1500 * time.Millisecond
 	g.must(t, "PUT", "/v1/clock", fmt.Sprintf(`{"now":%q}`, reset.Add(-ahead).Format(time.RFC3339Nano)))
 	here := time.Now().Add(ahead) // by this host's clock, after which the new month has certainly begun
@@ -75,13 +75,13 @@ func TestResetUnderLoad(t *testing.T) {
 
 	months := g.monthsOf(t, "agency", reset)
 	t.Logf("%d delivered, %d failed, %d in the new month: %+v", delivered.Load(), failed.Load(), inNewMonth.Load(), months)
-	require.Equal(t, meter.Credits(slots*unit)*meter.Credit, months.oldSpent+months.oldLapsed, "the old month's credit")
+	require.Equal(t, before, months.oldSpent+months.oldLapsed, "the old month's credit")
 	require.Equal(t, meter.Credits(delivered.Load())*meter.Credit, months.oldSpent+months.newSpent, "each delivered picture, once")
 	require.Zero(t, months.oldAfter, "requests that began in the new month and spent the old one's credit")
 	require.Zero(t, months.newBefore, "entries of before the new month that spent its credit")
 	require.Positive(t, months.oldSpent)
 	require.Positive(t, months.newSpent)
-	require.Equal(t, float64(slots*unit)-float64(months.newSpent)/float64(meter.Credit), g.bucketOf(t, "agency", "monthly"))
+	require.Equal(t, before-months.newSpent, g.bucketOf(t, "agency", "monthly"))
 	w.verified(t)
 }
 
@@ -133,12 +133,12 @@ func (g *gateway) key(t *testing.T, account string) string {
 	return made.Key
 }
 
-func (g *gateway) bucketOf(t *testing.T, account, bucket string) float64 {
+func (g *gateway) bucketOf(t *testing.T, account, bucket string) meter.Credits {
 	t.Helper()
 	var b struct {
 		Buckets []struct {
-			Name      string  `json:"name"`
-			Available float64 `json:"available"`
+			Name      string        `json:"name"`
+			Available meter.Credits `json:"available"`
 		} `json:"buckets"`
 	}
 	require.NoError(t, json.Unmarshal([]byte(g.must(t, "GET", "/v1/accounts/"+account+"/balance", "")), &b))

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -146,9 +147,7 @@ func TestPolicyMutants(t *testing.T) {
 		player := newPlayer(t, w, id, p)
 		plays[id] = func() error { return player.run(rules[id].play) }
 	}
-	for id, err := range playAll(w, plays) {
-		caught[id] = err
-	}
+	maps.Copy(caught, playAll(w, plays))
 	require.NoError(t, w.broken, "the clock stood still")
 	n := 0
 	table := tabwriter.NewWriter(t.Output(), 0, 0, 2, ' ', 0)

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,9 +99,7 @@ func ask(base, token, method, path string, body []byte, header http.Header) (ans
 	if err != nil {
 		return answer{}, err
 	}
-	for name, values := range header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, header)
 	req.Header.Set("Authorization", "Bearer "+token)
 	if len(body) > 0 {
 		req.Header.Set("Content-Type", "application/json")
@@ -171,20 +171,18 @@ func (c *seedAccount) ref() string {
 	return fmt.Sprintf("%s-%d", c.name, c.refs)
 }
 
-func (c *seedAccount) subscribe(plan string, slots int, period string) answer {
+func (c *seedAccount) subscribe(plan string, slots int, period string) {
 	body := fields{"plan": plan, "period": period}
 	if slots > 0 {
 		body["slots"] = slots
 	}
-	return c.must("PUT", c.path("/subscription"), body)
+	c.must("PUT", c.path("/subscription"), body)
 }
 
 // order buys a pack and returns whatever is answered.
 func (c *seedAccount) order(pack string, more fields) answer {
 	body := fields{"pack": pack, "external_ref": c.ref()}
-	for k, v := range more {
-		body[k] = v
-	}
+	maps.Copy(body, more)
 	return c.control("POST", c.path("/purchases"), body)
 }
 
@@ -257,7 +255,7 @@ func (c *seedAccount) apply(n int) answer { return c.ask("POST", "/studio/apply"
 func (c *seedAccount) applied(n int) {
 	a := c.apply(n)
 	require.Equal(c, http.StatusOK, a.status, "apply %d: %s", n, a.body)
-	require.Equal(c, fmt.Sprint(n), a.charged())
+	require.Equal(c, strconv.Itoa(n), a.charged())
 }
 
 // calls is how often the backend worked for the customer.

@@ -1,8 +1,8 @@
 package main_test
 
 import (
-	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/stretchr/testify/require"
 )
@@ -35,7 +35,7 @@ func (c *seedAccount) generate(n int, header ...string) answer {
 func (c *seedAccount) generated(n int) {
 	a := c.generate(n)
 	require.Equal(c, http.StatusOK, a.status, "generate %d: %s", n, a.body)
-	require.Equal(c, fmt.Sprint(n), a.charged())
+	require.Equal(c, strconv.Itoa(n), a.charged())
 }
 
 func tokensMakeImages(p *player) {

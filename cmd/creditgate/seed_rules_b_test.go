@@ -155,11 +155,11 @@ func drainOrder(p *player) {
 	c.has("promo 0, monthly 5, purchased 50")
 	c.applied(8)
 	c.has("promo 0, monthly 0, purchased 47")
-	lines := ""
+	var lines []string
 	for _, l := range c.history("commit", 3)[0].Lines {
-		lines += l.Bucket + " " + l.Credits.String() + ", "
+		lines = append(lines, l.Bucket+" "+l.Credits.String())
 	}
-	require.Equal(p, "monthly -5, purchased -3, ", lines, "one request may take from two")
+	require.ElementsMatch(p, []string{"monthly -5", "purchased -3"}, lines, "one request may take from two")
 }
 
 func freeFirst(p *player) {

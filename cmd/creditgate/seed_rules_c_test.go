@@ -3,6 +3,7 @@ package main_test
 import (
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -46,7 +47,7 @@ func (c *seedAccount) tool(name string) answer {
 func (c *seedAccount) used(name string, price int) {
 	a := c.tool(name)
 	require.Equal(c, http.StatusOK, a.status, "%s: %s", name, a.body)
-	require.Equal(c, fmt.Sprint(price), a.charged(), name)
+	require.Equal(c, strconv.Itoa(price), a.charged(), name)
 }
 
 // spendStarter uses up the 500 credits of a Starter subscription.

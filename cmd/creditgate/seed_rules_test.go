@@ -77,7 +77,8 @@ func TestSeedRules(t *testing.T) {
 	results := playAll(w, plays)
 	t.Logf("%d rules, %d moves of the clock, %s", len(plays), w.jumps, time.Since(began).Round(time.Millisecond))
 	for _, r := range seedRules() {
-		t.Run(r.id, func(t *testing.T) { //nolint:paralleltest // it was played already, beside the others
+		t.Run(r.id, func(t *testing.T) {
+			t.Parallel()
 			require.NoError(t, results[r.id], "%s %s", r.id, r.what)
 		})
 	}
