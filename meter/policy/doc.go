@@ -13,8 +13,17 @@
 //	cycle.go        where cycles begin and end: anchors, month ends, clocks put forward and back; when packs expire
 //	schedule.go     which grants a subscription gives, when
 //	catalog.go      the policies in force, by product, and how they are replaced
-//	parse.go        the file: top level, buckets, timezone, version; embedded examples
+//	amount.go       amounts that depend on slots
+//	money.go        prices, and what a credit of a pack costs
+//	calendar.go     spans, dates, times of day and cycles, as a file writes them
+//	version.go      what the version of a policy is made of
+//	parse.go        the file: top level, buckets, timezone; embedded examples
+//	parse_plan.go   the file: plans
+//	parse_promotion.go  the file: promotions
+//	parse_pack.go   the file: packs
+//	parse_rules.go  the file: settings, events, assumptions
 //	operation.go    the file: one operation
+//	reach.go        mistakes between parts of a file: price lists, and what nobody can reach
 //	yaml.go         walking the YAML tree, each value with its path and place
 //	problem.go      mistakes in a file
 //	route.go        match: parsing, overlaps, finding the operation of a request
