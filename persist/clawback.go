@@ -207,3 +207,31 @@ func (a *Admin) prepared(ctx context.Context, c change) (ready, again bool) {
 	}
 	return true, false
 }
+
+// findPurchase makes a revocation that names a purchase one of its grant, by the terms of the sale. A reference that no purchase has may be that of a grant. The account's lock is held.
+func findPurchase(ctx context.Context, tx pgx.Tx, v *NewRevocation) error {
+	if v.PurchaseRef == "" {
+		return nil
+	}
+	p, err := readPurchase(ctx, tx, v.PurchaseRef)
+	switch {
+	case errors.Is(err, ErrNoPurchase), err == nil && p.account != v.Account:
+		return nil
+	case err != nil:
+		return err
+	case v.Reason != reasonRefund && v.Reason != reasonChargeback && v.Reason != reasonError:
+		return refuse(ErrInvalid, "reason", "reason %q of taking back a purchase must be %s, %s or %s", v.Reason,
+			reasonRefund, reasonChargeback, reasonError)
+	case v.Reason == reasonRefund && !p.refundable:
+		return refuse(ErrNotRefundable, "", "pack %s was sold without a right to a refund; a chargeback or an error can be "+
+			"taken back", p.pack)
+	case p.state == PurchaseAwaiting:
+		return refuse(ErrRefused, "", "purchase %s is not paid, so nothing was granted that could be taken back", p.ref)
+	case p.state == PurchaseFrozen:
+		return refuse(ErrRefused, "", "purchase %s is frozen until it is paid, so nothing of it can be spent; report its "+
+			"payment first", p.ref)
+	}
+	v.purchase, v.GrantID, v.Beyond = &p.id, p.grant, p.beyond()
+	v.PurchaseRef = "" // found
+	return nil
+}

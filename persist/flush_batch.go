@@ -21,7 +21,7 @@ type flushBatch struct {
 	deltas   []grantDelta // what grants points to, likewise
 	// Changes whose entry is among the records.
 	granted, revoked, moved, reversed []meter.ID
-	buckets                 []bucketCredits // told by Postgres, which knows the grants' buckets
+	buckets                           []bucketCredits // told by Postgres, which knows the grants' buckets
 }
 
 // bucketCredits is what a batch does to one bucket, in thousandths, for the metrics: a float will do.

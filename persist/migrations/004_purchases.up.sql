@@ -17,6 +17,7 @@ CREATE TABLE creditgate.purchase (
   currency        text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
   invoice_ref     text NOT NULL DEFAULT '' CHECK (octet_length(invoice_ref) <= 120),
   refundable      boolean NOT NULL,
+  write_off       boolean NOT NULL,  -- what was spent of it is written off when it is taken back; else it becomes debt
   follows_renewal boolean NOT NULL,  -- it ends at the account's next renewal, wherever that moves to
   purchased_at    timestamptz NOT NULL,
   expires_at      timestamptz,       -- as bought; null: never, or not known before it is granted
@@ -105,9 +106,7 @@ SELECT p.*,
   t.expires_at AS ends_at,
   t.spent, t.lapsed, t.revoked, t.debt, t.granted - t.spent - t.lapsed - t.revoked AS remaining,
   coalesce(r.refunded, 0) AS refunded, coalesce(r.charged_back, 0) AS charged_back, coalesce(r.corrected, 0) AS corrected,
-  coalesce(r.frozen, 0) AS frozen, coalesce(r.overdue, 0) AS overdue, coalesce(r.written_off, 0) AS written_off,
-  EXISTS (SELECT FROM creditgate.revocation c WHERE c.grant_id = p.grant_id AND c.status = 'pending')
-    OR EXISTS (SELECT FROM creditgate.reversal v WHERE v.grant_id = p.grant_id AND v.status = 'pending') AS unsettled
+  coalesce(r.frozen, 0) AS frozen, coalesce(r.overdue, 0) AS overdue, coalesce(r.written_off, 0) AS written_off
 FROM creditgate.purchase p
 LEFT JOIN creditgate.grant_lot g ON g.id = p.grant_id
 LEFT JOIN creditgate.grant_state t ON t.grant_id = p.grant_id
