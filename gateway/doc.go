@@ -20,8 +20,12 @@
 //	replay.go      stored answers
 //	upstream.go    backends: connections, breaker, what may be tried again
 //	problem.go     the one table from problem to HTTP status
-//	account.go     /credits: balance, history, reservations, quote
-//	views.go       the JSON shapes
+//	account.go     /credits: history, reservations, quote
+//	balance.go     … balance: buckets, fair use, the next reset
+//	advice.go      … whether to wait or to buy, for a quote and a 402
+//	packs.go       … what the account may buy
+//	usage.go       … what it was charged, by day, operation or key
+//	views.go       the JSON shapes of the others
 //	control*.go    the control plane, by noun
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults

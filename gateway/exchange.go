@@ -31,6 +31,7 @@ type exchange struct {
 	params policy.Params
 	view   policy.View
 	quote  policy.Quote
+	agreed *policy.UnitPrice // the negotiated price that quote is at, nil for the policy's
 	key    *meter.IdempotencyKey
 
 	out      *fasthttp.Request         // to the backend; its body buffer receives the client's body

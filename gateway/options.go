@@ -83,6 +83,7 @@ type Settings struct {
 type Options struct {
 	Settings
 	Policies *policy.Catalog
+	Clock    *meter.Clock // what is in force, and when; nil: the system's
 
 	Meter      Meter
 	Lookup     Lookup
@@ -90,6 +91,7 @@ type Options struct {
 	Answers    Answers
 	Identities Identities
 	Ledger     Ledger
+	Statements Statements
 	Admin      Admin
 	Health     Health
 
@@ -226,7 +228,7 @@ func (o *Options) validate() error {
 	for name, missing := range map[string]bool{
 		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
-		"Ledger": o.Ledger == nil, "Admin": o.Admin == nil, "Health": o.Health == nil,
+		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil, "Health": o.Health == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {
 		if missing {

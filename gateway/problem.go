@@ -96,6 +96,7 @@ type shortfall struct {
 	AffordableUnits uint32        `json:"affordable_units"`
 	Buckets         []bucketView  `json:"buckets"`
 	NextResetAt     *string       `json:"next_reset_at"`
+	Advice          *adviceView   `json:"advice"`
 }
 
 // replayed is what a replay-unavailable problem adds: the request was paid, and by which reservation.

@@ -22,15 +22,17 @@ import (
 
 // Gateway is the data plane and the control plane of one process.
 type Gateway struct {
-	set      Settings
-	policies *policy.Catalog
-	meter    Meter
-	lookup   Lookup
-	journal  Journal
-	answers  Answers
-	ledger   Ledger
-	admin    Admin
-	health   Health
+	set        Settings
+	policies   *policy.Catalog
+	clock      *meter.Clock
+	meter      Meter
+	lookup     Lookup
+	journal    Journal
+	answers    Answers
+	ledger     Ledger
+	statements Statements
+	admin      Admin
+	health     Health
 
 	exchanges sync.Pool // of *exchange
 	auth      *authenticator
@@ -52,6 +54,9 @@ type Gateway struct {
 // New checks the options and makes a Gateway; it listens only when Run. Of ctx only the values are kept.
 func New(ctx context.Context, o Options) (*Gateway, error) {
 	o.setDefaults()
+	if o.Clock == nil {
+		o.Clock = new(meter.Clock)
+	}
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
@@ -68,8 +73,8 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		set: o.Settings, policies: o.Policies, meter: o.Meter, lookup: o.Lookup, journal: o.Journal,
-		answers: o.Answers, ledger: o.Ledger, admin: o.Admin, health: o.Health,
+		set: o.Settings, policies: o.Policies, clock: o.Clock, meter: o.Meter, lookup: o.Lookup, journal: o.Journal,
+		answers: o.Answers, ledger: o.Ledger, statements: o.Statements, admin: o.Admin, health: o.Health,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}

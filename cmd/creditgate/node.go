@@ -81,7 +81,8 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	n.gate, err = gateway.New(ctx, gateway.Options{
 		Settings: c.Gateway, Policies: policies,
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
-		Identities: identities{n.store}, Ledger: ledger{n.store}, Admin: admin{changes}, Health: health{n.engine},
+		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
+		Admin: admin{changes}, Health: health{n.engine},
 		Registerer: metrics, Gatherer: metrics, Log: log,
 	})
 	return n, err

@@ -39,6 +39,7 @@
 //	json_skip.go    the JSON reader: what is only checked
 //	text.go         the reader of names with texts: query, form, header
 //	multipart.go    the multipart reader
-//	quote.go        units, price, delivered units
+//	offer.go        which packs an account may buy, and their validity in words
+//	quote.go        units, price, a negotiated price, delivered units
 //	summary.go      what policy check prints
 package policy
