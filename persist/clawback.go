@@ -42,9 +42,9 @@ type ReversalState struct {
 	Repeated      bool
 }
 
-// Undone is what became of a reversal: what can be used again, what of the debt is gone, and what came back to a
-// grant that was over and lapsed.
-type Undone struct{ GivenBack, Forgiven, Lapsed meter.Credits }
+// Undone is what became of a reversal: what can be used again, what of the grant's debt is gone (forgiven, or paid
+// with what came back if the grant owed more than this), and what came back to a grant that was over and lapsed.
+type Undone struct{ GivenBack, Settled, Lapsed meter.Credits }
 
 // bookedMax is how long an answer waits for the ledger to have what Redis decided, bookedPause between two looks. Only
 // the ledger knows how much of a revocation was there to be taken.
@@ -144,7 +144,7 @@ func (s *Store) reversalState(ctx context.Context, id meter.ID) (r ReversalState
 	r.ExpiresAt = timeOrZero(expires)
 	if revoked != nil && debt != nil && lapsed != nil {
 		r.Undone = &Undone{
-			GivenBack: meter.Credits(-*revoked - *lapsed), Forgiven: meter.Credits(-*debt), Lapsed: meter.Credits(*lapsed),
+			GivenBack: meter.Credits(-*revoked - *lapsed), Settled: meter.Credits(-*debt), Lapsed: meter.Credits(*lapsed),
 		}
 	}
 	return r, storeError("read reversal", err)
@@ -155,7 +155,7 @@ func (s *Store) clawback(ctx context.Context, tx pgx.Tx, id meter.ID, c *change)
 	switch c.kind {
 	case revocationChange:
 		if err := tx.QueryRow(ctx, `SELECT beyond FROM creditgate.revocation WHERE id = $1`, [16]byte(id)).
-			Scan((*int16)(&c.beyond)); err != nil {
+			Scan((*uint8)(&c.beyond)); err != nil {
 			return err
 		}
 	case reversalChange:
