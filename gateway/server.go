@@ -36,6 +36,7 @@ type Gateway struct {
 	statements    Statements
 	admin         Admin
 	subscriptions Subscriptions
+	purchases     Purchases
 	health        Health
 
 	exchanges sync.Pool // of *exchange
@@ -79,7 +80,8 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 	g := &Gateway{
 		set: o.Settings, policies: o.Policies, source: o.Source, clock: o.Clock, testClock: o.TestClock,
 		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger,
-		statements: o.Statements, admin: o.Admin, subscriptions: o.Subscriptions, health: o.Health,
+		statements: o.Statements, admin: o.Admin, subscriptions: o.Subscriptions,
+		purchases: o.Purchases, health: o.Health,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}
