@@ -177,7 +177,7 @@ func (m *Model) Reverse(q meter.Reversal) meter.Decision {
 	}
 	i := slices.IndexFunc(a.Grants, isGrant(q.Grant.ID))
 	g := q.Grant
-	g.Available, g.Held = 0, 0
+	g.Available, g.Held, g.Stops = 0, 0, false
 	if i >= 0 {
 		g = a.Grants[i]
 	}
