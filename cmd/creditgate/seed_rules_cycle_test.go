@@ -98,7 +98,9 @@ func resetsOnDayOne(p *player) {
 
 func nothingCarriesOver(p *player) {
 	c := p.member("agency", "professional", 10)
+	p.at("2026-03-20 09:00")
 	c.applied(30)
+	c.has("promo 0, monthly 20, purchased 0")
 	p.at("2026-04-01 00:00")
 	c.has("promo 0, monthly 50, purchased 0")
 	lapses := c.history("lapse", 1)
