@@ -214,18 +214,24 @@ local function take(a, amount, now)
   return taken
 end
 
+-- Says that only Postgres has the debt of a grant from the record pseq on, or will once that is flushed: an admin change
+-- that was checked before it is refused (RECHECK).
+local function debt_left(a, pseq) a.pruned = max(a.pruned, pseq) end
+
 -- Forgets what can never move again: grants that hold nothing, unless they still stop others, and admin changes whose
 -- entry is flushed. pruned keeps the newest forgotten pseq, so that a delayed repeat of a forgotten change is refused
--- (RECHECK). Only a grant that was touched can have come to hold nothing; one that stopped others may also be over.
+-- (RECHECK). Only a grant that was touched can have come to hold nothing; one that stopped others may also be over. pseq
+-- is the record that this call writes.
 local tidy
-function tidy(a, flushed, now)
+function tidy(a, flushed, now, pseq)
   local fair = a.flags >= FAIR
   if fair then all_grants(a) end
   for i = #a.loaded, 1, -1 do
     local g = a.loaded[i]
     if g.available == 0 and g.held == 0 and (fair or g.touched) and (g.flags < STOPS or now >= g.expires) then
+      if g.debt > 0 then debt_left(a, pseq) end
       remove_grant(a, g) -- loads all: begin anew
-      return tidy(a, flushed, now)
+      return tidy(a, flushed, now, pseq)
     end
   end
   for i = #a.applied, 1, -1 do
