@@ -185,11 +185,9 @@ func revokeOp(partition uint16, r Revocation) *op {
 }
 
 func reverseOp(partition uint16, r Reversal) *op {
-	g := r.Grant
-	g.Stops = false // what something was revoked of stops no others, also when it is given back
 	o := newOp(verbReverse, partition, r.ID, r.Account)
 	return o.u64(r.CheckedPseq).uuid(r.Grant.ID).credits(r.Taken).credits(r.Debt).credits(r.Grant.Debt).
-		u8(g.Rank).u8(g.flags()).str8(g.Bucket).i48(r.Grant.EffectiveMs).i48(r.Grant.ExpiresMs).
+		u8(r.Grant.Rank).u8(r.Grant.flags()).str8(r.Grant.Bucket).i48(r.Grant.EffectiveMs).i48(r.Grant.ExpiresMs).
 		i48(r.Grant.CreatedMs).note(r.Note)
 }
 

@@ -66,7 +66,7 @@ const (
 			g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops, g.credits, g.effective_at, g.expires_at, g.created_at
 		FROM creditgate.expiry_move c JOIN creditgate.grant_lot g ON g.id = c.grant_id WHERE c.id = $1`
 	changeOfReversal = `SELECT c.status, c.account, c.reason, c.actor, g.status, 0::bigint, NULL::timestamptz,
-			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, t.expires_at, g.created_at
+			g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops, g.credits, g.effective_at, t.expires_at, g.created_at
 		FROM creditgate.reversal c JOIN creditgate.grant_lot g ON g.id = c.grant_id
 		JOIN creditgate.grant_state t ON t.grant_id = c.grant_id WHERE c.id = $1`
 )

@@ -16,6 +16,7 @@ import (
 const (
 	quantityMax   = 1000
 	invoiceRefMax = 120
+	clockSkewMax  = time.Minute // by which the clocks of a shop, or of Redis, may be off this one
 )
 
 // order is a purchase as the policy in force prices it.

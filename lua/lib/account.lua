@@ -220,8 +220,8 @@ local function debt_left(a, pseq) a.pruned = max(a.pruned, pseq) end
 
 -- Forgets what can never move again: grants that hold nothing, unless they still stop others, and admin changes whose
 -- entry is flushed. pruned keeps the newest forgotten pseq, so that a delayed repeat of a forgotten change is refused
--- (RECHECK). Only a grant that was touched can have come to hold nothing; one that stopped others may also be over.
--- pseq is the record that this call writes.
+-- (RECHECK). Only a grant that was touched can have come to hold nothing; one that stopped others may also be over. pseq
+-- is the record that this call writes.
 local tidy
 function tidy(a, flushed, now, pseq)
   local fair = a.flags >= FAIR

@@ -3,7 +3,7 @@ OP         17 '<i8c16i8i8i8BBBc0i6i6i6Hc0' checked_pseq grant_id taken debt owed
            expires_ms created_ms note. taken and debt are of the revocation's entry; owed is the grant's debt in Postgres
            at checked_pseq, and counts, as the grant's terms do, when the grant is not here any more
 REPLY      OK account | RECHECK | BUSY | TOO_MANY_GRANTS | NOT_LOADED
-INVARIANT  forgiven + given back = taken + debt; what is given back pays what else the grant owes first, lapses if the
+INVARIANT  forgiven + given back = taken + debt; a grant that was revoked of stops no others, also when it comes back; what is given back pays what else the grant owes first, lapses if the
            grant is over, else can be drawn again; applied once, as with grant. A debt that changes while its grant is
            not here raises what checked_pseq must reach, so that owed is never out of date
 COST       O(grants) ]]
@@ -25,7 +25,7 @@ verbs[17] = function(sec, op)
   if rest > 0 and not g then
     if a.n >= GRANTS_MAX then return TOO_MANY_GRANTS end
     g = {
-      id = grant_id, rank = rank, flags = flags, bucket = bucket, available = 0, held = 0, debt = owed,
+      id = grant_id, rank = rank, flags = flags % STOPS, bucket = bucket, available = 0, held = 0, debt = owed,
       effective = effective, expires = expires, created = created,
     }
     insert_grant(a, g)

@@ -3,9 +3,9 @@
 nothing of the grant can be spent and nothing is owed for what is spent.
 OP         7 '<i8c16i8BHc0' checked_pseq grant_id amount beyond note
 REPLY      OK account | RECHECK | BUSY | NOT_LOADED
-INVARIANT  a grant that anything was revoked of stops no others any more; available never goes below 0; revoked + debt ≤ amount,
-           and equal with beyond 0; available + held + debt of the account stay within AMOUNT_MAX;
-           applied once, as with grant
+INVARIANT  revoked + debt ≤ amount, and equal with beyond 0; a grant that was revoked of stops no others any more;
+           available never goes below 0; available + held + debt of the account stay within
+           AMOUNT_MAX; applied once, as with grant
 COST       O(grants) ]]
 verbs[7] = function(sec, op)
   local checked, grant_id, amount, beyond, note = read('<i8c16i8BHc0', op.packed, op.at)
