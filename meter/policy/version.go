@@ -41,7 +41,7 @@ func (p *Policy) hash() string {
 		}
 	}
 	for _, m := range slices.SortedFunc(slices.Values(p.Promotions), byName((*Promotion).name)) {
-		put("a promotion", m.Name, m.Bucket, instant(m.Starts), instant(m.Ends), m.Amount.text, strconv.FormatBool(m.PerCycle))
+		put("a promotion", m.Name, m.Bucket, instantText(m.Starts), instantText(m.Ends), m.Amount.text, strconv.FormatBool(m.PerCycle))
 	}
 	for _, k := range slices.SortedFunc(slices.Values(p.Packs), byName((*Pack).name)) {
 		put("a pack", k.Name, k.Bucket, k.Credits.String(), k.Price.String(), k.Lifetime.String(),
@@ -55,7 +55,7 @@ func (p *Policy) hash() string {
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
-func instant(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func instantText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func byName[T any](name func(*T) string) func(a, b *T) int {
 	return func(a, b *T) int { return cmp.Compare(name(a), name(b)) }
