@@ -9,6 +9,10 @@
 //	policy.go       the policy and its operations, as the gateway uses them; bounds
 //	plan.go         plans, promotions, packs, cycles and settings, as the rest of the house uses them
 //	history.go      what was decided about an account's subscription
+//	override.go     what was negotiated with one account
+//	cycle.go        where cycles begin and end: anchors, month ends, clocks put forward and back; when packs expire
+//	period.go       what is paid for, and how far ahead grants are issued
+//	schedule.go     which grants a subscription gives, when
 //	catalog.go      the policies in force, by product, and how they are replaced
 //	amount.go       amounts that depend on slots
 //	money.go        prices, and what a credit of a pack costs
