@@ -25,8 +25,13 @@ func PerSlot(c meter.Credits) Amount {
 }
 
 // For is the amount for so many slots, rounded to the nearest thousandth. Beyond SlotsMax it is that of SlotsMax: up to
-// there it was proved at load to be neither negative nor too large.
-func (a Amount) For(slots uint32) meter.Credits { return a.slots(min(slots, SlotsMax)) }
+// there it was proved at load to be neither negative nor too large. The zero Amount is nothing.
+func (a Amount) For(slots uint32) meter.Credits {
+	if a.slots == nil {
+		return 0
+	}
+	return a.slots(min(slots, SlotsMax))
+}
 
 // String is the amount as the policy has it.
 func (a Amount) String() string { return a.text }

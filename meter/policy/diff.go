@@ -88,12 +88,16 @@ func (c *changes) contingent(bucket string, old, now *Contingent) {
 		c.add(bucket, contingentText(old, small), contingentText(now, small))
 		return
 	}
+	seen := len(c.list)
 	for _, slots := range [...]uint32{small, usual, large} {
 		noun := "slots"
 		if slots == 1 {
 			noun = "slot"
 		}
 		c.add(fmt.Sprintf("%s with %d %s", bucket, slots, noun), contingentText(old, slots), contingentText(now, slots))
+	}
+	if len(c.list) == seen && old != nil && now != nil { // it may come to something else in between
+		c.add(bucket+", as written", old.String(), now.String())
 	}
 }
 

@@ -83,28 +83,34 @@ func TestParseReadsEveryKey(t *testing.T) {
 	require.False(t, p.Operations[0].AtZeroRefuse)
 }
 
-// The version changes with each rule and with nothing else.
+// The version changes with each rule and with nothing else, and diff sees what the version sees.
 func TestVersionCoversRules(t *testing.T) {
 	t.Parallel()
-	version := func(src string) string {
+	read := func(src string) *Policy {
 		p, err := Parse("p.yaml", []byte(src))
 		require.NoError(t, err)
-		return p.Version()
+		return p
 	}
+	base := read(every)
 	edit := func(changes ...string) string {
 		for i := 0; i < len(changes); i += 2 {
 			require.Equal(t, 1, strings.Count(every, changes[i]), "%q must be one place", changes[i])
 		}
 		return strings.NewReplacer(changes...).Replace(every)
 	}
-	seen := map[string]bool{version(every): true}
+	seen := map[string]bool{base.Version(): true}
 	for _, rule := range [][]string{
+		{"name: every", "name: other"},
+		{"America/New_York", "America/Chicago"},
+		{"[promo, monthly, purchased]", "[monthly, promo, purchased]"},
+		{"operations:", "unmatched: pass\noperations:"},
+		{"POST /apply, credits: 1", "POST /apply, credits: 2"},
 		{"day_of_month: 31", "day_of_month: 30"},
 		{"06:30", "06:31"},
 		{`{anchor: {day_of_month: 31}, at: "06:30"}`, "{anchor: subscription_start}"},
 		{"slots * 500", "slots * 501"},
 		{"fair_use: 9}", "fair_use: 9, after_cap: draw}"},
-		{"[launch, spring]", "[spring, launch]"},
+		{"min(slots * 2.5, 100)", "slots > 10 && slots < 30 ? 1 : min(slots * 2.5, 100)"},
 		{"packs: [small]}", "packs: [small, large]}"},
 		{"credits: 7", "credits: 8"},
 		{"{purchased: {credits: 7}, ", "{"},
@@ -128,9 +134,10 @@ func TestVersionCoversRules(t *testing.T) {
 		{"at_zero: refuse", "at_zero: pass"},
 		{"  cap: ", "  other: "},
 	} {
-		v := version(edit(rule...))
-		require.NotContains(t, seen, v, rule)
-		seen[v] = true
+		p := read(edit(rule...))
+		require.NotContains(t, seen, p.Version(), rule)
+		seen[p.Version()] = true
+		require.NotEmpty(t, Diff(base, p), "a rule changes, and diff does not say so: %v", rule)
 	}
 	for _, other := range [][]string{
 		{"wait_days: 7", "wait_days: 3"},
@@ -140,9 +147,10 @@ func TestVersionCoversRules(t *testing.T) {
 		{"B15: day 31", "B15: day 30"},
 		{", A2: 3, B3: true", ""},
 		{"slots * 500, ", "slots * 500,    "},
+		{"[launch, spring]", "[spring, launch]"},
 		{"price: 10 JPY, ", "", "refundable: true}", "refundable: true, price: 10 JPY}"},
 	} {
-		require.Equal(t, version(every), version(edit(other...)), other)
+		require.Equal(t, base.Version(), read(edit(other...)).Version(), other)
 	}
 }
 
@@ -179,6 +187,7 @@ func TestAmounts(t *testing.T) {
 		}
 	}
 	require.Equal(t, PerSlot(10*meter.Credit).For(7), FixedAmount(70*meter.Credit).For(3))
+	require.Zero(t, Amount{}.For(7))
 	require.Equal(t, "slots * 10", PerSlot(10*meter.Credit).String())
 }
 
