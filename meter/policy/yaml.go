@@ -317,7 +317,7 @@ func unknown(name, what string, known []string) string {
 	case len(known) == 0:
 		return fmt.Sprintf("%s is not %s; there are none", show(name), what)
 	}
-	return fmt.Sprintf("%s is not %s; known here: %s", show(name), what, strings.Join(known, ", "))
+	return fmt.Sprintf("%s is not %s; there are %s", show(name), what, strings.Join(known, ", "))
 }
 
 // number is the text of a scalar written as a number, "" if it is something else.
