@@ -28,12 +28,12 @@ type Plan struct {
 // UsesSlots reports whether what the plan gives depends on the slots that are booked.
 func (p *Plan) UsesSlots() bool {
 	for _, c := range p.Contingents {
-		if c.Amount.For(0) != c.Amount.For(1) {
+		if c.Amount.varies {
 			return true
 		}
 	}
 	for _, m := range p.Promotions {
-		if m.Amount.For(0) != m.Amount.For(1) {
+		if m.Amount.varies {
 			return true
 		}
 	}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -188,7 +189,30 @@ func TestAmounts(t *testing.T) {
 	}
 	require.Equal(t, PerSlot(10*meter.Credit).For(7), FixedAmount(70*meter.Credit).For(3))
 	require.Zero(t, Amount{}.For(7))
+	read, err := Parse("every.yaml", []byte(strings.Replace(every, "min(slots * 2.5, 100)", "max(0, slots - 5)", 1)))
+	require.NoError(t, err)
+	require.True(t, read.Plans[1].UsesSlots(), "also where none and one slot give the same")
+	require.False(t, read.Plans[2].UsesSlots())
 	require.Equal(t, "slots * 10", PerSlot(10*meter.Credit).String())
+}
+
+// One amount serves every account of a plan at once.
+func TestAmountsAreShared(t *testing.T) {
+	t.Parallel()
+	p, err := Parse("every.yaml", []byte(every))
+	require.NoError(t, err)
+	amount := p.Plans[1].Contingents[0].Amount
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for slots := range uint32(200) {
+				if want := min(meter.Credits(slots)*2500, 100*meter.Credit); amount.For(slots) != want {
+					t.Errorf("%s of %d slots is %s", amount, slots, amount.For(slots))
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 func TestUnitPriceAndDiscount(t *testing.T) {
