@@ -82,17 +82,22 @@ func (c *changes) plan(name string, old, now *Policy) {
 
 // contingent compares at a small, a usual and a large subscription, or once where slots make no difference.
 func (c *changes) contingent(bucket string, old, now *Contingent) {
-	sizes := [...]uint32{1, 10, 100}
-	if contingentText(old, sizes[0]) == contingentText(old, sizes[2]) && contingentText(now, sizes[0]) == contingentText(now, sizes[2]) {
-		c.add(bucket, contingentText(old, sizes[0]), contingentText(now, sizes[0]))
+	const small, usual, large = 1, 10, 100
+	flat := func(k *Contingent) bool { return contingentText(k, small) == contingentText(k, large) }
+	if flat(old) && flat(now) {
+		c.add(bucket, contingentText(old, small), contingentText(now, small))
 		return
 	}
-	for _, slots := range sizes {
+	seen := len(c.list)
+	for _, slots := range [...]uint32{small, usual, large} {
 		noun := "slots"
 		if slots == 1 {
 			noun = "slot"
 		}
 		c.add(fmt.Sprintf("%s with %d %s", bucket, slots, noun), contingentText(old, slots), contingentText(now, slots))
+	}
+	if len(c.list) == seen && old != nil && now != nil { // it may come to something else in between
+		c.add(bucket+", as written", old.String(), now.String())
 	}
 }
 

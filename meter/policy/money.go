@@ -87,7 +87,8 @@ func (k *Pack) dearer(than *Pack) int {
 // unitDecimals is how many digits a unit price may have beyond its currency's: a pack of 7 for 5.00 has no exact one.
 const unitDecimals = 4
 
-// UnitPrice is what one credit of the pack costs, in its currency: 0.90, and 0.7143 where it does not come out even.
+// UnitPrice is what one credit of the pack costs, in its currency: 0.90, and 0.714286 where it does not come out
+// even, rounded at the last digit.
 func (k *Pack) UnitPrice() string {
 	if k.Credits <= 0 {
 		return ""

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"creditgate/meter"
 )
@@ -219,13 +218,6 @@ func decodeExpression(i item, want string, s scope) *expression {
 		return nil
 	}
 	text = strings.TrimSpace(text)
-	if slices.Contains(strings.FieldsFunc(text, notInWord), "TBD") {
-		i.r.add(Problem{
-			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
-			Detail: "TBD is not a value; decide it, and note open questions in a comment",
-		})
-		return nil
-	}
 	e, mistake := compile(text, s)
 	if mistake != nil {
 		i.at = i.inText(mistake.at)
@@ -234,8 +226,6 @@ func decodeExpression(i item, want string, s scope) *expression {
 	}
 	return e
 }
-
-func notInWord(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
 
 func wholeDigits(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""

@@ -69,7 +69,7 @@ func (d *draft) checkRenewing(k *Pack, expires item) {
 	case !d.hasCycle:
 		expires.failf("needs a cycle, and the policy has none; write cycle: {anchor: {day_of_month: 1}}")
 	case !k.NeedsSubscription:
-		expires.failf("next_renewal needs a subscription, and this pack can be bought without one; add needs_subscription: true")
+		expires.failf("next_renewal needs a subscription; say so with needs_subscription: true")
 	}
 }
 

@@ -1,5 +1,7 @@
 package policy
 
+import "time"
+
 func (d *draft) decodePromotions(i item) {
 	entries, ok := i.mapping("a mapping of promotions by name")
 	switch {
@@ -25,16 +27,13 @@ func (d *draft) decodePromotion(e entry) *Promotion {
 	if b, ok := keys["bucket"]; ok {
 		m.Bucket, m.Rank = d.decodeBucket(b)
 	}
-	starts, hasStart := keys["starts"]
-	if hasStart {
+	if starts, ok := keys["starts"]; ok {
 		m.Starts = decodeDate(starts, d.Location)
 	}
 	if lasts, ok := keys["lasts"]; ok {
 		span := decodeSpan(lasts)
-		if !m.Starts.IsZero() {
-			year, month, day := span.on(m.Starts.Date())
-			m.Ends = dayStart(year, month, day, d.Location)
-		}
+		year, month, day := m.Starts.Date()
+		m.Ends = instant(span.after(time.Date(year, month, day, 0, 0, 0, 0, time.UTC)), d.Location).In(d.Location)
 	}
 	if c, ok := keys["credits"]; ok {
 		m.Amount = decodeAmount(c, "gives nothing; write how many credits, or remove the promotion")

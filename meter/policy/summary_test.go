@@ -34,6 +34,9 @@ func TestSummaryOfTheExamples(t *testing.T) {
 	for _, name := range Examples() {
 		golden(t, filepath.Join("testdata/summary", name+".txt"), example(t, name).Summary())
 	}
+	p, err := Parse("every.yaml", []byte(every))
+	require.NoError(t, err)
+	golden(t, "testdata/summary/every.txt", p.Summary())
 }
 
 func TestDiff(t *testing.T) {
@@ -44,6 +47,7 @@ func TestDiff(t *testing.T) {
 		golden(t, "testdata/diff/"+now+".txt", Changes(example(t, old), next))
 		golden(t, "testdata/diff/"+now+"-back.txt", Changes(next, example(t, old)))
 		require.Empty(t, Diff(next, next))
+		require.Contains(t, Changes(next, next), "No rule changes.")
 	}
 	golden(t, "testdata/diff/shop-to-studio.txt", Changes(example(t, "visual-foundry"), example(t, "3d-studio")))
 }

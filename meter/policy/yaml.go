@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -114,16 +115,25 @@ func (i item) plain() bool {
 	case *ast.TagNode:
 		i.failf("has the tag %s; write the bare value", n.GetToken().Value)
 	case *ast.StringNode:
-		if n.Value != "TBD" {
-			return true
-		}
-		i.r.add(Problem{
-			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
-			Detail: "TBD is not a value; decide it, and note open questions in a comment",
-		})
+		return i.decided(n.Value)
+	case *ast.LiteralNode:
+		return i.decided(n.Value.Value)
 	default:
 		return true
 	}
+	return false
+}
+
+// decided reports a text with the word TBD in it, as a name, a value or a part of one.
+func (i item) decided(text string) bool {
+	notInWord := func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
+	if !slices.Contains(strings.FieldsFunc(text, notInWord), "TBD") {
+		return true
+	}
+	i.r.add(Problem{
+		Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
+		Detail: "TBD is not a value; decide it, and note open questions in a comment",
+	})
 	return false
 }
 
@@ -155,6 +165,9 @@ func (i item) mapping(want string) ([]entry, bool) {
 			at = key.Token // what is missing in a mapping is best shown at its name
 		}
 		e := entry{key: key.Value, keyAt: key.Token, item: i.child(key.Value, it.Value(), at)}
+		if !i.child(e.key, nil, key.Token).decided(e.key) {
+			continue
+		}
 		if line, twice := seen[e.key]; twice {
 			i.child(e.key, nil, key.Token).failf("is already set in line %d; keep one of the two", line)
 			continue
@@ -304,7 +317,7 @@ func unknown(name, what string, known []string) string {
 	case len(known) == 0:
 		return fmt.Sprintf("%s is not %s; there are none", show(name), what)
 	}
-	return fmt.Sprintf("%s is not %s; known here: %s", show(name), what, strings.Join(known, ", "))
+	return fmt.Sprintf("%s is not %s; there are %s", show(name), what, strings.Join(known, ", "))
 }
 
 // number is the text of a scalar written as a number, "" if it is something else.
