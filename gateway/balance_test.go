@@ -254,13 +254,14 @@ func TestAdviceNamesWhatSuffices(t *testing.T) {
 
 func TestAdviceIsPatienceWhileCreditIsHeld(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
+	b := setup(t, seed("visual-foundry"))
 	key := b.account("acme", 2*meter.Credit)
 	require.Equal(t, 201, b.control("POST", "/v1/reservations", `{"account":"acme","credits":1}`).StatusCode)
-	r := b.post("/plain", key, "")
+	r := b.post("/v1/images/generations", key, `{"n":2}`)
 	require.Equal(t, 402, r.StatusCode)
 	require.NotEmpty(t, r.Header.Get("Retry-After"))
 	require.Nil(t, r.json(t)["advice"])
+	require.NotNil(t, b.post("/v1/images/generations", key, `{"n":3}`).json(t)["advice"], "more than all of it")
 }
 
 func unlimited(stops bool) func(*meter.Grant) {
