@@ -233,7 +233,8 @@ func (o *Options) validate() error {
 		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Source": o.Source == nil,
 		"Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
-		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil, "Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
+		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil,
+		"Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {
 		if missing {
