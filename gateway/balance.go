@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -14,8 +15,13 @@ import (
 // brings, since grants are issued a cycle ahead; the identity says the plan; Postgres adds what a fair-use cap was to
 // begin with, and is not waited for long: without it the cap is the policy's.
 
-// statementTimeout is how long a balance waits for Postgres, which only adds to it.
-const statementTimeout = 500 * time.Millisecond
+const (
+	// statementTimeout is how long a balance waits for Postgres, which only adds to it.
+	statementTimeout = 500 * time.Millisecond
+	// statementsMax bounds how many balances ask Postgres at a time: whoever asks for balances without end must not take
+	// the connections by which keys are looked up and the ledger is written.
+	statementsMax = 2
+)
 
 type balanceView struct {
 	Account     string         `json:"account"`
@@ -262,7 +268,11 @@ func (g *Gateway) statement(w *wallet, account string) (known caps, owed meter.C
 	for i := range live {
 		live[i] = w.account.Grants[i].ID
 	}
-	s, err := g.statements.Statement(ctx, account, live, w.now())
+	var s Statement
+	err := g.asking.do(ctx, func() (err error) {
+		s, err = g.statements.Statement(ctx, account, live, w.now())
+		return err
+	})
 	if err != nil {
 		g.log.Debug().Err(err).Msg("a balance is shown without what Postgres knows")
 		return w.policyCaps(), 0
@@ -274,6 +284,20 @@ func (g *Gateway) statement(w *wallet, account string) (known caps, owed meter.C
 		}
 	}
 	return known, s.Owed
+}
+
+// turnstile lets so many callers through at a time as it has room for.
+type turnstile chan struct{}
+
+// do calls f when there is room. Who has waited until ctx ends gets its error instead.
+func (t turnstile) do(ctx context.Context, f func() error) error {
+	select {
+	case t <- struct{}{}:
+		defer func() { <-t }()
+		return f()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // getBalance is the control plane's view of the same.

@@ -1,9 +1,12 @@
 package gateway_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,13 +253,14 @@ func TestAdviceNamesWhatSuffices(t *testing.T) {
 
 func TestAdviceIsPatienceWhileCreditIsHeld(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
+	b := setup(t, seed("visual-foundry"))
 	key := b.account("acme", 2*meter.Credit)
 	require.Equal(t, 201, b.control("POST", "/v1/reservations", `{"account":"acme","credits":1}`).StatusCode)
-	r := b.post("/plain", key, "")
+	r := b.post("/v1/images/generations", key, `{"n":2}`)
 	require.Equal(t, 402, r.StatusCode)
 	require.NotEmpty(t, r.Header.Get("Retry-After"))
 	require.Nil(t, r.json(t)["advice"])
+	require.NotNil(t, b.post("/v1/images/generations", key, `{"n":3}`).json(t)["advice"], "more than all of it")
 }
 
 func unlimited(stops bool) func(*meter.Grant) {
@@ -326,4 +330,53 @@ func TestUsedUpCapThatOthersFollow(t *testing.T) {
 	require.Equal(t, true, monthly["unlimited"])
 	require.Equal(t, map[string]any{"cap": 2.0, "used": 2.0, "left": 0.0}, monthly["fair_use"])
 	require.Equal(t, false, v["buckets"].([]any)[0].(map[string]any)["unlimited"])
+}
+
+// A balance does not wait for a Postgres that hangs, nor do many of them take its connections.
+func TestBalanceWithoutPostgres(t *testing.T) {
+	t.Parallel()
+	var asked, most, shown atomic.Int64
+	hang := make(chan struct{})
+	b := setup(t, seed("ai-background-studio"), func(o *gateway.Options) {
+		o.Statements = hanging{o.Statements, func(ctx context.Context) {
+			most.Store(max(most.Load(), asked.Add(1)))
+			select {
+			case <-hang:
+			case <-ctx.Done():
+			}
+			asked.Add(-1)
+		}}
+	})
+	key := b.account("acme", 7*meter.Credit)
+	var work sync.WaitGroup
+	for range 12 {
+		work.Go(func() {
+			r, err := b.try(http.MethodGet, b.data+"/credits/balance", key, "")
+			if err == nil && r.StatusCode == http.StatusOK && strings.Contains(string(r.body), `"available":7`) {
+				shown.Add(1)
+			}
+		})
+	}
+	work.Wait()
+	require.Equal(t, int64(12), shown.Load())
+	require.LessOrEqual(t, most.Load(), int64(2))
+	require.Positive(t, most.Load())
+	close(hang)
+}
+
+// hanging is a Postgres that answers about statements when it is let.
+type hanging struct {
+	gateway.Statements
+
+	wait func(context.Context)
+}
+
+func (h hanging) Statement(
+	ctx context.Context, account string, live []meter.ID, at time.Time,
+) (gateway.Statement, error) {
+	h.wait(ctx)
+	if ctx.Err() != nil {
+		return gateway.Statement{}, ctx.Err()
+	}
+	return h.Statements.Statement(ctx, account, live, at)
 }

@@ -65,7 +65,11 @@ func TestReloadWhileARequestIsInFlight(t *testing.T) {
 		r, _ := b.try("POST", b.data+"/draw", key, "", "X-Wait", "1", "Idempotency-Key", "once")
 		slow <- r
 	}()
-	<-arrived
+	select {
+	case <-arrived:
+	case r := <-slow:
+		require.FailNow(t, "the request did not reach the backend", "%v", r)
+	}
 	fresh := rules(t, "draw", "/draw", "5", "paint", "/paint", "7")
 	b.files(fresh)
 	r := b.reload()
@@ -207,7 +211,11 @@ func TestReloadMovesFigures(t *testing.T) {
 		r, _ := b.try("POST", b.data+"/a", key, "", "X-Wait", "1")
 		slow <- r
 	}()
-	<-arrived
+	select {
+	case <-arrived:
+	case r := <-slow:
+		require.FailNow(t, "the request did not reach the backend", "%v", r)
+	}
 	b.files(rules(t, "b", "/b", "1"))
 	require.Equal(t, 200, b.reload().StatusCode)
 	require.Equal(t, 200, b.post("/b", key, "").StatusCode)

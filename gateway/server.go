@@ -40,6 +40,8 @@ type Gateway struct {
 	health        Health
 
 	exchanges sync.Pool // of *exchange
+	asking    turnstile // balances that ask Postgres
+	summing   turnstile // answers about usage
 	auth      *authenticator
 	upstreams *upstreams
 	metrics   *metrics
@@ -82,6 +84,7 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger,
 		statements: o.Statements, admin: o.Admin, subscriptions: o.Subscriptions,
 		purchases: o.Purchases, health: o.Health,
+		asking: make(turnstile, statementsMax), summing: make(turnstile, usagesMax),
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}
