@@ -37,7 +37,8 @@ func decide(
 ) (d decision, err error) {
 	current, active := h.At(now)
 	if day := p.Cycle; !c.AnchorAt.IsZero() && (day == nil || day.DayOfMonth > 0) {
-		return d, refuse(ErrInvalid, "anchor_at", "anchor_at: the cycles of %s are not counted from an account's own date; leave it out",
+		return d, refuse(ErrInvalid, "anchor_at",
+			"anchor_at: the cycles of %s are not counted from an account's own date; leave it out",
 			p.Name)
 	}
 	term, err := c.term(p, current, active)

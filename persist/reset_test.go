@@ -51,7 +51,7 @@ func TestResetUnderLoad(t *testing.T) {
 	clock.Set(time.Until(boundary.Add(-time.Hour)))
 	_, err := h.admin.PutAccount(t.Context(), persist.AccountChange{Account: "ada", Product: new("studio")})
 	require.NoError(t, err)
-	state, err := h.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: "ada", Plan: "plus", Slots: slots(100_000)})
+	state, err := h.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: "ada", Plan: "plus", Slots: new(uint32(100_000))})
 	require.NoError(t, err)
 	require.True(t, state.Applied)
 	d, err := h.engine.Balance(t.Context(), "ada")

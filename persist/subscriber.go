@@ -145,9 +145,11 @@ func readLive(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, 
 }
 
 // moment is when a change made at now counts: not in the very millisecond in which something begins that was given
-// already, but in the one after it. Otherwise what begins there would have to be changed after it began.
+// already, or in which another change counts, but in the one after it. Otherwise what begins there would have to be
+// changed after it began.
 func (s *subscriber) moment(now time.Time) time.Time {
-	for slices.ContainsFunc(s.given, func(g cycleGrant) bool { return g.effectiveAt.Equal(now) }) {
+	for slices.ContainsFunc(s.given, func(g cycleGrant) bool { return g.effectiveAt.Equal(now) }) ||
+		slices.ContainsFunc(s.history, func(t policy.Term) bool { return t.At.Equal(now) }) {
 		now = now.Add(time.Millisecond)
 	}
 	return now

@@ -79,10 +79,6 @@ func (s *shop) at(t *testing.T, text string) {
 	s.clock.Set(time.Until(s.time(t, text)))
 }
 
-func slots(n uint32) *uint32 { return &n }
-
-func yes() *bool { v := true; return &v }
-
 func (s *shop) put(t *testing.T, c persist.SubscriptionChange) persist.Subscription {
 	t.Helper()
 	if c.Account == "" {
@@ -138,7 +134,7 @@ func TestSubscriptionIsGivenTwoCyclesAndThenOneAMonth(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 1)
 	s.putAccount(t, "ada")
-	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), Ref: "order-1"})
+	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Ref: "order-1"})
 	require.True(t, state.Created && state.Applied)
 	require.Equal(t, s.time(t, "2027-02-01 00:00"), state.NextReset)
 	require.Equal(t, s.time(t, "2027-01-01 00:00"), state.Cycle.From)
@@ -168,9 +164,9 @@ func TestTheSamePutChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 0)
 	s.putAccount(t, "ada")
-	ask := persist.SubscriptionChange{Plan: "plus", Slots: slots(2), StartsAt: s.time(t, "2027-01-10 09:00"), Ref: "order-1"}
+	ask := persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-10 09:00"), Ref: "order-1"}
 	s.put(t, ask)
-	down := persist.SubscriptionChange{Plan: "pro", Slots: slots(2)}
+	down := persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))}
 	s.put(t, down)
 	before := s.query(t, `SELECT count(*), (SELECT count(*) FROM creditgate.grant_lot), (SELECT count(*) FROM creditgate.revocation)
 		FROM creditgate.subscription_term`)
@@ -181,7 +177,7 @@ func TestTheSamePutChangesNothing(t *testing.T) {
 	require.Equal(t, before, s.query(t, `SELECT count(*), (SELECT count(*) FROM creditgate.grant_lot), (SELECT count(*) FROM creditgate.revocation)
 		FROM creditgate.subscription_term`))
 
-	ask.Slots = slots(3)
+	ask.Slots = new(uint32(3))
 	ask.Account = "ada"
 	_, err := s.admin.PutSubscription(t.Context(), ask)
 	require.ErrorIs(t, err, persist.ErrRefConflict)
@@ -191,9 +187,9 @@ func TestUpgradeAtOnceDowngradeNextCycle(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	s.at(t, "2027-01-15 09:00")
-	up := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(5)})
+	up := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(5))})
 	require.Nil(t, up.Scheduled)
 	s.requireGiven(t, "ada", `
 		20 monthly 27-01-10 09:00 to 27-02-01 00:00
@@ -201,7 +197,7 @@ func TestUpgradeAtOnceDowngradeNextCycle(t *testing.T) {
 		50 monthly 27-02-01 00:00 to 27-03-01 00:00`)
 
 	s.at(t, "2027-01-20 09:00")
-	down := s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: slots(1)})
+	down := s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(1))})
 	require.Equal(t, &persist.ScheduledTerm{Plan: "pro", Slots: 1, At: s.time(t, "2027-02-01 00:00")}, down.Scheduled)
 	require.EqualValues(t, 5, down.Slots)
 	s.requireGiven(t, "ada", `
@@ -210,7 +206,7 @@ func TestUpgradeAtOnceDowngradeNextCycle(t *testing.T) {
 		5 monthly 27-02-01 00:00 to 27-03-01 00:00`)
 
 	s.at(t, "2027-01-21 09:00")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(4)}) // less than five, more than what was to come
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(4))}) // less than five, more than what was to come
 	s.requireGiven(t, "ada", `
 		20 monthly 27-01-10 09:00 to 27-02-01 00:00
 		30 monthly 27-01-15 09:00 to 27-02-01 00:00
@@ -235,7 +231,7 @@ func TestCancelResumeAndComeBack(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 0)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	s.at(t, "2027-01-20 09:00")
 	end := persist.SubscriptionEnd{Account: "ada"}
 	ended, err := s.admin.EndSubscription(t.Context(), end)
@@ -259,7 +255,7 @@ func TestCancelResumeAndComeBack(t *testing.T) {
 	s.requireGiven(t, "ada", `20 monthly 27-01-10 09:00 to 27-02-10 09:00`)
 
 	s.at(t, "2027-01-25 09:00")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(3)}) // back inside the cycle
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(3))}) // back inside the cycle
 	s.requireGiven(t, "ada", `
 		20 monthly 27-01-10 09:00 to 27-02-10 09:00
 		10 monthly 27-01-25 09:00 to 27-02-10 09:00
@@ -269,7 +265,7 @@ func TestCancelResumeAndComeBack(t *testing.T) {
 	require.NoError(t, err)
 	s.at(t, "2027-06-20 12:00")
 	require.Zero(t, s.issue(t), "there is nothing to come")
-	back := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(1)})
+	back := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(1))})
 	require.WithinDuration(t, s.time(t, "2027-06-20 12:00"), back.StartsAt, time.Minute)
 	require.WithinDuration(t, s.time(t, "2027-07-20 12:00"), back.NextReset, time.Minute)
 	s.flush(t)
@@ -280,7 +276,7 @@ func TestYearlyEndsWithThePaidYear(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), Yearly: yes()})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Yearly: new(true)})
 	s.at(t, "2027-05-20 09:00")
 	ended, err := s.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada"})
 	require.NoError(t, err)
@@ -295,7 +291,7 @@ func TestMovedAnchorTakesGrantsAndPacksAlong(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 0)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), StartsAt: s.time(t, "2027-01-10 09:00")})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-10 09:00")})
 	pack, err := s.admin.Grant(t.Context(), persist.NewGrant{
 		Account: "ada", Bucket: "purchased", Rank: 2, Credits: 50 * meter.Credit, Ref: "pack-1", ExpiresAt: s.time(t, "2027-02-10 09:00"),
 	})
@@ -317,7 +313,7 @@ func TestOverridesAreGivenAndEnd(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	ask := persist.NewOverride{Account: "ada", Ref: "deal-1", Kind: "contingent", Target: "monthly", Credits: 100 * meter.Credit}
 	state, err := s.admin.PutOverride(t.Context(), ask)
 	require.NoError(t, err)
@@ -360,7 +356,7 @@ func TestWhatASubscriptionCannotBe(t *testing.T) {
 	invalid := persist.ErrInvalid
 	f("it has premium, plus, pro, basic", invalid, persist.SubscriptionChange{Plan: "gold"})
 	f("slots is missing", invalid, persist.SubscriptionChange{Plan: "plus"})
-	f("1000001 slots; at most 1000000", invalid, persist.SubscriptionChange{Plan: "plus", Slots: slots(1000001)})
+	f("1000001 slots; at most 1000000", invalid, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(1000001))})
 	f("starts_at", invalid, persist.SubscriptionChange{Plan: "basic", StartsAt: s.time(t, "2031-01-01 00:00")})
 	f("anchor_at", invalid, persist.SubscriptionChange{Plan: "basic", AnchorAt: s.time(t, "2027-01-20 00:00")})
 	f("reference", invalid, persist.SubscriptionChange{Plan: "basic", Ref: "a b"})
@@ -370,7 +366,7 @@ func TestWhatASubscriptionCannotBe(t *testing.T) {
 	_, err = s.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada"})
 	require.ErrorIs(t, err, persist.ErrNoSubscription)
 
-	soon := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), StartsAt: s.time(t, "2027-01-20 00:00")})
+	soon := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-20 00:00")})
 	require.Zero(t, soon.Cycle)
 	never, err := s.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada"})
 	require.NoError(t, err)
@@ -390,7 +386,7 @@ func TestAYearAsleep(t *testing.T) {
 	for i := range 7 { // more than two pages
 		name := fmt.Sprintf("ada-%d", i)
 		s.putAccount(t, name)
-		s.put(t, persist.SubscriptionChange{Account: name, Plan: "plus", Slots: slots(2)})
+		s.put(t, persist.SubscriptionChange{Account: name, Plan: "plus", Slots: new(uint32(2))})
 	}
 	s.at(t, "2028-02-15 09:00")
 	require.Equal(t, 14, s.issue(t))
@@ -410,7 +406,7 @@ func TestSeveralIssuersIssueOnce(t *testing.T) {
 	for i := range 40 {
 		name := fmt.Sprintf("ada-%d", i)
 		s.putAccount(t, name)
-		s.put(t, persist.SubscriptionChange{Account: name, Plan: "pro", Slots: slots(2)})
+		s.put(t, persist.SubscriptionChange{Account: name, Plan: "pro", Slots: new(uint32(2))})
 	}
 	s.at(t, "2027-02-01 00:00")
 	var all sync.WaitGroup
@@ -421,7 +417,7 @@ func TestSeveralIssuersIssueOnce(t *testing.T) {
 	}
 	for i := range 10 { // changes at the same time are given once too
 		all.Go(func() {
-			_, err := s.admin.PutSubscription(context.Background(), persist.SubscriptionChange{Account: fmt.Sprintf("ada-%d", i), Plan: "pro", Slots: slots(3)})
+			_, err := s.admin.PutSubscription(context.Background(), persist.SubscriptionChange{Account: fmt.Sprintf("ada-%d", i), Plan: "pro", Slots: new(uint32(3))})
 			if err != nil {
 				t.Error(err)
 			}
@@ -456,9 +452,9 @@ func TestWhatRedisDoesNotHaveIsSwept(t *testing.T) {
 	s := newShop(t, 1)
 	s.putAccount(t, "ada")
 	s.down = true
-	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	require.False(t, state.Applied)
-	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))})
 	s.requireGiven(t, "ada", ``)
 	s.down = false
 	s.sweep(t)
@@ -484,7 +480,7 @@ func TestNewPolicyIssuesAnewWhatHasNotBegun(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	old := s.issuer()
 	_, err := old.Issue(t.Context())
 	require.NoError(t, err)
@@ -512,14 +508,14 @@ func TestFullAccountIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))})
 	s.putAccount(t, "bob")
-	s.put(t, persist.SubscriptionChange{Account: "bob", Plan: "pro", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Account: "bob", Plan: "pro", Slots: new(uint32(2))})
 	for i := range meter.GrantsMax - 2 {
 		_, err := s.admin.Grant(t.Context(), persist.NewGrant{Account: "ada", Bucket: "promo", Credits: meter.Credit, Ref: fmt.Sprint("g-", i)})
 		require.NoError(t, err)
 	}
-	_, err := s.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: "ada", Plan: "pro", Slots: slots(9)})
+	_, err := s.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: "ada", Plan: "pro", Slots: new(uint32(9))})
 	require.ErrorIs(t, err, persist.ErrTooManyGrants)
 	s.at(t, "2027-02-01 00:00")
 	require.Equal(t, 1, s.issue(t), "the others are not kept waiting")
@@ -559,10 +555,10 @@ func TestNewDayOfRenewalExtendsTheCycleThatRuns(t *testing.T) {
 			t.Parallel()
 			s := newShop(t, c.from)
 			s.putAccount(t, "ada")
-			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 			s.at(t, "2027-01-20 09:00")
 			s.policies.Replace(map[string]*policy.Policy{"studio": studioPolicy(t, c.to)})
-			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), Yearly: yes()}) // looks at the account
+			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Yearly: new(true)}) // looks at the account
 			s.requireGiven(t, "ada", c.want[0])
 			s.at(t, "2027-02-16 09:00")
 			s.issue(t)
