@@ -26,7 +26,7 @@ const (
 	actorMax       = 120
 	reasonMax      = 120 // what a ledger entry keeps
 	storageTimeout = 5 * time.Second
-	segmentsMax    = 6
+	segmentsMax    = 7
 )
 
 // controlRoute is one row of the control plane's table. A segment of the pattern in braces matches any name.
@@ -52,6 +52,10 @@ func (g *Gateway) controlRoutes() []controlRoute {
 		{"GET", "/v1/accounts/{account}/overrides", false, g.getOverrides},
 		{"PUT", "/v1/accounts/{account}/overrides/{override}", false, g.putOverride},
 		{"DELETE", "/v1/accounts/{account}/overrides/{override}", false, g.deleteOverride},
+		{"POST", "/v1/accounts/{account}/revocations/{revocation}/reversal", false, g.postReversal},
+		{"POST", "/v1/accounts/{account}/purchases", false, g.postPurchase},
+		{"GET", "/v1/purchases/{purchase}", false, g.getPurchase},
+		{"POST", "/v1/purchases/{purchase}/payment", false, g.postPayment},
 		{"GET", "/v1/accounts/{account}/balance", false, g.getBalance},
 		{"GET", "/v1/accounts/{account}/entries", false, g.getEntries},
 		{"POST", "/v1/reservations", false, g.postReservation},

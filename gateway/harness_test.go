@@ -147,7 +147,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 		},
 		Policies: policy.NewCatalog(map[string]*policy.Policy{"studio": pol}),
 		Meter:    b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
-		Ledger: b.house, Statements: b.house, Admin: b.house,
+		Ledger: b.house, Statements: b.house, Admin: b.house, Purchases: b.house,
 		Subscriptions: struct{ gateway.Subscriptions }{}, // cmd tests their routes, on the real system
 		Health:        b.house, Registerer: b.reg, Gatherer: b.reg, Log: log,
 	}
@@ -352,6 +352,7 @@ func (j *journalFake) entries() []meter.Settle {
 
 // house plays package persist: accounts and keys in maps, grants applied through the engine.
 type house struct {
+	till     till
 	mu       sync.Mutex
 	book     *metertest.Book
 	engine   *meter.Engine

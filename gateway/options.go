@@ -94,6 +94,7 @@ type Options struct {
 	Statements    Statements
 	Admin         Admin
 	Subscriptions Subscriptions
+	Purchases     Purchases
 	Health        Health
 	TestClock     TestClock // nil: time cannot be moved
 
@@ -231,7 +232,7 @@ func (o *Options) validate() error {
 		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
 		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil,
-		"Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
+		"Purchases": o.Purchases == nil, "Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {
 		if missing {

@@ -34,6 +34,7 @@ type Gateway struct {
 	statements    Statements
 	admin         Admin
 	subscriptions Subscriptions
+	purchases     Purchases
 	health        Health
 
 	exchanges sync.Pool // of *exchange
@@ -77,7 +78,7 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 	g := &Gateway{
 		set: o.Settings, policies: o.Policies, clock: o.Clock, testClock: o.TestClock,
 		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger, statements: o.Statements,
-		admin: o.Admin, subscriptions: o.Subscriptions, health: o.Health,
+		admin: o.Admin, purchases: o.Purchases, subscriptions: o.Subscriptions, health: o.Health,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}

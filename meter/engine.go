@@ -78,7 +78,8 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, clock: o.Clock, still: o.Now, library: library, calls: newCalls(),
+		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, clock: o.Clock, still: o.Now,
+		library: library, calls: newCalls(),
 		ops:     &sync.Pool{New: func() any { return new(op) }},
 		metrics: newEngineMetrics(o.Metrics), breaker: newBreaker(), orphans: make(chan Settle, orphansMax),
 		name: NewID(time.Now()).String(), newClient: func() (redis.UniversalClient, error) { return NewRedis(o.RedisURL) },
@@ -236,6 +237,21 @@ func (e *Engine) Revoke(ctx context.Context, r Revocation) (Decision, error) {
 		return Decision{}, fmt.Errorf("meter: revocation of %s: the amount must be above 0: %w", r.Amount, ErrNotSent)
 	}
 	return e.run(ctx, revokeOp(e.layout.PartitionOf(r.Account), r), time.Time{})
+}
+
+// Reverse undoes a revocation.
+func (e *Engine) Reverse(ctx context.Context, r Reversal) (Decision, error) {
+	claim, err := r.Taken.Add(r.Debt)
+	if err != nil || r.Taken < 0 || r.Debt < 0 || claim == 0 || r.Grant.Debt < 0 || !ValidName(r.Grant.Bucket) {
+		return Decision{}, fmt.Errorf("meter: reversal of %s taken and %s debt in bucket %q: the sum must be above 0, "+
+			"the bucket a name: %w", r.Taken, r.Debt, r.Grant.Bucket, ErrNotSent)
+	}
+	for _, ms := range [...]int64{r.Grant.EffectiveMs, r.Grant.ExpiresMs, r.Grant.CreatedMs} {
+		if ms < 0 || ms > Never {
+			return Decision{}, badTime(ms)
+		}
+	}
+	return e.run(ctx, reverseOp(e.layout.PartitionOf(r.Account), r), time.Time{})
 }
 
 // MoveExpiry lets a grant end at another time.

@@ -79,17 +79,18 @@ func (s *stage) do(what string, o *meter.Op) {
 
 func (s *stage) grant(name string, rank uint8, paid bool, amount meter.Credits, expiresIn int64) {
 	s.t.Helper()
-	expires := meter.Never
+	s.lot(name, meter.Grant{Rank: rank, Paid: paid, Available: amount}, expiresIn)
+}
+
+// lot grants g, with what every grant of a scenario has.
+func (s *stage) lot(name string, g meter.Grant, expiresIn int64) {
+	s.t.Helper()
+	g.ID, g.Bucket, g.ExpiresMs, g.CreatedMs = s.id(name), name, meter.Never, s.now.UnixMilli()
 	if expiresIn != 0 {
-		expires = s.now.UnixMilli() + expiresIn*hourMs
+		g.ExpiresMs = s.now.UnixMilli() + expiresIn*hourMs
 	}
-	s.do(fmt.Sprintf("grant %s of %s", name, amount), meter.GrantOp(s.layout.PartitionOf(customer), meter.GrantChange{
-		Account: customer,
-		Grant: meter.Grant{
-			ID: s.id(name), Bucket: name, Rank: rank, Paid: paid, Available: amount, ExpiresMs: expires,
-			CreatedMs: s.now.UnixMilli(),
-		},
-		Note: meter.Note{Reason: "gift", Actor: "ops"},
+	s.do(fmt.Sprintf("grant %s of %s", name, g.Available), meter.GrantOp(s.layout.PartitionOf(customer), meter.GrantChange{
+		Account: customer, Grant: g, Note: meter.Note{Reason: "gift", Actor: "ops"},
 	}))
 }
 
@@ -139,6 +140,19 @@ func (s *stage) revoke(name, grant string, amount meter.Credits) {
 	s.do(fmt.Sprintf("revoke %s: %s of %s", name, amount, grant), meter.RevokeOp(s.layout.PartitionOf(customer), meter.Revocation{
 		ID: s.id(name), Account: customer, Grant: s.id(grant), Amount: amount, Note: meter.Note{Reason: "chargeback"},
 	}))
+}
+
+// reverse undoes a revocation as its entry has it; owed is what Postgres has as the grant's debt.
+func (s *stage) reverse(name, grant string, taken, debt, owed meter.Credits) {
+	s.t.Helper()
+	s.do(fmt.Sprintf("reverse %s: %s and %s of %s", name, taken, debt, grant),
+		meter.ReverseOp(s.layout.PartitionOf(customer), meter.Reversal{
+			ID: s.id(name), Account: customer, Taken: taken, Debt: debt, CheckedPseq: 99,
+			Grant: meter.Grant{
+				ID: s.id(grant), Bucket: grant, Rank: 1, Debt: owed, ExpiresMs: meter.Never, CreatedMs: s.id(grant).CreatedMs(),
+			},
+			Note: meter.Note{Reason: "dispute won"},
+		}))
 }
 
 func (s *stage) moveExpiry(name, grant string, hours int64) {
@@ -248,6 +262,16 @@ func scenarios() map[string]func(*stage) {
 			s.revoke("v1", "monthly", 2500)
 			s.release("r1") // pays the debt of 1.5 first
 		},
+		"reverse": func(s *stage) {
+			three(s)
+			s.reserve("r1", 4000)           // 2 of promo, 2 of monthly
+			s.revoke("v1", "monthly", 2500) // 1 taken, 1.5 debt
+			s.reverse("w1", "monthly", 1000, 1500, 0)
+			s.reverse("w1", "monthly", 1000, 1500, 0)
+			s.revoke("v2", "monthly", 3000) // 1 taken, 2 debt
+			s.release("r1")                 // pays it: nothing is left of monthly
+			s.reverse("w2", "monthly", 1000, 2000, 0)
+		},
 		"lapse": func(s *stage) {
 			three(s)
 			s.reserve("r1", 1500)
@@ -258,6 +282,26 @@ func scenarios() map[string]func(*stage) {
 			s.lapse("promo")
 			s.release("r1") // what returns to an expired grant lapses
 			s.moveExpiry("m2", "promo", 5)
+		},
+		"fair_use": func(s *stage) {
+			s.grant("promo", 0, false, 1000, 100)
+			s.lot("limit", meter.Grant{Rank: 1, Available: 2000, Unlimited: true, Stops: true}, 50)
+			s.grant("purchased", 2, true, 5000, 0)
+			s.reserve("r1", 3001) // all of the promotion and of the limit, and one thousandth more
+			s.reserve("r1", 3000)
+			s.commit("r1", 3000)
+			s.reserve("r2", 1) // used up, and nothing follows
+			s.lapse("limit")   // not over yet
+			s.moveExpiry("m1", "limit", -1)
+			s.reserve("r2", 1)
+			s.lapse("limit")
+		},
+		"fair_use_revoked": func(s *stage) {
+			s.lot("limit", meter.Grant{Rank: 1, Available: 2000, Unlimited: true, Stops: true}, 50)
+			s.grant("purchased", 2, true, 5000, 0)
+			s.revoke("v1", "limit", 500)
+			s.reserve("r1", 2000) // of both: what anything was revoked of stops no more
+			s.commit("r1", 2000)
 		},
 		"move_expiry": func(s *stage) {
 			s.grant("late", 0, false, 1000, 50)

@@ -101,19 +101,19 @@ func (s *Store) Account(ctx context.Context, account string) (a meter.Account, a
 // until they expire, those that expired before $2 left out. What anything was revoked of does not stop any more.
 const stoppingGrants = `SELECT t.grant_id
 	FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
-	WHERE g.account = $1 AND g.stops AND t.granted > 0 AND NOT t.live AND t.revoked = 0 AND t.debt = 0
+	WHERE g.account = $1 AND g.stops AND t.granted > 0 AND NOT t.live AND ` + neverRevoked + `
 		AND (t.expires_at IS NULL OR t.expires_at > $2)`
 
-// overSince is when a grant must have expired to be over for Redis too, whose clock may be behind. A script that is
-// given one too many forgets it.
-func (s *Store) overSince() time.Time { return s.clock.Now().Add(-clockSkewMax) }
+// neverRevoked says of grant g that no revocation of it is in the ledger: one would have ended its stopping, for good.
+const neverRevoked = `NOT EXISTS (SELECT FROM creditgate.revocation v WHERE v.grant_id = g.id AND v.status = 'applied')`
 
-// clockSkewMax is how far Redis' clock may be off this host's; it refuses who is further off.
-const clockSkewMax = time.Minute
+// overSince is when a grant must have expired to be over for Redis too, whose clock may be that much behind. A script
+// that is given one too many forgets it.
+func (s *Store) overSince() time.Time { return s.clock.Now().Add(-clockSkewMax) }
 
 // liveGrants are what the account's balance is made of: grants that hold something, and those that stop others.
 func (s *Store) liveGrants(ctx context.Context, tx pgx.Tx, account string) ([]meter.Grant, error) {
-	rows, err := tx.Query(ctx, `SELECT g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops AND t.revoked = 0 AND t.debt = 0,
+	rows, err := tx.Query(ctx, `SELECT g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops AND `+neverRevoked+`,
 			g.effective_at, g.created_at, t.expires_at, t.granted - t.spent - t.lapsed - t.revoked, t.debt
 		FROM (SELECT grant_id FROM creditgate.grant_state WHERE account = $1 AND live
 			UNION ALL `+stoppingGrants+`) l

@@ -23,6 +23,18 @@ var (
 	ErrGrantGone = errors.New("grant is used up")
 	// ErrNoGrant says that the account has no such grant.
 	ErrNoGrant = errors.New("no such grant")
+	// ErrNoRevocation says that the account has no such revocation.
+	ErrNoRevocation = errors.New("no such revocation")
+	// ErrNoPurchase says that nothing was bought under this reference.
+	ErrNoPurchase = errors.New("no such purchase")
+	// ErrNotEligible says that the account may not buy this pack.
+	ErrNotEligible = errors.New("pack is not for this account")
+	// ErrSubscriptionRequired says that the pack is sold to subscribers only.
+	ErrSubscriptionRequired = errors.New("pack needs an active subscription")
+	// ErrNotRefundable says that the pack was sold without a right to a refund.
+	ErrNotRefundable = errors.New("pack is not refundable")
+	// ErrRefused says that what is recorded or the policy forbids the change.
+	ErrRefused = errors.New("refused")
 	// ErrNoKey says that there is no such API key.
 	ErrNoKey = errors.New("no such key")
 	// ErrExceedsGrant says that the revocations of a grant would exceed what it granted.

@@ -46,7 +46,7 @@ func newClockedHouse(tb testing.TB, p *policy.Policy) (h *house, clock *meter.Cl
 // that ends, from it on from the one that begins; nobody is refused, and what was left lapses.
 func TestResetUnderLoad(t *testing.T) {
 	t.Parallel()
-	h, clock := newClockedHouse(t, studioPolicy(t, 1))
+	h, clock := newClockedHouse(t, planPolicy(t, 1))
 	boundary := time.Date(2027, 1, 31, 23, 0, 0, 0, time.UTC)
 	clock.Set(time.Until(boundary.Add(-time.Hour)))
 	_, err := h.admin.PutAccount(t.Context(), persist.AccountChange{Account: "ada", Product: new("studio")})
@@ -120,7 +120,7 @@ func spendAcross(engine *meter.Engine, boundary time.Time, ends, begins meter.ID
 // BenchmarkIssue is b.N accounts whose cycles begin at the same midnight, all of them in Redis: run it with
 // -benchtime 10000x.
 func BenchmarkIssue(b *testing.B) {
-	h, clock := newClockedHouse(b, studioPolicy(b, 1))
+	h, clock := newClockedHouse(b, planPolicy(b, 1))
 	midnight := time.Date(2027, 1, 31, 23, 0, 0, 0, time.UTC)
 	clock.Set(time.Until(midnight))
 	addSubscribers(b, h.url, b.N)

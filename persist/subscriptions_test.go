@@ -18,8 +18,8 @@ import (
 	"creditgate/persist"
 )
 
-// studioPolicy is a product with plans. Its cycles begin on a day of the month, or with the subscription if that is 0.
-func studioPolicy(tb testing.TB, day int) *policy.Policy {
+// planPolicy is a product with plans. Its cycles begin on a day of the month, or with the subscription if that is 0.
+func planPolicy(tb testing.TB, day int) *policy.Policy {
 	tb.Helper()
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	require.NoError(tb, err)
@@ -49,24 +49,24 @@ func studioPolicy(tb testing.TB, day int) *policy.Policy {
 	}
 }
 
-// shop is a bundle with a policy, whose clock stands where the test puts it.
-type shop struct {
+// desk is a bundle with a policy, whose clock stands where the test puts it.
+type desk struct {
 	*bundle
 
 	policies *policy.Catalog
 	policy   *policy.Policy
 }
 
-func newShop(t *testing.T, day int) *shop {
+func newDesk(t *testing.T, day int) *desk {
 	t.Helper()
-	s := &shop{bundle: setup(t), policy: studioPolicy(t, day)}
+	s := &desk{bundle: setup(t), policy: planPolicy(t, day)}
 	s.policies = policy.NewCatalog(map[string]*policy.Policy{"studio": s.policy})
 	s.admin = persist.NewAdmin(s.store, s.bundle, s.policies, zerolog.New(zerolog.NewTestWriter(t)))
 	s.at(t, "2027-01-10 09:00")
 	return s
 }
 
-func (s *shop) time(t *testing.T, text string) time.Time {
+func (s *desk) time(t *testing.T, text string) time.Time {
 	t.Helper()
 	at, err := time.ParseInLocation("2006-01-02 15:04", text, s.policy.Location)
 	require.NoError(t, err)
@@ -74,12 +74,12 @@ func (s *shop) time(t *testing.T, text string) time.Time {
 }
 
 // at puts the clock to a local time. It goes on from there, which the few milliseconds of a test do not show.
-func (s *shop) at(t *testing.T, text string) {
+func (s *desk) at(t *testing.T, text string) {
 	t.Helper()
 	s.clock.Set(time.Until(s.time(t, text)))
 }
 
-func (s *shop) put(t *testing.T, c persist.SubscriptionChange) persist.Subscription {
+func (s *desk) put(t *testing.T, c persist.SubscriptionChange) persist.Subscription {
 	t.Helper()
 	if c.Account == "" {
 		c.Account = "ada"
@@ -89,11 +89,11 @@ func (s *shop) put(t *testing.T, c persist.SubscriptionChange) persist.Subscript
 	return state
 }
 
-func (s *shop) issuer() *persist.Issuer {
+func (s *desk) issuer() *persist.Issuer {
 	return persist.NewIssuer(s.admin, persist.IssueOptions{Page: 3}, prometheus.NewRegistry(), zerolog.Nop())
 }
 
-func (s *shop) issue(t *testing.T) int {
+func (s *desk) issue(t *testing.T) int {
 	t.Helper()
 	n, err := s.issuer().Issue(t.Context())
 	require.NoError(t, err)
@@ -102,7 +102,7 @@ func (s *shop) issue(t *testing.T) int {
 
 // given is what Redis has of an account, a line each: available, bucket, from and to, where a test's first minute is the
 // minute.
-func (s *shop) given(t *testing.T, account string) string {
+func (s *desk) given(t *testing.T, account string) string {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,14 +125,14 @@ func (s *shop) given(t *testing.T, account string) string {
 	return b.String()
 }
 
-func (s *shop) requireGiven(t *testing.T, account, want string) {
+func (s *desk) requireGiven(t *testing.T, account, want string) {
 	t.Helper()
 	require.Equal(t, strings.TrimSpace(strings.ReplaceAll(want, "\t", "")), strings.TrimSpace(s.given(t, account)))
 }
 
 func TestSubscriptionIsGivenTwoCyclesAndThenOneAMonth(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Ref: "order-1"})
 	require.True(t, state.Created && state.Applied)
@@ -162,7 +162,7 @@ func TestSubscriptionIsGivenTwoCyclesAndThenOneAMonth(t *testing.T) {
 
 func TestTheSamePutChangesNothing(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 0)
+	s := newDesk(t, 0)
 	s.putAccount(t, "ada")
 	ask := persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-10 09:00"), Ref: "order-1"}
 	s.put(t, ask)
@@ -185,7 +185,7 @@ func TestTheSamePutChangesNothing(t *testing.T) {
 
 func TestUpgradeAtOnceDowngradeNextCycle(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	s.at(t, "2027-01-15 09:00")
@@ -219,7 +219,7 @@ func TestUpgradeAtOnceDowngradeNextCycle(t *testing.T) {
 
 func TestUnlimitedIsACapWithFlags(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "premium"})
 	s.requireGiven(t, "ada", `
@@ -229,7 +229,7 @@ func TestUnlimitedIsACapWithFlags(t *testing.T) {
 
 func TestCancelResumeAndComeBack(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 0)
+	s := newDesk(t, 0)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	s.at(t, "2027-01-20 09:00")
@@ -274,7 +274,7 @@ func TestCancelResumeAndComeBack(t *testing.T) {
 
 func TestYearlyEndsWithThePaidYear(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Yearly: new(true)})
 	s.at(t, "2027-05-20 09:00")
@@ -289,7 +289,7 @@ func TestYearlyEndsWithThePaidYear(t *testing.T) {
 
 func TestMovedAnchorTakesGrantsAndPacksAlong(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 0)
+	s := newDesk(t, 0)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-10 09:00")})
 	pack, err := s.admin.Grant(t.Context(), persist.NewGrant{
@@ -311,7 +311,7 @@ func TestMovedAnchorTakesGrantsAndPacksAlong(t *testing.T) {
 
 func TestOverridesAreGivenAndEnd(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	ask := persist.NewOverride{Account: "ada", Ref: "deal-1", Kind: "contingent", Target: "monthly", Credits: 100 * meter.Credit}
@@ -342,7 +342,7 @@ func TestOverridesAreGivenAndEnd(t *testing.T) {
 
 func TestWhatASubscriptionCannotBe(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	f := func(want string, is error, c persist.SubscriptionChange) {
 		t.Helper()
@@ -382,7 +382,7 @@ func TestWhatASubscriptionCannotBe(t *testing.T) {
 // An account that nobody looked at for a year is given what is in force and the next cycle, and nothing of what is over.
 func TestAYearAsleep(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	for i := range 7 { // more than two pages
 		name := fmt.Sprintf("ada-%d", i)
 		s.putAccount(t, name)
@@ -402,7 +402,7 @@ func TestAYearAsleep(t *testing.T) {
 
 func TestSeveralIssuersIssueOnce(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	for i := range 40 {
 		name := fmt.Sprintf("ada-%d", i)
 		s.putAccount(t, name)
@@ -449,7 +449,7 @@ func TestSeveralIssuersIssueOnce(t *testing.T) {
 // The gateway dies between Postgres and Redis, or Redis is away: what is pending follows by itself, once.
 func TestWhatRedisDoesNotHaveIsSwept(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.down = true
 	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
@@ -478,7 +478,7 @@ func TestWhatRedisDoesNotHaveIsSwept(t *testing.T) {
 // not take it back.
 func TestNewPolicyIssuesAnewWhatHasNotBegun(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	old := s.issuer()
@@ -488,7 +488,7 @@ func TestNewPolicyIssuesAnewWhatHasNotBegun(t *testing.T) {
 	parsed, err := policy.Parse("other.yaml", []byte("name: studio\nbuckets: [promo, monthly, purchased]\n"+
 		"operations:\n  apply: {match: POST /apply, credits: 0}\n"))
 	require.NoError(t, err)
-	parsed.Plans, parsed.Cycle, parsed.Location = studioPolicy(t, 1).Plans, s.policy.Cycle, s.policy.Location
+	parsed.Plans, parsed.Cycle, parsed.Location = planPolicy(t, 1).Plans, s.policy.Cycle, s.policy.Location
 	parsed.Plans[1].Contingents[0].Amount = policy.PerSlot(12 * meter.Credit)
 	admin := persist.NewAdmin(s.store, s.bundle, policy.NewCatalog(map[string]*policy.Policy{"studio": parsed}), zerolog.Nop())
 	n, err := persist.NewIssuer(admin, persist.IssueOptions{}, prometheus.NewRegistry(), zerolog.Nop()).Issue(t.Context())
@@ -506,7 +506,7 @@ func TestNewPolicyIssuesAnewWhatHasNotBegun(t *testing.T) {
 
 func TestFullAccountIsTriedAgain(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))})
 	s.putAccount(t, "bob")
@@ -553,11 +553,11 @@ func TestNewDayOfRenewalExtendsTheCycleThatRuns(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newShop(t, c.from)
+			s := newDesk(t, c.from)
 			s.putAccount(t, "ada")
 			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 			s.at(t, "2027-01-20 09:00")
-			s.policies.Replace(map[string]*policy.Policy{"studio": studioPolicy(t, c.to)})
+			s.policies.Replace(map[string]*policy.Policy{"studio": planPolicy(t, c.to)})
 			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Yearly: new(true)}) // looks at the account
 			s.requireGiven(t, "ada", c.want[0])
 			s.at(t, "2027-02-16 09:00")

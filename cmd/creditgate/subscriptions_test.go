@@ -24,7 +24,7 @@ func newStudio(t *testing.T) (*world, *gateway) {
 	return w, w.serve(t, "CREDITGATE_TEST_CLOCK=true")
 }
 
-func (g *gateway) clock(t *testing.T, now string) {
+func (g *gateway) moveTo(t *testing.T, now string) {
 	t.Helper()
 	g.must(t, "PUT", "/v1/clock", `{"now":"`+now+`"}`)
 }
@@ -53,7 +53,7 @@ func (g *gateway) buckets(t *testing.T, account string) map[string]float64 {
 func TestSubscriptionThroughAYear(t *testing.T) {
 	t.Parallel()
 	w, g := newStudio(t)
-	g.clock(t, "2027-01-10T08:00:00Z")
+	g.moveTo(t, "2027-01-10T08:00:00Z")
 	g.account(t, "ada")
 	status, _ := g.ask(t, "GET", "/v1/accounts/ada/subscription", "")
 	require.Equal(t, http.StatusNotFound, status)
@@ -72,10 +72,10 @@ func TestSubscriptionThroughAYear(t *testing.T) {
 	require.Contains(t, answer, `"scheduled":{"plan":"professional","slots":4,"period":"yearly","at":"2027-01-31T23:00:00.000Z"}`)
 	require.InEpsilon(t, 50, g.buckets(t, "ada")["monthly"], 0)
 
-	g.clock(t, "2027-01-31T23:00:00Z") // the very millisecond
+	g.moveTo(t, "2027-01-31T23:00:00Z") // the very millisecond
 	require.InEpsilon(t, 20, g.buckets(t, "ada")["monthly"], 0)
 	for _, month := range []string{"03", "04", "05", "06", "07", "08"} {
-		g.clock(t, "2027-"+month+"-15T00:00:00Z")
+		g.moveTo(t, "2027-"+month+"-15T00:00:00Z")
 		require.InEpsilon(t, 20, g.buckets(t, "ada")["monthly"], 0, month)
 	}
 
@@ -87,9 +87,9 @@ func TestSubscriptionThroughAYear(t *testing.T) {
 	require.NotContains(t, g.must(t, "DELETE", "/v1/accounts/ada/overrides/deal-1", ""), `"until":null`)
 
 	require.Contains(t, g.must(t, "DELETE", "/v1/accounts/ada/subscription", ""), `"ends_at":"2028-01-31T23:00:00.000Z"`)
-	g.clock(t, "2028-01-31T22:00:00Z") // asleep for half a year
+	g.moveTo(t, "2028-01-31T22:00:00Z") // asleep for half a year
 	require.InEpsilon(t, 20, g.buckets(t, "ada")["monthly"], 0)
-	g.clock(t, "2028-01-31T23:00:00Z")
+	g.moveTo(t, "2028-01-31T23:00:00Z")
 	require.Zero(t, g.buckets(t, "ada")["monthly"])
 	require.Contains(t, g.must(t, "GET", "/v1/accounts/ada/subscription", ""), `"next_reset_at":null`)
 	g.interrupt(t, os.Interrupt)
@@ -99,7 +99,7 @@ func TestSubscriptionThroughAYear(t *testing.T) {
 func TestWhatTheSubscriptionRoutesRefuse(t *testing.T) {
 	t.Parallel()
 	_, g := newStudio(t)
-	g.clock(t, "2027-01-10T08:00:00Z")
+	g.moveTo(t, "2027-01-10T08:00:00Z")
 	g.account(t, "ada")
 	f := func(method, path, body string, status int, code, param, detail string) {
 		t.Helper()

@@ -62,11 +62,14 @@ local function settle(sec, op, a, r, charged, state, kind, units)
     g.held, g.touched = g.held - d.amount, true
     local lapsed, paid = 0, 0
     if back > 0 then lapsed, paid = give_back(a, g, back, sec.now) end
+    if paid > 0 then debt_left(a, sec.pseq + 1) end
     lines[i] = line(g.id, 0, d.charged, back, lapsed, paid, -paid)
   end
   a.holds = a.holds - 1
   r.deadline = r.deadline + sec.now - sec.up -- wall time from here on: no later outage moves it
   add_entry(sec, a, r.account, kind, r.amount, op.id, units, r.note, lines)
-  r.state, r.charged, r.settled, r.available = state, charged, sec.now, shown(a, available(a, sec.now), sec.now)
+  local left = available(a, sec.now)
+  if a.flags >= FAIR then left = shown(a, left, sec.now) end
+  r.state, r.charged, r.settled, r.available = state, charged, sec.now, left
   keep_reservation(sec, op, r)
 end
