@@ -31,7 +31,7 @@
 //	reload.go      other policies in force, without dropping a request
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults
-//	ports.go       what the gateway asks of the rest of the house
+//	ports*.go      what the gateway asks of the rest of the house
 //	server.go      listeners, connections, shutdown
 //	deadline.go    connections whose deadlines cost nothing to move
 //	hungup_*.go    whether the peer of an idle connection has gone

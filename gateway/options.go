@@ -86,17 +86,16 @@ type Options struct {
 	Source   PolicySource // what Reload reads
 	Clock    *meter.Clock // what is in force, and when; nil: the system's
 
-	Meter      Meter
-	Lookup     Lookup
-	Journal    Journal
-	Answers    Answers
-	Identities Identities
-	Ledger     Ledger
-	Statements Statements
-	Admin      Admin
-	Purchases  Purchases
-	// Subscriptions is what accounts are subscribed to.
+	Meter         Meter
+	Lookup        Lookup
+	Journal       Journal
+	Answers       Answers
+	Identities    Identities
+	Ledger        Ledger
+	Statements    Statements
+	Admin         Admin
 	Subscriptions Subscriptions
+	Purchases     Purchases
 	Health        Health
 	TestClock     TestClock // nil: time cannot be moved
 
@@ -235,7 +234,7 @@ func (o *Options) validate() error {
 		"Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
 		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil,
-		"Subscriptions": o.Subscriptions == nil, "Purchases": o.Purchases == nil, "Health": o.Health == nil,
+		"Purchases": o.Purchases == nil, "Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {
 		if missing {

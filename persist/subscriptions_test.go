@@ -18,8 +18,8 @@ import (
 	"creditgate/persist"
 )
 
-// studioPolicy is a product with plans. Its cycles begin on a day of the month, or with the subscription if that is 0.
-func studioPolicy(tb testing.TB, day int) *policy.Policy {
+// planPolicy is a product with plans. Its cycles begin on a day of the month, or with the subscription if that is 0.
+func planPolicy(tb testing.TB, day int) *policy.Policy {
 	tb.Helper()
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	require.NoError(tb, err)
@@ -49,24 +49,24 @@ func studioPolicy(tb testing.TB, day int) *policy.Policy {
 	}
 }
 
-// shop is a bundle with a policy, whose clock stands where the test puts it.
-type shop struct {
+// desk is a bundle with a policy, whose clock stands where the test puts it.
+type desk struct {
 	*bundle
 
 	policies *policy.Catalog
 	policy   *policy.Policy
 }
 
-func newShop(t *testing.T, day int) *shop {
+func newDesk(t *testing.T, day int) *desk {
 	t.Helper()
-	s := &shop{bundle: setup(t), policy: studioPolicy(t, day)}
+	s := &desk{bundle: setup(t), policy: planPolicy(t, day)}
 	s.policies = policy.NewCatalog(map[string]*policy.Policy{"studio": s.policy})
 	s.admin = persist.NewAdmin(s.store, s.bundle, s.policies, zerolog.New(zerolog.NewTestWriter(t)))
 	s.at(t, "2027-01-10 09:00")
 	return s
 }
 
-func (s *shop) time(t *testing.T, text string) time.Time {
+func (s *desk) time(t *testing.T, text string) time.Time {
 	t.Helper()
 	at, err := time.ParseInLocation("2006-01-02 15:04", text, s.policy.Location)
 	require.NoError(t, err)
@@ -74,16 +74,12 @@ func (s *shop) time(t *testing.T, text string) time.Time {
 }
 
 // at puts the clock to a local time. It goes on from there, which the few milliseconds of a test do not show.
-func (s *shop) at(t *testing.T, text string) {
+func (s *desk) at(t *testing.T, text string) {
 	t.Helper()
 	s.clock.Set(time.Until(s.time(t, text)))
 }
 
-func slots(n uint32) *uint32 { return &n }
-
-func yes() *bool { v := true; return &v }
-
-func (s *shop) put(t *testing.T, c persist.SubscriptionChange) persist.Subscription {
+func (s *desk) put(t *testing.T, c persist.SubscriptionChange) persist.Subscription {
 	t.Helper()
 	if c.Account == "" {
 		c.Account = "ada"
@@ -93,11 +89,11 @@ func (s *shop) put(t *testing.T, c persist.SubscriptionChange) persist.Subscript
 	return state
 }
 
-func (s *shop) issuer() *persist.Issuer {
+func (s *desk) issuer() *persist.Issuer {
 	return persist.NewIssuer(s.admin, persist.IssueOptions{Page: 3}, prometheus.NewRegistry(), zerolog.Nop())
 }
 
-func (s *shop) issue(t *testing.T) int {
+func (s *desk) issue(t *testing.T) int {
 	t.Helper()
 	n, err := s.issuer().Issue(t.Context())
 	require.NoError(t, err)
@@ -106,7 +102,7 @@ func (s *shop) issue(t *testing.T) int {
 
 // given is what Redis has of an account, a line each: available, bucket, from and to, where a test's first minute is the
 // minute.
-func (s *shop) given(t *testing.T, account string) string {
+func (s *desk) given(t *testing.T, account string) string {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,16 +125,16 @@ func (s *shop) given(t *testing.T, account string) string {
 	return b.String()
 }
 
-func (s *shop) requireGiven(t *testing.T, account, want string) {
+func (s *desk) requireGiven(t *testing.T, account, want string) {
 	t.Helper()
 	require.Equal(t, strings.TrimSpace(strings.ReplaceAll(want, "\t", "")), strings.TrimSpace(s.given(t, account)))
 }
 
 func TestSubscriptionIsGivenTwoCyclesAndThenOneAMonth(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
-	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), Ref: "order-1"})
+	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Ref: "order-1"})
 	require.True(t, state.Created && state.Applied)
 	require.Equal(t, s.time(t, "2027-02-01 00:00"), state.NextReset)
 	require.Equal(t, s.time(t, "2027-01-01 00:00"), state.Cycle.From)
@@ -166,11 +162,11 @@ func TestSubscriptionIsGivenTwoCyclesAndThenOneAMonth(t *testing.T) {
 
 func TestTheSamePutChangesNothing(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 0)
+	s := newDesk(t, 0)
 	s.putAccount(t, "ada")
-	ask := persist.SubscriptionChange{Plan: "plus", Slots: slots(2), StartsAt: s.time(t, "2027-01-10 09:00"), Ref: "order-1"}
+	ask := persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-10 09:00"), Ref: "order-1"}
 	s.put(t, ask)
-	down := persist.SubscriptionChange{Plan: "pro", Slots: slots(2)}
+	down := persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))}
 	s.put(t, down)
 	before := s.query(t, `SELECT count(*), (SELECT count(*) FROM creditgate.grant_lot), (SELECT count(*) FROM creditgate.revocation)
 		FROM creditgate.subscription_term`)
@@ -181,7 +177,7 @@ func TestTheSamePutChangesNothing(t *testing.T) {
 	require.Equal(t, before, s.query(t, `SELECT count(*), (SELECT count(*) FROM creditgate.grant_lot), (SELECT count(*) FROM creditgate.revocation)
 		FROM creditgate.subscription_term`))
 
-	ask.Slots = slots(3)
+	ask.Slots = new(uint32(3))
 	ask.Account = "ada"
 	_, err := s.admin.PutSubscription(t.Context(), ask)
 	require.ErrorIs(t, err, persist.ErrRefConflict)
@@ -189,11 +185,11 @@ func TestTheSamePutChangesNothing(t *testing.T) {
 
 func TestUpgradeAtOnceDowngradeNextCycle(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	s.at(t, "2027-01-15 09:00")
-	up := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(5)})
+	up := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(5))})
 	require.Nil(t, up.Scheduled)
 	s.requireGiven(t, "ada", `
 		20 monthly 27-01-10 09:00 to 27-02-01 00:00
@@ -201,7 +197,7 @@ func TestUpgradeAtOnceDowngradeNextCycle(t *testing.T) {
 		50 monthly 27-02-01 00:00 to 27-03-01 00:00`)
 
 	s.at(t, "2027-01-20 09:00")
-	down := s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: slots(1)})
+	down := s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(1))})
 	require.Equal(t, &persist.ScheduledTerm{Plan: "pro", Slots: 1, At: s.time(t, "2027-02-01 00:00")}, down.Scheduled)
 	require.EqualValues(t, 5, down.Slots)
 	s.requireGiven(t, "ada", `
@@ -210,7 +206,7 @@ func TestUpgradeAtOnceDowngradeNextCycle(t *testing.T) {
 		5 monthly 27-02-01 00:00 to 27-03-01 00:00`)
 
 	s.at(t, "2027-01-21 09:00")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(4)}) // less than five, more than what was to come
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(4))}) // less than five, more than what was to come
 	s.requireGiven(t, "ada", `
 		20 monthly 27-01-10 09:00 to 27-02-01 00:00
 		30 monthly 27-01-15 09:00 to 27-02-01 00:00
@@ -223,7 +219,7 @@ func TestUpgradeAtOnceDowngradeNextCycle(t *testing.T) {
 
 func TestUnlimitedIsACapWithFlags(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "premium"})
 	s.requireGiven(t, "ada", `
@@ -233,9 +229,9 @@ func TestUnlimitedIsACapWithFlags(t *testing.T) {
 
 func TestCancelResumeAndComeBack(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 0)
+	s := newDesk(t, 0)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	s.at(t, "2027-01-20 09:00")
 	end := persist.SubscriptionEnd{Account: "ada"}
 	ended, err := s.admin.EndSubscription(t.Context(), end)
@@ -259,7 +255,7 @@ func TestCancelResumeAndComeBack(t *testing.T) {
 	s.requireGiven(t, "ada", `20 monthly 27-01-10 09:00 to 27-02-10 09:00`)
 
 	s.at(t, "2027-01-25 09:00")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(3)}) // back inside the cycle
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(3))}) // back inside the cycle
 	s.requireGiven(t, "ada", `
 		20 monthly 27-01-10 09:00 to 27-02-10 09:00
 		10 monthly 27-01-25 09:00 to 27-02-10 09:00
@@ -269,7 +265,7 @@ func TestCancelResumeAndComeBack(t *testing.T) {
 	require.NoError(t, err)
 	s.at(t, "2027-06-20 12:00")
 	require.Zero(t, s.issue(t), "there is nothing to come")
-	back := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(1)})
+	back := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(1))})
 	require.WithinDuration(t, s.time(t, "2027-06-20 12:00"), back.StartsAt, time.Minute)
 	require.WithinDuration(t, s.time(t, "2027-07-20 12:00"), back.NextReset, time.Minute)
 	s.flush(t)
@@ -278,9 +274,9 @@ func TestCancelResumeAndComeBack(t *testing.T) {
 
 func TestYearlyEndsWithThePaidYear(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), Yearly: yes()})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Yearly: new(true)})
 	s.at(t, "2027-05-20 09:00")
 	ended, err := s.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada"})
 	require.NoError(t, err)
@@ -293,9 +289,9 @@ func TestYearlyEndsWithThePaidYear(t *testing.T) {
 
 func TestMovedAnchorTakesGrantsAndPacksAlong(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 0)
+	s := newDesk(t, 0)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), StartsAt: s.time(t, "2027-01-10 09:00")})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-10 09:00")})
 	pack, err := s.admin.Grant(t.Context(), persist.NewGrant{
 		Account: "ada", Bucket: "purchased", Rank: 2, Credits: 50 * meter.Credit, Ref: "pack-1", ExpiresAt: s.time(t, "2027-02-10 09:00"),
 	})
@@ -315,9 +311,9 @@ func TestMovedAnchorTakesGrantsAndPacksAlong(t *testing.T) {
 
 func TestOverridesAreGivenAndEnd(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	ask := persist.NewOverride{Account: "ada", Ref: "deal-1", Kind: "contingent", Target: "monthly", Credits: 100 * meter.Credit}
 	state, err := s.admin.PutOverride(t.Context(), ask)
 	require.NoError(t, err)
@@ -346,7 +342,7 @@ func TestOverridesAreGivenAndEnd(t *testing.T) {
 
 func TestWhatASubscriptionCannotBe(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	f := func(want string, is error, c persist.SubscriptionChange) {
 		t.Helper()
@@ -360,7 +356,7 @@ func TestWhatASubscriptionCannotBe(t *testing.T) {
 	invalid := persist.ErrInvalid
 	f("it has premium, plus, pro, basic", invalid, persist.SubscriptionChange{Plan: "gold"})
 	f("slots is missing", invalid, persist.SubscriptionChange{Plan: "plus"})
-	f("1000001 slots; at most 1000000", invalid, persist.SubscriptionChange{Plan: "plus", Slots: slots(1000001)})
+	f("1000001 slots; at most 1000000", invalid, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(1000001))})
 	f("starts_at", invalid, persist.SubscriptionChange{Plan: "basic", StartsAt: s.time(t, "2031-01-01 00:00")})
 	f("anchor_at", invalid, persist.SubscriptionChange{Plan: "basic", AnchorAt: s.time(t, "2027-01-20 00:00")})
 	f("reference", invalid, persist.SubscriptionChange{Plan: "basic", Ref: "a b"})
@@ -370,7 +366,7 @@ func TestWhatASubscriptionCannotBe(t *testing.T) {
 	_, err = s.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada"})
 	require.ErrorIs(t, err, persist.ErrNoSubscription)
 
-	soon := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), StartsAt: s.time(t, "2027-01-20 00:00")})
+	soon := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-20 00:00")})
 	require.Zero(t, soon.Cycle)
 	never, err := s.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada"})
 	require.NoError(t, err)
@@ -386,11 +382,11 @@ func TestWhatASubscriptionCannotBe(t *testing.T) {
 // An account that nobody looked at for a year is given what is in force and the next cycle, and nothing of what is over.
 func TestAYearAsleep(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	for i := range 7 { // more than two pages
 		name := fmt.Sprintf("ada-%d", i)
 		s.putAccount(t, name)
-		s.put(t, persist.SubscriptionChange{Account: name, Plan: "plus", Slots: slots(2)})
+		s.put(t, persist.SubscriptionChange{Account: name, Plan: "plus", Slots: new(uint32(2))})
 	}
 	s.at(t, "2028-02-15 09:00")
 	require.Equal(t, 14, s.issue(t))
@@ -406,11 +402,11 @@ func TestAYearAsleep(t *testing.T) {
 
 func TestSeveralIssuersIssueOnce(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	for i := range 40 {
 		name := fmt.Sprintf("ada-%d", i)
 		s.putAccount(t, name)
-		s.put(t, persist.SubscriptionChange{Account: name, Plan: "pro", Slots: slots(2)})
+		s.put(t, persist.SubscriptionChange{Account: name, Plan: "pro", Slots: new(uint32(2))})
 	}
 	s.at(t, "2027-02-01 00:00")
 	var all sync.WaitGroup
@@ -421,7 +417,7 @@ func TestSeveralIssuersIssueOnce(t *testing.T) {
 	}
 	for i := range 10 { // changes at the same time are given once too
 		all.Go(func() {
-			_, err := s.admin.PutSubscription(context.Background(), persist.SubscriptionChange{Account: fmt.Sprintf("ada-%d", i), Plan: "pro", Slots: slots(3)})
+			_, err := s.admin.PutSubscription(context.Background(), persist.SubscriptionChange{Account: fmt.Sprintf("ada-%d", i), Plan: "pro", Slots: new(uint32(3))})
 			if err != nil {
 				t.Error(err)
 			}
@@ -453,12 +449,12 @@ func TestSeveralIssuersIssueOnce(t *testing.T) {
 // The gateway dies between Postgres and Redis, or Redis is away: what is pending follows by itself, once.
 func TestWhatRedisDoesNotHaveIsSwept(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.down = true
-	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	state := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	require.False(t, state.Applied)
-	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))})
 	s.requireGiven(t, "ada", ``)
 	s.down = false
 	s.sweep(t)
@@ -482,9 +478,9 @@ func TestWhatRedisDoesNotHaveIsSwept(t *testing.T) {
 // not take it back.
 func TestNewPolicyIssuesAnewWhatHasNotBegun(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
 	old := s.issuer()
 	_, err := old.Issue(t.Context())
 	require.NoError(t, err)
@@ -492,7 +488,7 @@ func TestNewPolicyIssuesAnewWhatHasNotBegun(t *testing.T) {
 	parsed, err := policy.Parse("other.yaml", []byte("name: studio\nbuckets: [promo, monthly, purchased]\n"+
 		"operations:\n  apply: {match: POST /apply, credits: 0}\n"))
 	require.NoError(t, err)
-	parsed.Plans, parsed.Cycle, parsed.Location = studioPolicy(t, 1).Plans, s.policy.Cycle, s.policy.Location
+	parsed.Plans, parsed.Cycle, parsed.Location = planPolicy(t, 1).Plans, s.policy.Cycle, s.policy.Location
 	parsed.Plans[1].Contingents[0].Amount = policy.PerSlot(12 * meter.Credit)
 	admin := persist.NewAdmin(s.store, s.bundle, policy.NewCatalog(map[string]*policy.Policy{"studio": parsed}), zerolog.Nop())
 	n, err := persist.NewIssuer(admin, persist.IssueOptions{}, prometheus.NewRegistry(), zerolog.Nop()).Issue(t.Context())
@@ -510,16 +506,16 @@ func TestNewPolicyIssuesAnewWhatHasNotBegun(t *testing.T) {
 
 func TestFullAccountIsTriedAgain(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, 1)
+	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))})
 	s.putAccount(t, "bob")
-	s.put(t, persist.SubscriptionChange{Account: "bob", Plan: "pro", Slots: slots(2)})
+	s.put(t, persist.SubscriptionChange{Account: "bob", Plan: "pro", Slots: new(uint32(2))})
 	for i := range meter.GrantsMax - 2 {
 		_, err := s.admin.Grant(t.Context(), persist.NewGrant{Account: "ada", Bucket: "promo", Credits: meter.Credit, Ref: fmt.Sprint("g-", i)})
 		require.NoError(t, err)
 	}
-	_, err := s.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: "ada", Plan: "pro", Slots: slots(9)})
+	_, err := s.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: "ada", Plan: "pro", Slots: new(uint32(9))})
 	require.ErrorIs(t, err, persist.ErrTooManyGrants)
 	s.at(t, "2027-02-01 00:00")
 	require.Equal(t, 1, s.issue(t), "the others are not kept waiting")
@@ -528,4 +524,47 @@ func TestFullAccountIsTriedAgain(t *testing.T) {
 	s.flush(t)
 	s.at(t, "2027-02-01 01:01")
 	require.Equal(t, 1, s.issue(t))
+}
+
+// The policy's day of renewal moves. The month that runs is extended to the first new date after its end: nobody is
+// given two contingents for one time, and no cycle is shorter than it was.
+func TestNewDayOfRenewalExtendsTheCycleThatRuns(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		from, to int
+		want     []string // after the change, and a month later
+	}{
+		"later in the month": {1, 15, []string{
+			`20 monthly 27-01-10 09:00 to 27-02-15 00:00
+			20 monthly 27-02-15 00:00 to 27-03-15 00:00`,
+			`20 monthly 27-01-10 09:00 to 27-02-15 00:00
+			20 monthly 27-02-15 00:00 to 27-03-15 00:00
+			20 monthly 27-03-15 00:00 to 27-04-15 00:00
+			7 promo 27-03-16 00:00 to 27-04-13 00:00`,
+		}},
+		"earlier in the month": {25, 5, []string{
+			`20 monthly 27-01-10 09:00 to 27-02-05 00:00
+			20 monthly 27-02-05 00:00 to 27-03-05 00:00`,
+			`20 monthly 27-01-10 09:00 to 27-02-05 00:00
+			20 monthly 27-02-05 00:00 to 27-03-05 00:00
+			20 monthly 27-03-05 00:00 to 27-04-05 00:00
+			7 promo 27-03-16 00:00 to 27-04-13 00:00`,
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newDesk(t, c.from)
+			s.putAccount(t, "ada")
+			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
+			s.at(t, "2027-01-20 09:00")
+			s.policies.Replace(map[string]*policy.Policy{"studio": planPolicy(t, c.to)})
+			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Yearly: new(true)}) // looks at the account
+			s.requireGiven(t, "ada", c.want[0])
+			s.at(t, "2027-02-16 09:00")
+			s.issue(t)
+			s.requireGiven(t, "ada", c.want[1])
+			s.flush(t)
+			s.requireNoDrift(t)
+		})
+	}
 }

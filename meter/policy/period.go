@@ -101,8 +101,8 @@ func (p *Policy) Ahead(h History, now time.Time) (until, next time.Time) {
 	base := now
 	if _, ok := h.At(now); !ok {
 		future := h.Future(now)
-		if len(future) == 0 {
-			return now, time.Time{}
+		if len(future) == 0 { // what an ended subscription gave to the cycle that runs
+			return now.Add(time.Millisecond), time.Time{}
 		}
 		base = future[0].At // an account without a subscription has no term but a new one ahead
 	}
