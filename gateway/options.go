@@ -92,6 +92,8 @@ type Options struct {
 	Ledger     Ledger
 	Admin      Admin
 	Health     Health
+	Feed       Feed
+	Webhooks   Webhooks
 
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer // what /metrics shows
@@ -226,7 +228,8 @@ func (o *Options) validate() error {
 	for name, missing := range map[string]bool{
 		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
-		"Ledger": o.Ledger == nil, "Admin": o.Admin == nil, "Health": o.Health == nil,
+		"Ledger": o.Ledger == nil, "Admin": o.Admin == nil, "Health": o.Health == nil, "Feed": o.Feed == nil,
+		"Webhooks":   o.Webhooks == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {
 		if missing {

@@ -31,6 +31,8 @@ type Gateway struct {
 	ledger   Ledger
 	admin    Admin
 	health   Health
+	feed     Feed
+	webhooks Webhooks
 
 	exchanges sync.Pool // of *exchange
 	auth      *authenticator
@@ -43,6 +45,7 @@ type Gateway struct {
 	base     context.Context // of calls that must outlive their request; ends when a shutdown runs out of time
 	giveUp   context.CancelFunc
 	draining atomic.Bool
+	waiting  atomic.Int64 // calls that wait for events
 	data     *fasthttp.Server
 	control  *fasthttp.Server
 	routes   []controlRoute
@@ -69,7 +72,7 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		set: o.Settings, policies: o.Policies, meter: o.Meter, lookup: o.Lookup, journal: o.Journal,
-		answers: o.Answers, ledger: o.Ledger, admin: o.Admin, health: o.Health,
+		answers: o.Answers, ledger: o.Ledger, admin: o.Admin, health: o.Health, feed: o.Feed, webhooks: o.Webhooks,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}

@@ -12,10 +12,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"creditgate/gateway"
+	"creditgate/gateway/webhook"
 	"creditgate/meter"
 	"creditgate/meter/journal"
 	"creditgate/meter/policy"
 	"creditgate/persist"
+	"creditgate/persist/events"
 )
 
 // Bounds of a node's life.
@@ -38,6 +40,8 @@ type node struct {
 	replayer *journal.Replayer
 	flusher  *persist.Flusher
 	sweeper  *persist.Sweeper
+	events   *events.Producer
+	webhooks *webhook.Sender
 	drift    *driftWatch
 	gate     *gateway.Gateway
 }
@@ -77,11 +81,19 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	changes := persist.NewAdmin(n.store, n.engine, policies, log)
 	n.flusher = persist.NewFlusher(n.store, n.engine.Ledger(), persist.FlushOptions{TrimLag: c.TrimLag}, metrics, log)
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
+	told := events.NewFeed(n.store.Pool())
+	n.events = events.NewProducer(n.store.Pool(), c.Layout, policies, events.Options{}, metrics, log)
+	networks, err := webhook.ParseNetworks(c.WebhookNetworks)
+	if err != nil {
+		return nil, err
+	}
+	n.webhooks = webhook.NewSender(deliveries{told}, webhook.Options{Networks: networks}, metrics, log)
 	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
 	n.gate, err = gateway.New(ctx, gateway.Options{
 		Settings: c.Gateway, Policies: policies,
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Admin: admin{changes}, Health: health{n.engine},
+		Feed: feed{told}, Webhooks: webhooks{told, networks},
 		Registerer: metrics, Gatherer: metrics, Log: log,
 	})
 	return n, err
@@ -192,7 +204,10 @@ func (n *node) keepBook(ctx context.Context, checked bool) error {
 		}
 	}
 	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)
+	tell, post := start(ctx, n.events.Run), start(ctx, n.webhooks.Run)
 	<-ctx.Done()
+	post.end()
+	tell.end()
 	sweep.end()
 	watch.end()
 	flush.end()

@@ -89,17 +89,17 @@ func (f *Feed) Claim(ctx context.Context, webhook string, limit int, lease time.
 }
 
 // Delivered settles a delivery that the receiver has taken.
-func (f *Feed) Delivered(ctx context.Context, d Delivery) error {
+func (f *Feed) Delivered(ctx context.Context, webhook string, event int64) error {
 	var batch pgx.Batch
-	batch.Queue(`DELETE FROM creditgate.webhook_delivery WHERE webhook = $1 AND event_id = $2`, d.Webhook, d.Event.ID)
+	batch.Queue(`DELETE FROM creditgate.webhook_delivery WHERE webhook = $1 AND event_id = $2`, webhook, event)
 	batch.Queue(`UPDATE creditgate.webhook SET failing_since = NULL, last_error = ''
-		WHERE name = $1 AND failing_since IS NOT NULL`, d.Webhook)
+		WHERE name = $1 AND failing_since IS NOT NULL`, webhook)
 	return f.settle(ctx, &batch)
 }
 
-// Failed settles a delivery that was not taken: it is tried again later, up to attemptsMax times. A webhook that
+// Failed settles an attempt that was not taken: it is tried again later, up to attemptsMax times. A webhook that
 // wants no more (gone), or that has taken nothing for deadAfter, is disabled; what waits for it stays.
-func (f *Feed) Failed(ctx context.Context, d Delivery, why string, gone bool) error {
+func (f *Feed) Failed(ctx context.Context, webhook string, event int64, attempt int, why string, gone bool) error {
 	if len(why) > errorMax {
 		why = why[:errorMax]
 	}
@@ -107,14 +107,14 @@ func (f *Feed) Failed(ctx context.Context, d Delivery, why string, gone bool) er
 	batch.Queue(`UPDATE creditgate.webhook_delivery
 		SET next_at = CASE WHEN attempt < $4 THEN now() + $5::interval * (0.9 + 0.2 * random()) END
 		WHERE webhook = $1 AND event_id = $2 AND attempt = $3`, // else somebody has taken it again, and settles it
-		d.Webhook, d.Event.ID, d.Attempt, attemptsMax, backoff(d.Attempt))
+		webhook, event, attempt, attemptsMax, backoff(attempt))
 	batch.Queue(`UPDATE creditgate.webhook SET failing_since = coalesce(failing_since, now()), last_error = $2
-		WHERE name = $1`, d.Webhook, why)
+		WHERE name = $1`, webhook, why)
 	batch.Queue(`UPDATE creditgate.webhook SET disabled_at = now(), disabled_reason = CASE WHEN $2 THEN
 			'the receiver answered 410: it wants no more'
 			ELSE 'nothing but failures since ' || to_char(failing_since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') END
 		WHERE name = $1 AND disabled_at IS NULL AND ($2 OR failing_since <= now() - $3::interval)`,
-		d.Webhook, gone, deadAfter)
+		webhook, gone, deadAfter)
 	return f.settle(ctx, &batch)
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -72,6 +73,9 @@ func newHouse(t *testing.T, notices policy.Notices, promotions ...*policy.Promot
 	flusher := persist.NewFlusher(h.store, h.engine.Ledger(),
 		persist.FlushOptions{Wait: 50 * time.Millisecond, Every: time.Millisecond}, prometheus.NewRegistry(), log)
 	inBackground(t, flusher.Run)
+	require.Eventually(t, func() bool {
+		return !slices.ContainsFunc(h.engine.Ready(), func(p meter.PartitionState) bool { return p.State != "open" })
+	}, 20*time.Second, time.Millisecond)
 	return h
 }
 
