@@ -35,7 +35,13 @@ func (g *Gateway) account(x *exchange) *problem {
 	}
 	switch rest {
 	case "/balance":
-		view, p := g.balance(x.who.Account, x.who.Product)
+		view, p := g.balance(&x.who)
+		return x.answer(view, p)
+	case "/packs":
+		view, p := g.packs(&x.who)
+		return x.answer(view, p)
+	case "/usage":
+		view, p := g.usage(&x.who, x.query)
 		return x.answer(view, p)
 	case "/history":
 		view, p := g.history(x.who.Account, x.query)
@@ -72,22 +78,6 @@ func writeJSON(resp *fasthttp.Response, status int, v any) *problem {
 	resp.Header.Set("Cache-Control", "no-store")
 	resp.SetBodyRaw(body)
 	return nil
-}
-
-// buckets are the names that a product's balances list, in drain order.
-func (g *Gateway) buckets(product string) []string {
-	if p := g.policies.Policy(product); p != nil {
-		return p.Buckets
-	}
-	return nil
-}
-
-func (g *Gateway) balance(account, product string) (balanceView, *problem) {
-	d, p := g.readAccount(account)
-	if p != nil {
-		return balanceView{}, p
-	}
-	return newBalanceView(account, d.Account, g.buckets(product), d.NowMs), nil
 }
 
 func (g *Gateway) readAccount(account string) (meter.Decision, *problem) {
@@ -220,7 +210,7 @@ func (g *Gateway) quote(x *exchange, path string) *problem {
 		return &problem{code: codeUnpriced, detail: path + " is not an operation of " + x.who.Product}
 	}
 	g.passHeaders(x)
-	if p := x.assess(); p != nil {
+	if p := g.assess(x); p != nil {
 		return p
 	}
 	q := x.quote
@@ -232,6 +222,10 @@ func (g *Gateway) quote(x *exchange, path string) *problem {
 	out := quoteView{
 		Operation: x.op.Name, Units: q.Units, Credits: q.Credits, Affordable: q.Credits == 0 || draws != nil,
 		Draws: drawViews(draws, bucketsOf(d.Account)),
+	}
+	if !out.Affordable {
+		w := g.wallet(&x.who, d)
+		out.Advice = w.advice(q.Credits)
 	}
 	x.op = nil // the quote is not a request of the operation
 	return x.answer(out, nil)

@@ -21,7 +21,8 @@ func TestBalanceAndHistory(t *testing.T) {
 	id := b.grant("acme", "promo", 0, 2*meter.Credit)
 	r := b.do(http.MethodGet, b.data+"/credits/balance", key, "")
 	require.Equal(t, 200, r.StatusCode)
-	require.JSONEq(t, `{"account":"acme","available":2.25,"held":0,"plan":null,"next_reset_at":null,"buckets":[
+	require.JSONEq(t, `{"account":"acme","available":2.25,"held":0,"debt":0,"plan":null,"next_reset_at":null,
+		"next_reset":null,"buckets":[
 		{"name":"promo","available":2,"held":0,"unlimited":false,"next_expiry":null},
 		{"name":"monthly","available":0.25,"held":0,"unlimited":false,"next_expiry":null},
 		{"name":"purchased","available":0,"held":0,"unlimited":false,"next_expiry":null}]}`, string(r.body))

@@ -16,6 +16,7 @@ const apiKeyMax = 256
 // authenticator turns a request into an Identity.
 type authenticator struct {
 	cache         *keyCache
+	source        Identities
 	byKey         lookup // made once: a method value is an allocation
 	byAccount     lookup
 	trusted       []netip.Prefix
@@ -80,7 +81,7 @@ func (a *authenticator) namedAccounts(x *exchange) [][]byte {
 
 func newAuthenticator(cache *keyCache, source Identities, trusted []netip.Prefix, accountHeader string) *authenticator {
 	return &authenticator{
-		cache: cache, trusted: trusted, accountHeader: accountHeader,
+		cache: cache, source: source, trusted: trusted, accountHeader: accountHeader,
 		byKey: func(ctx context.Context, k cacheKey) (Identity, error) {
 			return source.IdentityByKey(ctx, k.hash)
 		},

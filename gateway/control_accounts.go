@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"strconv"
-	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -49,6 +48,7 @@ func (g *Gateway) putAccount(c *call) (int, any, *problem) {
 	if err != nil {
 		return 0, nil, g.storageProblem(err)
 	}
+	g.auth.cache.outdated(c.names[0])
 	return changed(a.Applied, !a.Created), newAccountView(a), nil
 }
 
@@ -89,7 +89,7 @@ func (g *Gateway) postKey(c *call) (int, any, *problem) {
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
 	k, err := g.admin.CreateKey(ctx, NewKey{
-		Account: c.names[0], KeyID: meter.NewID(time.Now()).String(), Hash: sha256.Sum256([]byte(secret)),
+		Account: c.names[0], KeyID: meter.NewID(g.clock.Now()).String(), Hash: sha256.Sum256([]byte(secret)),
 		Ref: ref, Actor: c.actor,
 	})
 	switch {
@@ -114,16 +114,8 @@ func (g *Gateway) deleteKey(c *call) (int, any, *problem) {
 	if err := g.admin.RevokeKey(ctx, c.names[0], c.names[1], c.actor); err != nil {
 		return 0, nil, g.storageProblem(err)
 	}
+	g.auth.cache.outdated(c.names[0])
 	return fasthttp.StatusNoContent, nil, nil
-}
-
-func (g *Gateway) getBalance(c *call) (int, any, *problem) {
-	product := ""
-	if a, err := g.readAdminAccount(c.names[0]); err == nil { // without Postgres: only buckets that hold something
-		product = a.Product
-	}
-	v, p := g.balance(c.names[0], product)
-	return fasthttp.StatusOK, v, p
 }
 
 func (g *Gateway) getEntries(c *call) (int, any, *problem) {

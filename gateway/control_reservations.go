@@ -81,11 +81,8 @@ func (g *Gateway) reserved(d meter.Decision, r meter.Reserve) (int, any, *proble
 			detail: "this Idempotency-Key was used for another reservation",
 		}
 	case meter.CodeInsufficient:
-		var buckets []string
-		if a, err := g.readAdminAccount(r.Account); err == nil {
-			buckets = g.buckets(a.Product)
-		}
-		return 0, nil, insufficient(r.Amount, d, buckets)
+		w := g.wallet(g.identityOf(r.Account), d)
+		return 0, nil, insufficient(r.Amount, &w)
 	case meter.CodeSuspended:
 		return 0, nil, &problem{code: codeSuspended, final: true, detail: "account " + r.Account + " is suspended"}
 	case meter.CodeInFlight:

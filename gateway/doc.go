@@ -14,14 +14,19 @@
 //	roundtrip.go   one request on a backend's connection
 //	headers.go     which header fields pass in each direction
 //	settle.go      reserve, commit, release, and the journal when the meter is away
+//	fair_use.go    refusals of an account that is used up without having paid: fair use, free operations at zero
 //	stream.go      responses that are passed on as they come, and settled before their end
 //	holdback.go    the end of a stream that is kept until then
 //	idempotency.go Idempotency-Key: its syntax, and the fingerprint of a request
 //	replay.go      stored answers
 //	upstream.go    backends: connections, breaker, what may be tried again
 //	problem.go     the one table from problem to HTTP status
-//	account.go     /credits: balance, history, reservations, quote
-//	views.go       the JSON shapes
+//	account.go     /credits: history, reservations, quote
+//	balance.go     … balance: buckets, fair use, the next reset
+//	advice.go      … whether to wait or to buy, for a quote and a 402
+//	packs.go       … what the account may buy
+//	usage.go       … what it was charged, by day, operation or key
+//	views.go       the JSON shapes of the others
 //	control*.go    the control plane, by noun
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults

@@ -88,16 +88,17 @@ func (g *Gateway) match(x *exchange, method, path string) *problem {
 func (g *Gateway) price(x *exchange) *problem {
 	g.passHeaders(x)
 	if x.op == nil || x.op.Free() {
-		return nil
+		return g.atZero(x)
 	}
-	if p := x.assess(); p != nil {
+	if p := g.assess(x); p != nil {
 		return p
 	}
 	return x.readKey()
 }
 
-// assess finds the price in what the backend will get, not in what the client sent.
-func (x *exchange) assess() *problem {
+// assess finds the price in what the backend will get, not in what the client sent. A price that was negotiated with
+// the account counts if it was in force when the request arrived.
+func (g *Gateway) assess(x *exchange) *problem {
 	var err error
 	x.view, err = x.op.Read(policy.Request{
 		Params: x.params, Query: []byte(x.query), Header: x.outHead, Body: x.out.Body(),
@@ -107,6 +108,11 @@ func (x *exchange) assess() *problem {
 	}
 	if x.quote, err = x.op.Quote(x.view); err != nil {
 		return priceProblem(err)
+	}
+	if len(x.who.Prices) > 0 && x.quote.Units > 0 {
+		if x.agreed = x.who.Price(x.op.Name, x.arrived.Add(g.clock.Offset())); x.agreed != nil {
+			x.quote = x.quote.At(x.agreed.Credits)
+		}
 	}
 	return nil
 }

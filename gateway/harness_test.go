@@ -149,7 +149,8 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 		},
 		Policies: policy.NewCatalog(map[string]*policy.Policy{"studio": pol}),
 		Meter:    b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
-		Ledger: b.house, Admin: b.house, Health: b.house, Feed: b.notices, Webhooks: b.notices, Registerer: b.reg, Gatherer: b.reg, Log: log,
+		Ledger: b.house, Statements: b.house, Admin: b.house, Health: b.house, Feed: b.notices, Webhooks: b.notices,
+		Registerer: b.reg, Gatherer: b.reg, Log: log,
 	}
 	for _, tweak := range tweaks {
 		tweak(&o)
@@ -359,6 +360,10 @@ type house struct {
 	accounts map[string]gateway.AccountState
 	grants   map[string]gateway.GrantState
 	entries  []gateway.LedgerEntry
+	granted  map[meter.ID]meter.Credits
+	owed     meter.Credits
+	usage    gateway.Usage
+	asked    gateway.UsageQuery
 	lookups  atomic.Int64
 	err      error // what Postgres answers while it is away
 	notReady []string
@@ -370,6 +375,16 @@ func (h *house) add(account string) {
 	defer h.mu.Unlock()
 	h.accounts[account] = gateway.AccountState{Account: account, Product: "studio", CreatedAt: time.Now(), Applied: true}
 	h.keys[sha256.Sum256([]byte("sk-"+account))] = gateway.Identity{Account: account, Product: "studio", KeyID: "k-" + account}
+}
+
+// agree gives an account a subscription and negotiated prices.
+func (h *house) agree(account string, terms policy.History, prices ...policy.UnitPrice) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := sha256.Sum256([]byte("sk-" + account))
+	who := h.keys[key]
+	who.Terms, who.Prices = terms, prices
+	h.keys[key] = who
 }
 
 // apply writes a grant down and applies it, as package persist does.
@@ -407,7 +422,13 @@ func (h *house) IdentityByAccount(_ context.Context, account string) (gateway.Id
 	if !ok {
 		return gateway.Identity{}, gateway.ErrUnknown
 	}
-	return gateway.Identity{Account: account, Product: a.Product, Suspended: a.Suspended}, nil
+	if h.err != nil {
+		return gateway.Identity{}, h.err
+	}
+	who := h.keys[sha256.Sum256([]byte("sk-"+account))]
+	return gateway.Identity{
+		Account: account, Product: a.Product, Suspended: a.Suspended, Terms: who.Terms, Prices: who.Prices,
+	}, nil
 }
 
 func (h *house) Entries(_ context.Context, _ string, before uint64, limit int) ([]gateway.LedgerEntry, error) {
@@ -420,6 +441,27 @@ func (h *house) Entries(_ context.Context, _ string, before uint64, limit int) (
 		}
 	}
 	return out, h.err
+}
+
+// Statement says what the grants began with.
+func (h *house) Statement(_ context.Context, _ string, live []meter.ID) (gateway.Statement, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := gateway.Statement{Granted: map[meter.ID]meter.Credits{}, Owed: h.owed}
+	for _, id := range live {
+		if c, ok := h.granted[id]; ok {
+			out.Granted[id] = c
+		}
+	}
+	return out, h.err
+}
+
+// Usage answers what the test says, and keeps the question.
+func (h *house) Usage(_ context.Context, q gateway.UsageQuery) (gateway.Usage, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asked = q
+	return h.usage, h.err
 }
 
 func (h *house) Buckets(_ context.Context, _ string, ids []meter.ID) (map[meter.ID]string, error) {

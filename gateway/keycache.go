@@ -28,6 +28,9 @@ const (
 	awayTimeout = 100 * time.Millisecond
 	// outagePause is how long storage seems away after a failed look-up, unless another succeeds.
 	outagePause = 3 * time.Second
+	// accountMarks is how many marks accounts share: an entry may be looked up once too often because of another
+	// account's change, never too seldom.
+	accountMarks = 4096
 	// strangersMax bounds the look-ups of keys not in the cache, all together: a caller who guesses keys must not take
 	// every connection to storage.
 	strangersMax = 8
@@ -48,8 +51,9 @@ type keyCache struct {
 	ttl       time.Duration
 	shards    [cacheShards]cacheShard
 	queue     chan refresh
-	strangers chan struct{} // a token per look-up of a key that is not in the cache
-	outage    atomic.Int64  // Unix nanoseconds until which storage seems away
+	strangers chan struct{}              // a token per look-up of a key that is not in the cache
+	outage    atomic.Int64               // Unix nanoseconds until which storage seems away
+	changed   [accountMarks]atomic.Int64 // Unix nanoseconds; what was asked before is not believed
 	metrics   *metrics
 }
 
@@ -63,7 +67,8 @@ type cacheShard struct {
 type cached struct {
 	who     Identity
 	at      time.Time
-	pending atomic.Bool // a refresh is queued
+	mark    *atomic.Int64 // of its account
+	pending atomic.Bool   // a refresh is queued
 }
 
 type refresh struct {
@@ -122,7 +127,7 @@ func (c *keyCache) get(ctx context.Context, now time.Time, k cacheKey, find look
 	if age > c.ttl/2 {
 		c.ahead(e, k, find)
 	}
-	if age < c.ttl {
+	if age < c.ttl && e.at.UnixNano() > e.mark.Load() {
 		return e.who, nil
 	}
 	who, err := c.load(ctx, k, find, overdue)
@@ -131,6 +136,19 @@ func (c *keyCache) get(ctx context.Context, now time.Time, k cacheKey, find look
 	}
 	return who, err
 }
+
+// markOf is where changes of an account are marked: FNV-1a of its name.
+func (c *keyCache) markOf(account string) *atomic.Int64 {
+	h := uint32(2166136261)
+	for i := range len(account) {
+		h = (h ^ uint32(account[i])) * 16777619
+	}
+	return &c.changed[h%accountMarks]
+}
+
+// outdated makes what is known of an account count no more, after this gateway has changed it. Other gateways learn of
+// it within their TTL.
+func (c *keyCache) outdated(account string) { c.markOf(account).Store(time.Now().UnixNano()) }
 
 // ahead queues a look-up of an entry in use, once.
 func (c *keyCache) ahead(e *cached, k cacheKey, find lookup) {
@@ -162,7 +180,7 @@ func (c *keyCache) load(ctx context.Context, k cacheKey, find lookup, why occasi
 	s := c.shard(k)
 	v, err, _ := s.flight.Do(string(why)+k.account+string(k.hash[:]), func() (any, error) {
 		patience := lookupTimeout
-		if why == overdue && time.Now().UnixNano() < c.outage.Load() {
+		if why == overdue && c.away() {
 			patience = awayTimeout
 		}
 		ctx, cancel := context.WithTimeout(ctx, patience)
@@ -184,6 +202,9 @@ func (c *keyCache) load(ctx context.Context, k cacheKey, find lookup, why occasi
 	return who, err
 }
 
+// away reports whether storage failed to answer a moment ago.
+func (c *keyCache) away() bool { return time.Now().UnixNano() < c.outage.Load() }
+
 func (c *keyCache) store(s *cacheShard, k cacheKey, who Identity, asked time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,7 +216,7 @@ func (c *keyCache) store(s *cacheShard, k cacheKey, who Identity, asked time.Tim
 		c.metrics.keyLookups.WithLabelValues("known").Inc()
 		delete(s.unknown, k)
 		makeRoom(s.known, k, knownMax/cacheShards)
-		s.known[k] = &cached{who: who, at: asked}
+		s.known[k] = &cached{who: who, at: asked, mark: c.markOf(who.Account)}
 	case errors.Is(err, ErrUnknown):
 		c.metrics.keyLookups.WithLabelValues("unknown").Inc()
 		delete(s.known, k)

@@ -83,6 +83,7 @@ type Settings struct {
 type Options struct {
 	Settings
 	Policies *policy.Catalog
+	Clock    *meter.Clock // what is in force, and when; nil: the system's
 
 	Meter      Meter
 	Lookup     Lookup
@@ -90,10 +91,12 @@ type Options struct {
 	Answers    Answers
 	Identities Identities
 	Ledger     Ledger
+	Statements Statements
 	Admin      Admin
 	Health     Health
 	Feed       Feed
 	Webhooks   Webhooks
+	TestClock  TestClock // nil: time cannot be moved
 
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer // what /metrics shows
@@ -228,8 +231,8 @@ func (o *Options) validate() error {
 	for name, missing := range map[string]bool{
 		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
-		"Ledger": o.Ledger == nil, "Admin": o.Admin == nil, "Health": o.Health == nil, "Feed": o.Feed == nil,
-		"Webhooks":   o.Webhooks == nil,
+		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil, "Health": o.Health == nil,
+		"Feed": o.Feed == nil, "Webhooks": o.Webhooks == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {
 		if missing {

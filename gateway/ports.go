@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
 )
 
 // This file is what the gateway asks of the rest of the house. Package cmd introduces *meter.Engine, the journal,
@@ -47,12 +48,28 @@ type Identities interface {
 	IdentityByAccount(ctx context.Context, account string) (Identity, error)
 }
 
-// Identity is an authenticated caller.
+// Identity is an authenticated caller, with what was agreed with its account: enough to price a request and to name
+// its plan without asking again.
 type Identity struct {
 	Account   string
 	Product   string // the name of the policy that prices the account's requests
 	KeyID     string // the API key's id, empty for a trusted account header
 	Suspended bool
+	Terms     policy.History     // of the subscription: the one in force when it was looked up, and those to come
+	Prices    []policy.UnitPrice // negotiated and not over; of those in force for an operation the last one counts
+}
+
+// Term is the subscription at t; ok is false while there is none.
+func (i *Identity) Term(t time.Time) (term policy.Term, ok bool) { return i.Terms.At(t) }
+
+// Price is the unit price negotiated for an operation, in force at t; nil if there is none.
+func (i *Identity) Price(operation string, t time.Time) *policy.UnitPrice {
+	for n := len(i.Prices) - 1; n >= 0; n-- {
+		if p := &i.Prices[n]; p.Operation == operation && p.Holds(t) {
+			return p
+		}
+	}
+	return nil
 }
 
 // Ledger reads what Postgres keeps of an account.
@@ -82,6 +99,45 @@ type LedgerLine struct {
 	Bucket  string
 	Grant   meter.ID
 	Credits meter.Credits
+}
+
+// Statements reads from Postgres what a billing page shows beside the balance.
+type Statements interface {
+	// Statement adds to what Redis holds of an account, whose grants there are live.
+	Statement(ctx context.Context, account string, live []meter.ID) (Statement, error)
+	// Usage sums what was charged.
+	Usage(ctx context.Context, q UsageQuery) (Usage, error)
+}
+
+// Statement is what Redis does not keep of an account.
+type Statement struct {
+	Granted map[meter.ID]meter.Credits // of those live: what each began with, less what was taken back of it
+	Owed    meter.Credits              // debt of grants that are not live any more
+}
+
+// UsageQuery asks for what an account was charged in the spans between Bounds: by day each span by itself, else all of
+// them together by operation or by API key.
+type UsageQuery struct {
+	Account string
+	By      string      // day, operation or key
+	Bounds  []time.Time // at least two, growing; the last one is not in it
+	Limit   int         // of rows, the largest first; by day there are as many as spans
+}
+
+// Usage is what was charged. Total is of all rows, those beyond the limit included.
+type Usage struct {
+	Rows  []UsageRow
+	Total UsageRow
+	More  bool // there are rows beyond the limit
+}
+
+// UsageRow is one sum.
+type UsageRow struct {
+	Span    int    // by day: the number of the span, from 0
+	Name    string // by operation or key; may be empty
+	Credits meter.Credits
+	Units   int64
+	Charges int64 // requests that were charged
 }
 
 // Errors that an Admin answers with, besides meter.ErrNoAccount.
@@ -215,6 +271,13 @@ type RevocationState struct {
 	Ref          string
 	Applied      bool
 	Repeated     bool
+}
+
+// TestClock moves time, for all gateways on a test database. Both answer when what became due by then is done, and with
+// ErrConflict when time would go back, or too far.
+type TestClock interface {
+	Advance(ctx context.Context, by time.Duration) error
+	MoveTo(ctx context.Context, now time.Time) error
 }
 
 // Health says whether the gateway may take traffic: a reason for each partition that is not open, none when all

@@ -85,7 +85,13 @@ type problem struct {
 	retryAfter int    // seconds; 0 for none
 	final      bool   // the client must not repeat the request by itself: x-should-retry: false
 	shortfall  *shortfall
+	limit      *fairUseLimit
 	replay     *meter.Reservation
+}
+
+// fairUseLimit is what a fair-use-exceeded problem adds; null if it never ends by itself.
+type fairUseLimit struct {
+	ResetsAt *string `json:"resets_at"`
 }
 
 // shortfall is what an insufficient-credits problem adds.
@@ -96,6 +102,7 @@ type shortfall struct {
 	AffordableUnits uint32        `json:"affordable_units"`
 	Buckets         []bucketView  `json:"buckets"`
 	NextResetAt     *string       `json:"next_reset_at"`
+	Advice          *adviceView   `json:"advice"`
 }
 
 // replayed is what a replay-unavailable problem adds: the request was paid, and by which reservation.
@@ -112,6 +119,7 @@ type problemView struct {
 	Code      code   `json:"code"`
 	RequestID string `json:"request_id"`
 	*shortfall
+	*fairUseLimit
 	*replayed
 	Error openAIError `json:"error"`
 }
@@ -137,7 +145,7 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	}
 	view := problemView{
 		Type: "/problems/" + string(p.code), Title: m.title, Status: m.status, Detail: p.detail, Code: p.code,
-		RequestID: requestID, shortfall: p.shortfall,
+		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit,
 		Error: openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
 	}
 	if p.param != "" {

@@ -22,17 +22,20 @@ import (
 
 // Gateway is the data plane and the control plane of one process.
 type Gateway struct {
-	set      Settings
-	policies *policy.Catalog
-	meter    Meter
-	lookup   Lookup
-	journal  Journal
-	answers  Answers
-	ledger   Ledger
-	admin    Admin
-	health   Health
-	feed     Feed
-	webhooks Webhooks
+	set        Settings
+	policies   *policy.Catalog
+	clock      *meter.Clock
+	testClock  TestClock
+	meter      Meter
+	lookup     Lookup
+	journal    Journal
+	answers    Answers
+	ledger     Ledger
+	statements Statements
+	admin      Admin
+	health     Health
+	feed       Feed
+	webhooks   Webhooks
 
 	exchanges sync.Pool // of *exchange
 	auth      *authenticator
@@ -55,6 +58,9 @@ type Gateway struct {
 // New checks the options and makes a Gateway; it listens only when Run. Of ctx only the values are kept.
 func New(ctx context.Context, o Options) (*Gateway, error) {
 	o.setDefaults()
+	if o.Clock == nil {
+		o.Clock = new(meter.Clock)
+	}
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
@@ -71,8 +77,9 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		set: o.Settings, policies: o.Policies, meter: o.Meter, lookup: o.Lookup, journal: o.Journal,
-		answers: o.Answers, ledger: o.Ledger, admin: o.Admin, health: o.Health, feed: o.Feed, webhooks: o.Webhooks,
+		set: o.Settings, policies: o.Policies, clock: o.Clock, testClock: o.TestClock, meter: o.Meter, lookup: o.Lookup,
+		journal: o.Journal, answers: o.Answers, ledger: o.Ledger, statements: o.Statements, admin: o.Admin,
+		health: o.Health, feed: o.Feed, webhooks: o.Webhooks,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}
@@ -151,7 +158,7 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error, bodyMax int) {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		p.detail = "the request did not arrive within " + g.set.ClientTimeout.String()
 	}
-	g.problems.write(&ctx.Response, p, meter.NewID(time.Now()).String())
+	g.problems.write(&ctx.Response, p, meter.NewID(g.clock.Now()).String())
 	if c, ok := ctx.Conn().(*clientConn); ok {
 		c.linger = true
 	}

@@ -22,6 +22,9 @@ func (g *Gateway) reserveCredits(x *exchange) *problem {
 		Note:  meter.Note{Operation: x.op.Name, PolicyVersion: x.policy.Version(), KeyID: x.who.KeyID, Key: x.key},
 		Until: time.Now().Add(g.set.SettleBudget), Brief: true,
 	}
+	if x.agreed != nil { // the version names the price list; the reason says that it was not the list's price
+		x.reserve.Note.Reason = x.agreed.Reason
+	}
 	x.reservedAs(id)
 	d, err := g.meter.Reserve(g.base, x.reserve)
 	if err != nil {
@@ -46,7 +49,7 @@ func (g *Gateway) reserveFailed(err error) *problem {
 func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
 	switch d.Code {
 	case meter.CodeInsufficient:
-		return x.insufficient(d)
+		return g.insufficient(x, d)
 	case meter.CodeSuspended:
 		return &problem{code: codeSuspended, detail: "account " + x.who.Account + " is suspended", final: true}
 	case meter.CodeInFlight:
@@ -75,8 +78,12 @@ func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
 }
 
 // insufficient is the 402 of a priced request.
-func (x *exchange) insufficient(d meter.Decision) *problem {
-	p := insufficient(x.quote.Credits, d, x.policy.Buckets)
+func (g *Gateway) insufficient(x *exchange, d meter.Decision) *problem {
+	w := g.wallet(&x.who, d)
+	p := insufficient(x.quote.Credits, &w)
+	if p.shortfall == nil {
+		return p
+	}
 	if x.quote.UnitCredits > 0 {
 		p.shortfall.AffordableUnits = uint32(min(int64(p.shortfall.Available/x.quote.UnitCredits), int64(x.quote.Units)))
 	}
@@ -88,12 +95,16 @@ func (x *exchange) insufficient(d meter.Decision) *problem {
 }
 
 // insufficient says what is missing. Retrying helps only while the account's own unfinished requests hold it.
-func insufficient(required meter.Credits, d meter.Decision, buckets []string) *problem {
-	available, held := d.Account.Available(d.NowMs), d.Account.Held()
+func insufficient(required meter.Credits, w *wallet) *problem {
+	if limit, ok := w.account.Stopped(w.nowMs); ok {
+		return beyondFairUse(limit)
+	}
+	available, held := w.account.Available(w.nowMs), w.account.Held()
 	p := &problem{
 		code: codeInsufficient, detail: required.String() + " credits are needed, " + available.String() + " available",
 		shortfall: &shortfall{
-			Required: required, Available: available, Held: held, Buckets: bucketViews(d.Account, buckets, d.NowMs),
+			Required: required, Available: available, Held: held, Buckets: w.bucketViews(w.policyCaps()),
+			NextResetAt: w.resetAt(), Advice: w.advice(required),
 		},
 	}
 	if held > 0 && available+held >= required {
@@ -124,7 +135,7 @@ func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settl
 		x.outcome = outcomePartial
 	}
 	x.held.State = meter.Committed // asked once, whatever the answer
-	s, attempted := g.settle(x, units, amount), time.Now()
+	s, attempted := g.settle(x, units, amount), time.Now().Add(x.ahead)
 	d, err := g.meter.Commit(g.base, s)
 	if r := d.Reservation; err == nil && (d.Code == meter.CodeOK || d.Code == meter.CodeConflict) {
 		if d.Code == meter.CodeConflict { // somebody else settled it, by the control plane: what is booked stands
@@ -133,7 +144,7 @@ func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settl
 		}
 		g.metrics.settledAs(r.State)
 		x.chargeIsFinal(r.Charged > 0)
-		return settled{amount: amount, charged: r.Charged, remaining: r.Available, known: true}, nil
+		return settled{amount: amount, charged: r.Charged, remaining: r.Available, known: true, unlimited: r.Unlimited}, nil
 	}
 	g.metrics.settlements.WithLabelValues("unknown").Inc()
 	if jerr := g.journal.Append(s, attempted); jerr != nil {
@@ -164,7 +175,7 @@ func (g *Gateway) release(x *exchange) settled {
 		return settled{}
 	}
 	g.metrics.settledAs(d.Reservation.State)
-	return settled{remaining: d.Reservation.Available, known: true}
+	return settled{remaining: d.Reservation.Available, known: true, unlimited: d.Reservation.Unlimited}
 }
 
 // giveBack releases what the request holds and passes its problem on.

@@ -8,28 +8,6 @@ import (
 
 // The JSON shapes of the HTTP contract. Credits are numbers with at most three decimals, times RFC 3339 in UTC.
 
-type balanceView struct {
-	Account     string        `json:"account"`
-	Available   meter.Credits `json:"available"`
-	Held        meter.Credits `json:"held"`
-	Buckets     []bucketView  `json:"buckets"`
-	Plan        *string       `json:"plan"`
-	NextResetAt *string       `json:"next_reset_at"`
-}
-
-type bucketView struct {
-	Name       string        `json:"name"`
-	Available  meter.Credits `json:"available"`
-	Held       meter.Credits `json:"held"`
-	Unlimited  bool          `json:"unlimited"`
-	NextExpiry *expiryView   `json:"next_expiry"`
-}
-
-type expiryView struct {
-	Credits meter.Credits `json:"credits"`
-	At      string        `json:"at"`
-}
-
 type drawView struct {
 	Bucket  string        `json:"bucket"`
 	GrantID meter.ID      `json:"grant_id"`
@@ -42,6 +20,7 @@ type quoteView struct {
 	Credits    meter.Credits `json:"credits"`
 	Affordable bool          `json:"affordable"`
 	Draws      []drawView    `json:"draws"`
+	Advice     *adviceView   `json:"advice"` // null: affordable, or nothing known would help
 }
 
 type reservationView struct {
@@ -82,24 +61,6 @@ func optional(s string) *string {
 		return nil
 	}
 	return &s
-}
-
-func newBalanceView(account string, a meter.Account, buckets []string, nowMs int64) balanceView {
-	return balanceView{
-		Account: account, Available: a.Available(nowMs), Held: a.Held(), Buckets: bucketViews(a, buckets, nowMs),
-	}
-}
-
-func bucketViews(a meter.Account, names []string, nowMs int64) []bucketView {
-	out := make([]bucketView, 0, len(names))
-	for _, b := range a.Buckets(names, nowMs) {
-		v := bucketView{Name: b.Name, Available: b.Available, Held: b.Held}
-		if b.NextExpiry != nil {
-			v.NextExpiry = &expiryView{Credits: b.NextExpiry.Credits, At: msText(b.NextExpiry.AtMs)}
-		}
-		out = append(out, v)
-	}
-	return out
 }
 
 // newReservationView shows a reservation; buckets names those of its grants.

@@ -173,12 +173,8 @@ func (o *op) settle(v verb, id ReservationID, account string) *op {
 }
 
 func grantOp(partition uint16, g GrantChange) *op {
-	flags := byte(0)
-	if g.Grant.Paid {
-		flags = 1
-	}
 	o := newOp(verbGrant, partition, g.Grant.ID, g.Account)
-	return o.u64(g.CheckedPseq).u8(g.Grant.Rank).u8(flags).str8(g.Grant.Bucket).credits(g.Grant.Available).
+	return o.u64(g.CheckedPseq).u8(g.Grant.Rank).u8(g.Grant.flags()).str8(g.Grant.Bucket).credits(g.Grant.Available).
 		i48(g.Grant.EffectiveMs).i48(g.Grant.ExpiresMs).i48(g.Grant.CreatedMs).note(g.Note)
 }
 

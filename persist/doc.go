@@ -6,12 +6,15 @@
 //	store.go, errors.go    the connection pool, the layout check, sentinels
 //	migrate.go, roles.go   schema versions and roles; migrations/ has the SQL, and the reason of each constraint
 //	accounts.go, keys.go   accounts and API keys
+//	identity.go            whom a key belongs to, with subscription and negotiated prices
 //	changes.go             grants, revocations, expiry moves: recorded once per reference
 //	pending.go             what is recorded and not known to be in Redis
 //	admin.go, sweeper.go   recorded first, applied to Redis in the same call, or later
 //	book.go, outcome.go    what the engine asks: meter.Book and meter.RebuildSource
+//	clock.go               test databases, and the clock that moves in them
 //	terms.go               what was decided about subscriptions
 //	history.go             an account's entries, page by page
+//	statement.go           what a balance and a billing page need beyond Redis: caps, debt, usage
 //	flusher.go             why each record arrives exactly once; one worker per partition
 //	flush_lead.go          the worker: leading, reading, reporting
 //	flush_batch.go         what can be checked without Postgres; the hash chain

@@ -2,12 +2,12 @@ package persist
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
 )
 
 // NewKey is an API key to be stored: its hash, never the key.
@@ -31,6 +31,8 @@ type Identity struct {
 	Product   string
 	KeyID     string // empty when the account was named and not proved by a key
 	Suspended bool
+	Terms     policy.History     // of the subscription: the one in force now, and those to come
+	Prices    []policy.UnitPrice // negotiated and not over, the one to be preferred last
 }
 
 // CreateKey stores a key. A Ref used before for the same account returns the first key; for another account it is
@@ -45,9 +47,9 @@ func (s *Store) CreateKey(ctx context.Context, k NewKey) (out KeyCreated, err er
 		ref = &k.Ref
 	}
 	err = s.tx(ctx, "create key for "+k.Account, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `INSERT INTO creditgate.api_key (id, account, hash, external_ref, actor)
-			VALUES ($1, $2, $3, $4, $5) ON CONFLICT (external_ref) DO NOTHING`,
-			[16]byte(id), k.Account, k.Hash[:], ref, k.Actor)
+		tag, err := tx.Exec(ctx, `INSERT INTO creditgate.api_key (id, account, hash, external_ref, actor, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (external_ref) DO NOTHING`,
+			[16]byte(id), k.Account, k.Hash[:], ref, k.Actor, s.clock.Now())
 		if constraint, ok := violates(err, uniqueViolation); ok {
 			return fmt.Errorf("%w: %s", ErrRefConflict, constraint)
 		}
@@ -82,29 +84,10 @@ func (s *Store) RevokeKey(ctx context.Context, account, keyID, actor string) err
 	}
 	tag, err := s.pool.Exec(ctx, `UPDATE creditgate.api_key SET
 			revoked_by = CASE WHEN revoked_at IS NULL THEN $3 ELSE revoked_by END,
-			revoked_at = coalesce(revoked_at, now())
-		WHERE id = $1 AND account = $2`, [16]byte(id), account, actor)
+			revoked_at = coalesce(revoked_at, $4)
+		WHERE id = $1 AND account = $2`, [16]byte(id), account, actor, s.clock.Now())
 	if err == nil && tag.RowsAffected() == 0 {
 		return fmt.Errorf("%w: %s of account %s", ErrNoKey, keyID, account)
 	}
 	return storeError("revoke key "+keyID, err)
-}
-
-// IdentityByKey returns whom the key with this hash belongs to; ErrNoKey if it does not exist or is revoked.
-func (s *Store) IdentityByKey(ctx context.Context, hash [32]byte) (i Identity, err error) {
-	var id [16]byte
-	err = s.pool.QueryRow(ctx, `SELECT k.id, a.id, a.product, a.suspended
-		FROM creditgate.api_key k JOIN creditgate.account a ON a.id = k.account
-		WHERE k.hash = $1 AND k.revoked_at IS NULL`, hash[:]).Scan(&id, &i.Account, &i.Product, &i.Suspended)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return i, ErrNoKey
-	}
-	i.KeyID = meter.ID(id).String()
-	return i, storeError("look up key", err)
-}
-
-// IdentityByAccount returns an account that a trusted peer has named; meter.ErrNoAccount if it does not exist.
-func (s *Store) IdentityByAccount(ctx context.Context, account string) (Identity, error) {
-	a, err := s.AccountState(ctx, account)
-	return Identity{Account: a.Account, Product: a.Product, Suspended: a.Suspended}, err
 }

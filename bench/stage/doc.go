@@ -9,6 +9,7 @@
 //	seed.go      accounts into Postgres
 //	book.go      what the accounts have
 //	fill.go      accounts into Redis, through an engine
+//	rest.go      waiting until Redis has done with it
 //	process.go   a child process
 //	counters.go  what a target and its client have used
 //	memory.go    what Redis uses of accounts and holds

@@ -115,7 +115,7 @@ func (s *Stage) fill(ctx context.Context) error {
 		return err
 	}
 	s.writer = writer
-	if s.store, err = persist.Open(ctx, writer, s.layout); err != nil {
+	if s.store, err = persist.Open(ctx, writer, s.layout, nil); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, func() error { s.store.Close(); return nil })
@@ -131,7 +131,7 @@ func (s *Stage) fill(ctx context.Context) error {
 		return err
 	}
 	s.LoadSeconds = time.Since(began).Seconds()
-	if err := engine.Close(); err != nil {
+	if err := errors.Join(engine.Close(), s.rest(ctx)); err != nil {
 		return err
 	}
 	if s.Backlog, err = measure.NewBacklog(s.layout, s.redisURL, s.store); err != nil {

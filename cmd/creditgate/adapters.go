@@ -20,6 +20,7 @@ import (
 var (
 	_ gateway.Identities = identities{}
 	_ gateway.Ledger     = ledger{}
+	_ gateway.Statements = statements{}
 	_ gateway.Admin      = admin{}
 	_ gateway.Journal    = journalled{}
 	_ gateway.Health     = health{}
@@ -84,6 +85,22 @@ func (l ledger) Entries(ctx context.Context, account string, before uint64, limi
 
 func (l ledger) Buckets(ctx context.Context, account string, grants []meter.ID) (map[meter.ID]string, error) {
 	return l.store.Buckets(ctx, account, grants)
+}
+
+type statements struct{ store *persist.Store }
+
+func (s statements) Statement(ctx context.Context, account string, live []meter.ID) (gateway.Statement, error) {
+	out, err := s.store.Statement(ctx, account, live)
+	return gateway.Statement(out), asGateway(err)
+}
+
+func (s statements) Usage(ctx context.Context, q gateway.UsageQuery) (gateway.Usage, error) {
+	u, err := s.store.Usage(ctx, persist.UsageQuery(q))
+	out := gateway.Usage{Total: gateway.UsageRow(u.Total), More: u.More}
+	for _, r := range u.Rows {
+		out.Rows = append(out.Rows, gateway.UsageRow(r))
+	}
+	return out, asGateway(err)
 }
 
 type admin struct{ *persist.Admin }

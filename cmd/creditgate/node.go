@@ -33,6 +33,8 @@ const (
 type node struct {
 	config   *config
 	log      zerolog.Logger
+	clock    *meter.Clock
+	moving   *persist.TestClock // nil: time cannot be moved
 	store    *persist.Store
 	engine   *meter.Engine
 	answers  *meter.ReplayStore
@@ -48,7 +50,7 @@ type node struct {
 
 // newNode makes the parts and introduces them to each other. Nothing is asked of Redis or Postgres yet.
 func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerolog.Logger) (_ *node, err error) {
-	n := &node{config: c, log: log}
+	n := &node{config: c, log: log, clock: new(meter.Clock)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -58,11 +60,11 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	if n.store, err = persist.Open(ctx, c.PostgresURL, c.Layout); err != nil {
+	if n.store, err = persist.Open(ctx, c.PostgresURL, c.Layout, n.clock); err != nil {
 		return nil, err
 	}
 	n.engine, err = meter.New(meter.Options{
-		RedisURL: c.RedisURL, Layout: c.Layout, Book: n.store, Rebuild: n.store, Log: log, Metrics: metrics,
+		RedisURL: c.RedisURL, Layout: c.Layout, Book: n.store, Rebuild: n.store, Log: log, Metrics: metrics, Clock: n.clock,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("redis_url: %w", err)
@@ -82,18 +84,22 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	n.flusher = persist.NewFlusher(n.store, n.engine.Ledger(), persist.FlushOptions{TrimLag: c.TrimLag}, metrics, log)
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
 	told := events.NewFeed(n.store.Pool())
-	n.events = events.NewProducer(n.store.Pool(), c.Layout, policies, events.Options{}, metrics, log)
+	n.events = events.NewProducer(n.store.Pool(), c.Layout, policies, events.Options{Clock: n.clock}, metrics, log)
 	networks, err := webhook.ParseNetworks(c.WebhookNetworks)
 	if err != nil {
 		return nil, err
 	}
 	n.webhooks = webhook.NewSender(deliveries{told}, webhook.Options{Networks: networks}, metrics, log)
 	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
+	if c.TestClock {
+		n.moving = persist.NewTestClock(n.store, log, n.sweeper.Sweep, n.engine.SweepNow)
+		metrics.MustRegister(clockGauge(n.clock))
+	}
 	n.gate, err = gateway.New(ctx, gateway.Options{
-		Settings: c.Gateway, Policies: policies,
+		Settings: c.Gateway, Policies: policies, Clock: n.clock, TestClock: asTestClock(n.moving),
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
-		Identities: identities{n.store}, Ledger: ledger{n.store}, Admin: admin{changes}, Health: health{n.engine},
-		Feed: feed{told}, Webhooks: webhooks{told, networks},
+		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
+		Admin: admin{changes}, Health: health{n.engine}, Feed: feed{told}, Webhooks: webhooks{told, networks},
 		Registerer: metrics, Gatherer: metrics, Log: log,
 	})
 	return n, err
@@ -205,6 +211,9 @@ func (n *node) keepBook(ctx context.Context, checked bool) error {
 	}
 	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)
 	tell, post := start(ctx, n.events.Run), start(ctx, n.webhooks.Run)
+	if n.moving != nil {
+		defer start(ctx, n.moving.Run).end()
+	}
 	<-ctx.Done()
 	post.end()
 	tell.end()
@@ -220,7 +229,14 @@ func (n *node) checkDatabase(ctx context.Context) error {
 	if err := n.store.CheckSchema(ctx); err != nil {
 		return err
 	}
-	return n.store.EnsureLayout(ctx)
+	if err := n.store.EnsureLayout(ctx); err != nil {
+		return err
+	}
+	err := n.store.EnsureClock(ctx, n.config.TestClock)
+	if err == nil && n.config.TestClock {
+		n.log.Warn().Time("now", n.clock.Now()).Dur("offset", n.clock.Offset()).Msg("test clock: time can be moved")
+	}
+	return err
 }
 
 // await polls until done says so, at most limit; what names that which may be left over.

@@ -26,6 +26,7 @@ type config struct {
 	ShutdownTimeout time.Duration
 	VerifyEvery     time.Duration
 	WebhookNetworks []string
+	TestClock       bool
 	LogLevel        string
 	LogFormat       string
 	Gateway         gateway.Settings
@@ -188,6 +189,11 @@ func (c *config) operation() []setting {
 			"webhook_networks", list(&c.WebhookNetworks), false,
 			"IP addresses or CIDR prefixes, separated by commas, that events may be posted to besides the public " +
 				"internet, also without TLS",
+		},
+		{
+			"test_clock", truth(&c.TestClock), false,
+			"let time be moved by PUT /v1/clock, for tests. Only on a database that was begun with it: one that was " +
+				"begun without it refuses to start with it, and the other way round",
 		},
 		{
 			"drain_delay", duration(&g.DrainDelay), false,

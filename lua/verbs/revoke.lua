@@ -1,7 +1,7 @@
 --[[ revoke — take credit back from a grant: what is available at once, the rest as debt that returned draws pay.
 OP         7 '<i8c16i8Hc0' checked_pseq grant_id amount note
 REPLY      OK account | RECHECK | BUSY | NOT_LOADED
-INVARIANT  available never goes below 0; revoked + debt = amount; available + held + debt of the account stay within
+INVARIANT  a grant that anything was revoked of stops no others any more; available never goes below 0; revoked + debt = amount; available + held + debt of the account stay within
            AMOUNT_MAX; applied once, as with grant
 COST       O(grants) ]]
 verbs[7] = function(sec, op)
@@ -18,6 +18,11 @@ verbs[7] = function(sec, op)
     if total + amount - taken > AMOUNT_MAX then error('the account would owe more than can be counted exactly') end
     add_available(a, g, -taken, sec.now)
     g.debt = g.debt + amount - taken
+    if g.flags >= STOPS then
+      remove_grant(a, g) -- flags are packed anew only with the whole grant
+      g.flags = g.flags - STOPS
+      insert_grant(a, g)
+    end
   end
   remember(a, op.id, sec.pseq + 1)
   add_entry(sec, a, op.account, KIND_REVOKE, amount, op.id, 0, note,

@@ -88,6 +88,7 @@ func (r ref) String() string { return r.source + "." + strings.Join(r.path, ".")
 type analysis struct {
 	needs    *needs
 	response bool // the name response is known here
+	slots    bool // the name slots is known here
 	refs     []ref
 	vars     map[string]value
 	pointer  *value // what # and .name mean inside a predicate
@@ -174,6 +175,11 @@ func (a *analysis) identifier(n *ast.IdentifierNode) value {
 		if a.response {
 			return a.document("response", &a.needs.response)
 		}
+	case "slots":
+		if a.slots {
+			a.reads = true
+			return number(0, SlotsMax)
+		}
 	case "units":
 		if a.response {
 			return number(1, unitsMax)
@@ -222,6 +228,9 @@ func (a *analysis) declare(n *ast.VariableDeclaratorNode) value {
 
 // table is a map or list written in the policy; what it holds is known by its values.
 func (a *analysis) table(n ast.Node) value {
+	if a.slots {
+		return a.failf(n, "a table has no value for most numbers of slots; write conditions, such as slots > 100 ? 500 : slots * 10")
+	}
 	held := none(kindNil)
 	add := func(n ast.Node) {
 		v := a.visit(n)

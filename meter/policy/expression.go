@@ -37,6 +37,7 @@ type expression struct {
 type scope struct {
 	needs    *needs
 	response bool // response and units are known
+	slots    bool // slots is known, and nothing else: an amount of a plan
 }
 
 // compile checks and compiles source. What it reads is added to s.needs.
@@ -49,7 +50,7 @@ func compile(source string, s scope) (*expression, *exprError) {
 	if err != nil {
 		return nil, compileError(err, s)
 	}
-	a := &analysis{needs: s.needs, response: s.response}
+	a := &analysis{needs: s.needs, response: s.response, slots: s.slots}
 	result := a.visit(plain.Node())
 	a.scalar(plain.Node(), result)
 	switch {
@@ -74,8 +75,11 @@ func compile(source string, s scope) (*expression, *exprError) {
 func options(s scope, more ...expr.Option) []expr.Option {
 	named := types.Map{types.Extra: types.Any}
 	env := types.Map{"body": types.Any, "form": named, "query": named, "header": named, "parts": named, "path": named}
-	if s.response {
+	switch {
+	case s.response:
 		env["response"], env["units"] = types.Any, types.Int
+	case s.slots:
+		env = types.Map{"slots": types.Int}
 	}
 	out := []expr.Option{
 		expr.Env(env), expr.MaxNodes(nodesMax), expr.DisableAllBuiltins(), expr.Patch(lowerHeaders{}),
@@ -110,15 +114,18 @@ func compileError(err error, s scope) *exprError {
 	if !errors.As(err, &e) {
 		return &exprError{detail: err.Error()}
 	}
-	names := "body, form, query, header, parts, path"
-	if s.response {
-		names = "response, units, " + names
+	names, known := "names are body, form, query, header, parts, path", functions
+	switch {
+	case s.response:
+		names = "names are response, units, body, form, query, header, parts, path"
+	case s.slots:
+		names, known = "the one name is slots", "min max abs ceil floor round"
 	}
 	detail := e.Message
 	name, unknown := strings.CutPrefix(detail, "unknown name ")
 	switch {
 	case unknown:
-		detail = fmt.Sprintf("%s is not known here; names are %s, and functions are %s", name, names, functions)
+		detail = fmt.Sprintf("%s is not known here; %s, and functions are %s", name, names, known)
 	case strings.Contains(detail, "exceeds maximum allowed nodes"):
 		detail = fmt.Sprintf("has more than %d parts; say it more simply", nodesMax)
 	case strings.HasPrefix(detail, "unexpected token"):

@@ -22,9 +22,7 @@ func decodeOperations(i item) []*Operation {
 	}
 	var ops []*Operation
 	for _, e := range entries {
-		if !meter.ValidName(e.key) {
-			e.failf("%q is not a name; write 1 to 64 of A-Z a-z 0-9 . _ -", e.key)
-		}
+		checkName(e.item, e.key)
 		o, match := decodeOperation(e.key, e.item)
 		if o == nil {
 			continue
@@ -43,7 +41,7 @@ func decodeOperations(i item) []*Operation {
 
 // decodeOperation returns the item of match beside the operation, for messages about it.
 func decodeOperation(name string, i item) (*Operation, item) {
-	keys, ok := i.fields("a mapping with match and credits", "match", "units", "max", "credits", "delivered")
+	keys, ok := i.fields("a mapping with match and credits", "match", "units", "max", "credits", "delivered", "at_zero")
 	if !ok {
 		return nil, i
 	}
@@ -67,7 +65,13 @@ func decodeOperation(name string, i item) (*Operation, item) {
 				extra.failf("has no effect on a free operation; remove it, or set credits above 0")
 			}
 		}
+		if zero, ok := keys["at_zero"]; ok {
+			o.AtZeroRefuse = zero.choice("what happens at a balance of 0", "pass", "refuse") == "refuse"
+		}
 		return o, match
+	}
+	if zero, ok := keys["at_zero"]; ok {
+		zero.failf("has no effect on a priced operation, which a balance of 0 refuses anyway; remove it")
 	}
 	o.decodeUnits(i, keys)
 	if d, ok := keys["delivered"]; ok {
@@ -93,10 +97,10 @@ func (o *Operation) decodeMatch(i item) {
 // decodeCredits reads the price of a unit: a number, or an expression.
 func (o *Operation) decodeCredits(i item) {
 	if text := i.number(); text != "" {
-		o.fixed = decodeCredits(i, text)
+		o.fixed = decodeCredits(i, text, unitCreditsMax, "write what a unit costs, or 0 if the operation is free")
 		return
 	}
-	e := o.expression(i, "a number of credits or an expression", scope{needs: &o.needs})
+	e := decodeExpression(i, "a number of credits or an expression", scope{needs: &o.needs})
 	if e == nil {
 		return
 	}
@@ -112,8 +116,8 @@ func (o *Operation) decodeCredits(i item) {
 	o.credits, o.fixed = e, -1
 }
 
-// decodeCredits reads a literal amount.
-func decodeCredits(i item, text string) meter.Credits {
+// decodeCredits reads a literal amount of at most so many credits; fix says what to write instead of one below 0.
+func decodeCredits(i item, text string, most int64, fix string) meter.Credits {
 	c, err := meter.ParseCredits(text)
 	_, frac, _ := strings.Cut(text, ".")
 	switch {
@@ -122,9 +126,9 @@ func decodeCredits(i item, text string) meter.Credits {
 	case err != nil:
 		i.failf("%s is not an amount; write digits with at most three decimals, such as 1 or 0.25", text)
 	case c < 0:
-		i.failf("%s is below 0; write what a unit costs, or 0 if the operation is free", text)
-	case c > unitCreditsMax*meter.Credit:
-		i.failf("%s is out of range; %d is the most", text, unitCreditsMax)
+		i.failf("%s is below 0; %s", text, fix)
+	case c > meter.Credits(most)*meter.Credit:
+		i.failf("%s is out of range; %d is the most", text, most)
 	}
 	return max(c, 0)
 }
@@ -151,7 +155,7 @@ func (o *Operation) decodeUnits(i item, keys map[string]item) {
 		if _, ok := keys["max"]; !ok {
 			i.failf("max is missing; write how many units one request may have, such as max: 50")
 		}
-		o.units = o.expression(units, "a whole number or an expression", scope{needs: &o.needs})
+		o.units = decodeExpression(units, "a whole number or an expression", scope{needs: &o.needs})
 		if o.units != nil && o.units.hi < 1 { // its lower end is checked by each request
 			units.failf("never comes to 1 or more; a request has at least one unit")
 		}
@@ -180,7 +184,7 @@ func decodeCount(i item) uint32 {
 }
 
 func (o *Operation) decodeDelivered(i item) {
-	o.delivered = o.expression(i, "an expression over the response", scope{needs: &o.needs, response: true})
+	o.delivered = decodeExpression(i, "an expression over the response", scope{needs: &o.needs, response: true})
 	if o.delivered == nil {
 		return
 	}
@@ -206,8 +210,8 @@ func (o *Operation) usedParams() []string {
 	return out
 }
 
-// expression compiles the text of i; nil if it cannot be used.
-func (o *Operation) expression(i item, want string, s scope) *expression {
+// decodeExpression compiles the text of i; nil if it cannot be used.
+func decodeExpression(i item, want string, s scope) *expression {
 	text, ok := i.word(want)
 	if !ok {
 		return nil

@@ -1,13 +1,10 @@
 package policy
 
 import (
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	_ "time/tzdata" // timezone means the same on a machine without zone files
@@ -66,52 +63,72 @@ func Parse(file string, src []byte) (*Policy, error) {
 	return p, nil
 }
 
+// decodePolicy reads all parts, each after those that it names things of.
 func decodePolicy(root item) *Policy {
 	keys, ok := root.fields("a mapping with name, buckets and operations",
-		"name", "timezone", "buckets", "operations", "unmatched")
+		"name", "timezone", "buckets", "cycle", "plans", "promotions", "packs", "subscriptions", "purchases", "advice", "events",
+		"operations", "unmatched", "assumptions")
 	if !ok {
 		return nil
 	}
-	p := &Policy{Location: time.UTC}
+	d := &draft{Policy: &Policy{Location: time.UTC}, packAt: map[string]item{}, promotionAt: map[string]item{}}
 	for _, need := range []string{"name", "buckets", "operations"} {
 		if _, ok := keys[need]; !ok {
 			root.failf("%s is missing; every policy has one", need)
 		}
 	}
-	if i, ok := keys["name"]; ok {
-		p.Name = decodeName(i)
+	_, d.hasPlans = keys["plans"]
+	_, d.hasCycle = keys["cycle"]
+	for _, part := range []struct {
+		key    string
+		decode func(item)
+	}{
+		{"name", func(i item) { d.Name = decodeName(i) }},
+		{"timezone", func(i item) { d.Location = decodeZone(i) }},
+		{"buckets", func(i item) { d.Buckets = decodeBuckets(i) }},
+		{"cycle", func(i item) { d.Cycle = decodeCycle(i) }},
+		{"subscriptions", d.decodeSubscriptions},
+		{"purchases", d.decodePurchases},
+		{"advice", d.decodeAdvice},
+		{"events", d.decodeNotices},
+		{"promotions", d.decodePromotions},
+		{"packs", d.decodePacks},
+		{"plans", d.decodePlans},
+		{"operations", func(i item) { d.Operations = decodeOperations(i) }},
+		{"unmatched", func(i item) { d.Pass = decodeUnmatched(i) }},
+		{"assumptions", d.decodeAssumptions},
+	} {
+		if i, ok := keys[part.key]; ok {
+			part.decode(i)
+		}
 	}
-	if i, ok := keys["timezone"]; ok {
-		p.Location = decodeZone(i)
-	}
-	if i, ok := keys["buckets"]; ok {
-		p.Buckets = decodeBuckets(i)
-	}
-	if i, ok := keys["operations"]; ok {
-		p.Operations = decodeOperations(i)
-	}
-	if i, ok := keys["unmatched"]; ok {
-		p.Pass = decodeUnmatched(i)
-	}
-	return p
+	d.checkReached()
+	return d.Policy
 }
 
 func decodeName(i item) string {
 	name, ok := i.word("a name such as my-studio")
-	if ok && !meter.ValidName(name) {
-		i.failf("%q is not a name; write 1 to 64 of A-Z a-z 0-9 . _ -", name)
+	if ok {
+		checkName(i, name)
 	}
 	return name
+}
+
+func checkName(i item, name string) {
+	if !meter.ValidName(name) {
+		i.failf("%q is not a name; write 1 to 64 of A-Z a-z 0-9 . _ -", name)
+	}
 }
 
 func decodeZone(i item) *time.Location {
 	zone, ok := i.word("a timezone such as Europe/Berlin")
 	if !ok {
-		return nil
+		return time.UTC
 	}
 	loc, err := time.LoadLocation(zone)
 	if err != nil || zone == "" || zone == "Local" {
 		i.failf("%q is not a known timezone; write one of the IANA names, such as Europe/Berlin or UTC", zone)
+		return time.UTC
 	}
 	return loc
 }
@@ -132,6 +149,9 @@ func decodeBuckets(i item) []string {
 		if n := slices.Index(names, name); n >= 0 && name != "" {
 			b.failf("%s is already the bucket with rank %d; name each bucket once", name, n)
 		}
+		if name == packsKey {
+			b.failf("packs is a key of plans; give the bucket another name, such as purchased")
+		}
 		names = append(names, name)
 	}
 	return names
@@ -143,22 +163,4 @@ func decodeUnmatched(i item) bool {
 		i.failf("%q is not known; write refuse or pass", word)
 	}
 	return word == "pass"
-}
-
-// hash is over what the rules say, in one order, each text with its length, so that no two policies run together.
-func (p *Policy) hash() string {
-	h := sha256.New()
-	put := func(texts ...string) {
-		for _, s := range texts {
-			h.Write(strconv.AppendInt(nil, int64(len(s)), 10))
-			h.Write([]byte{':'})
-			h.Write([]byte(s))
-		}
-	}
-	put(versionFormat, p.Name, p.Location.String(), strconv.FormatBool(p.Pass), strconv.Itoa(len(p.Buckets)))
-	put(p.Buckets...)
-	for _, o := range p.Operations {
-		put(o.Name, o.Method, o.Path, o.unitsText(), strconv.FormatUint(uint64(o.Max), 10), o.creditsText(), o.deliveredText())
-	}
-	return hex.EncodeToString(h.Sum(nil))[:12]
 }

@@ -11,7 +11,9 @@ const (
 	plansMax      = 64
 	promotionsMax = 32
 	packsMax      = 64
-	SlotsMax      = 1_000_000 // that a subscription may have booked
+	SlotsMax      = 1_000_000         // that a subscription may have booked
+	amountMax     = 100_000_000_000   // credits of one grant: of 64 live grants each, the sum is still below 2^53
+	priceMax      = 1_000_000_000_000 // minor units of one pack
 )
 
 // Plan is what a subscription gives: contingents that are renewed every cycle, promotions, and packs that may be
@@ -21,6 +23,21 @@ type Plan struct {
 	Contingents []Contingent // in drain order of their buckets
 	Promotions  []*Promotion
 	Packs       []*Pack // as listed: smallest first
+}
+
+// UsesSlots reports whether what the plan gives depends on the slots that are booked.
+func (p *Plan) UsesSlots() bool {
+	for _, c := range p.Contingents {
+		if c.Amount.For(0) != c.Amount.For(1) {
+			return true
+		}
+	}
+	for _, m := range p.Promotions {
+		if m.Amount.For(0) != m.Amount.For(1) {
+			return true
+		}
+	}
+	return false
 }
 
 // Contingent is the credit of one bucket that a plan renews every cycle.
@@ -129,25 +146,3 @@ type Notices struct {
 
 // Assumption is a value that the product's description leaves open and the policy decided, by the rule's id.
 type Assumption struct{ Rule, Value string }
-
-// Amount is an amount of credit that depends on the slots a subscription has booked, such as slots * 10.
-type Amount struct {
-	text  string
-	slots func(slots uint32) meter.Credits
-}
-
-// FixedAmount is c, whatever the slots are.
-func FixedAmount(c meter.Credits) Amount {
-	return Amount{text: c.String(), slots: func(uint32) meter.Credits { return c }}
-}
-
-// PerSlot is c for each slot.
-func PerSlot(c meter.Credits) Amount {
-	return Amount{text: "slots * " + c.String(), slots: func(n uint32) meter.Credits { return c * meter.Credits(n) }}
-}
-
-// For is the amount for so many slots.
-func (a Amount) For(slots uint32) meter.Credits { return a.slots(slots) }
-
-// String is the amount as the policy has it.
-func (a Amount) String() string { return a.text }

@@ -46,6 +46,8 @@ type Operation struct {
 	Method string
 	Path   string // as in the policy: /v1/images/{id}
 	Max    uint32 // units one request may have at most; 0 for a free operation
+	// AtZeroRefuse says that a free operation is refused to an account that has no credit left (at_zero: refuse).
+	AtZeroRefuse bool
 
 	route     route
 	params    []string

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"creditgate/meter"
 )
@@ -18,6 +19,29 @@ type Quote struct {
 	Credits     meter.Credits // Units × UnitCredits; 0 only for a free operation: nothing is reserved
 
 	env map[string]any // the view's, kept where delivered units are counted against the request
+}
+
+// UnitPrice is a price of one operation's unit that was negotiated with one account.
+type UnitPrice struct {
+	Operation string
+	Credits   meter.Credits
+	From      time.Time
+	Until     time.Time // the first moment at which it does not hold; zero: until further notice
+	Ref       string    // the reference it was agreed under
+	Reason    string    // what a ledger entry says of it
+}
+
+// Holds reports whether the price is in force at t.
+func (u *UnitPrice) Holds(t time.Time) bool {
+	return !t.Before(u.From) && (u.Until.IsZero() || t.Before(u.Until))
+}
+
+// At is the quote with another price of a unit: units, and with them the maximum, stay as the request has them. A
+// negotiated 0 makes the request free. What is free for everybody stays so: such a quote has no units.
+func (q Quote) At(unit meter.Credits) Quote {
+	q.UnitCredits = min(max(unit, 0), unitCreditsMax*meter.Credit) // checked when it was agreed; here so that Charge holds
+	q.Credits = q.Charge(q.Units)
+	return q
 }
 
 // Charge is the price of the units delivered, at most Units of them.

@@ -222,6 +222,66 @@ func (i item) word(want string) (string, bool) {
 	return "", false
 }
 
+// isWord reports whether word would find a text.
+func (i item) isWord() bool {
+	_, ok := i.node.(*ast.StringNode)
+	return ok
+}
+
+// choice is one of the words that are known here, or "".
+func (i item) choice(what string, known ...string) string {
+	list := strings.Join(known[:len(known)-1], ", ") + " or " + known[len(known)-1]
+	word, ok := i.word(list)
+	if ok && !slices.Contains(known, word) {
+		i.failf("%s is not %s; write %s", show(word), what, list)
+		return ""
+	}
+	return word
+}
+
+// truth is true or false.
+func (i item) truth() bool {
+	if !i.plain() {
+		return false
+	}
+	b, ok := i.node.(*ast.BoolNode)
+	if !ok {
+		i.failf("must be true or false, not %s", kindOf(i.node))
+	}
+	return ok && b.Value
+}
+
+// whole is a whole number from least to most; least if there is none.
+func (i item) whole(least, most int) int {
+	if !i.plain() {
+		return least
+	}
+	text := i.number()
+	n, ok := wholeNumber(text)
+	switch {
+	case text == "":
+		i.failf("must be a whole number from %d to %d, not %s", least, most, kindOf(i.node))
+	case !ok && !wholeDigits(strings.TrimPrefix(text, "-")):
+		i.failf("%s is not a whole number; write digits, such as %d", text, max(least, 1))
+	case !ok || n < least || n > most:
+		i.failf("%s is out of range; write %d to %d", text, least, most)
+	default:
+		return n
+	}
+	return least
+}
+
+// unknown is what is wrong with a name that was not declared: the one that was meant, or all there are.
+func unknown(name, what string, known []string) string {
+	switch near := nearest(name, known); {
+	case near != "":
+		return fmt.Sprintf("%s is not %s; did you mean %s?", show(name), what, near)
+	case len(known) == 0:
+		return fmt.Sprintf("%s is not %s; there are none", show(name), what)
+	}
+	return fmt.Sprintf("%s is not %s; there are %s", show(name), what, strings.Join(known, ", "))
+}
+
 // number is the text of a scalar written as a number, "" if it is something else.
 func (i item) number() string {
 	switch i.node.(type) {

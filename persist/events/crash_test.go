@@ -39,7 +39,7 @@ func produceUntilKilled(args []string) error {
 	defer cancel()
 	step, err := strconv.Atoi(args[0])
 	left, err2 := strconv.Atoi(args[1])
-	store, err3 := persist.Open(ctx, args[2], layout)
+	store, err3 := persist.Open(ctx, args[2], layout, nil)
 	if err := errors.Join(err, err2, err3); err != nil {
 		return err
 	}

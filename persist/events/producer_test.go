@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"creditgate/meter"
 	"creditgate/meter/policy"
 	"creditgate/persist"
 	"creditgate/persist/events"
@@ -206,11 +207,14 @@ func TestPromotionEndingSumsItsGrants(t *testing.T) {
 func TestFairUseIsWarnedOfOncePerGrant(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, policy.Notices{FairUsePercent: []int{80, 100}, LowPercent: []int{50}})
+	h.produce(t)
 	h.account(t, "ada")
 	ends := in(20 * day)
-	id := h.grant(t, "ada", "monthly", 100, time.Time{}, ends)
-	h.query(t, `UPDATE creditgate.grant_lot SET unlimited = true WHERE id = $1 RETURNING 1`, [16]byte(id))
-	h.produce(t)
+	_, err := h.admin.Grant(t.Context(), persist.NewGrant{
+		Account: "ada", Bucket: "monthly", Rank: 1, Credits: 100 * meter.Credit, ExpiresAt: ends, Ref: "cap",
+		Unlimited: true, Stops: true,
+	})
+	require.NoError(t, err)
 	h.spend(t, "ada", 79)
 	require.Empty(t, h.told(t, events.TypeFairUse))
 	h.spend(t, "ada", 1)

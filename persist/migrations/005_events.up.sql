@@ -82,8 +82,6 @@ CREATE TABLE creditgate.webhook_delivery (
 CREATE INDEX webhook_delivery_due ON creditgate.webhook_delivery (webhook, next_at, event_id) WHERE next_at IS NOT NULL;
 CREATE INDEX webhook_delivery_event ON creditgate.webhook_delivery (event_id);
 
-ALTER TABLE creditgate.grant_lot ADD COLUMN IF NOT EXISTS unlimited boolean NOT NULL DEFAULT false;
-
 GRANT SELECT, INSERT ON creditgate.event, creditgate.event_cursor, creditgate.event_walk, creditgate.event_level,
   creditgate.webhook, creditgate.webhook_delivery TO creditgate_writer;
 GRANT SELECT ON creditgate.event_head TO creditgate_writer;

@@ -1,0 +1,185 @@
+package gateway
+
+import (
+	"net/url"
+	"strconv"
+	"time"
+
+	"creditgate/meter"
+	"creditgate/meter/policy"
+)
+
+// Bounds of one usage answer.
+const (
+	usageDaysMax     = 366
+	usageDaysDefault = 30
+	usageRowsMax     = 500
+)
+
+type usageView struct {
+	Account  string         `json:"account"`
+	By       string         `json:"by"`
+	From     string         `json:"from"` // the first local day, and the last one
+	To       string         `json:"to"`
+	Timezone string         `json:"timezone"`
+	Rows     []usageRowView `json:"rows"`
+	More     bool           `json:"more"` // there are smaller rows that are not shown; total has them
+	Total    usageRowView   `json:"total"`
+}
+
+// usageRowView names its day, operation or key; total names none. The name is empty where a request had no key, or a
+// reservation no operation.
+type usageRowView struct {
+	Day       *string       `json:"day,omitempty"`
+	Operation *string       `json:"operation,omitempty"`
+	Key       *string       `json:"key,omitempty"`
+	Credits   meter.Credits `json:"credits"`
+	Units     int64         `json:"units"`
+	Charges   int64         `json:"charges"`
+}
+
+// usageRange is a stretch of local days, both ends in it.
+type usageRange struct {
+	by       string
+	from, to time.Time // days as midnight UTC
+	loc      *time.Location
+}
+
+// usage sums what an account was charged: ?by=day|operation|key, ?from= and ?to= local days, both in it.
+func (g *Gateway) usage(who *Identity, query string) (usageView, *problem) {
+	loc := time.UTC
+	if p := g.policies.Policy(who.Product); p != nil {
+		loc = p.Location
+	}
+	r, p := readUsageRange(query, g.clock.Now(), loc)
+	if p != nil {
+		return usageView{}, p
+	}
+	ctx, cancel := g.within(storageTimeout)
+	defer cancel()
+	limit := usageRowsMax
+	u, err := g.statements.Usage(ctx, UsageQuery{Account: who.Account, By: r.by, Bounds: r.bounds(), Limit: limit})
+	if err != nil {
+		if p := g.storageProblem(err); p.code != codeStorageUnavailable {
+			return usageView{}, p
+		}
+		return usageView{}, &problem{
+			code: codeStorageUnavailable, retryAfter: retryMeteringSeconds,
+			detail: "usage cannot be read at the moment; ask again, or for fewer days",
+		}
+	}
+	return r.view(who.Account, u), nil
+}
+
+func readUsageRange(query string, now time.Time, loc *time.Location) (r usageRange, p *problem) {
+	q, err := url.ParseQuery(query)
+	if err != nil {
+		return r, &problem{code: codeInvalid, detail: "the query is not well-formed"}
+	}
+	for name, values := range q {
+		if (name != "by" && name != "from" && name != "to") || len(values) > 1 {
+			return r, &problem{
+				code: codeInvalid, param: name,
+				detail: strconv.Quote(name) + " is not taken here, or is there twice; by, from and to are, each once",
+			}
+		}
+	}
+	r.loc, r.by = loc, q.Get("by")
+	switch r.by {
+	case "":
+		r.by = "day"
+	case "day", "operation", "key":
+	default:
+		return r, &problem{code: codeInvalid, param: "by", detail: "by must be day, operation or key"}
+	}
+	local := now.In(loc)
+	r.to = time.Date(local.Year(), local.Month(), local.Day(), 0, 0, 0, 0, time.UTC)
+	if p = readDay(q, "to", &r.to); p != nil {
+		return r, p
+	}
+	r.from = r.to.AddDate(0, 0, 1-usageDaysDefault)
+	if p = readDay(q, "from", &r.from); p != nil {
+		return r, p
+	}
+	switch {
+	case r.from.After(r.to):
+		return r, &problem{code: codeInvalid, param: "from", detail: "from lies after to; both are days, and both are included"}
+	case r.days() > usageDaysMax:
+		return r, &problem{
+			code: codeInvalid, param: "from",
+			detail: "from and to span " + strconv.Itoa(r.days()) + " days; ask for at most " + strconv.Itoa(usageDaysMax),
+		}
+	}
+	return r, nil
+}
+
+func readDay(q url.Values, name string, into *time.Time) *problem {
+	text := q.Get(name)
+	if text == "" {
+		return nil
+	}
+	day, err := time.Parse(time.DateOnly, text)
+	if err != nil || day.Year() < 2000 || day.Year() > 2999 {
+		return &problem{code: codeInvalid, param: name, detail: name + " must be a day such as 2026-03-31"}
+	}
+	*into = day
+	return nil
+}
+
+func (r usageRange) days() int { return int(r.to.Sub(r.from)/(24*time.Hour)) + 1 }
+
+func (r usageRange) day(n int) string { return r.from.AddDate(0, 0, n).Format(time.DateOnly) }
+
+// bounds are the moments at which the days begin, and the one at which the last one ends. A day that a zone skips is not
+// there.
+func (r usageRange) bounds() []time.Time {
+	out := make([]time.Time, 0, r.days()+1)
+	for n := range r.days() + 1 {
+		at := policy.DayStart(r.from.AddDate(0, 0, n), r.loc)
+		if len(out) == 0 || at.After(out[len(out)-1]) {
+			out = append(out, at)
+		}
+	}
+	return out
+}
+
+func (r usageRange) view(account string, u Usage) usageView {
+	v := usageView{
+		Account: account, By: r.by, From: r.day(0), To: r.day(r.days() - 1), Timezone: r.loc.String(),
+		Rows: make([]usageRowView, 0, len(u.Rows)), More: u.More, Total: usageSums(u.Total),
+	}
+	if r.by == "day" {
+		return r.addDays(v, u.Rows)
+	}
+	for _, row := range u.Rows {
+		shown := usageSums(row)
+		if r.by == "operation" {
+			shown.Operation = &row.Name
+		} else {
+			shown.Key = &row.Name
+		}
+		v.Rows = append(v.Rows, shown)
+	}
+	return v
+}
+
+// addDays lists every day, those without any usage included, in order.
+func (r usageRange) addDays(v usageView, rows []UsageRow) usageView {
+	begins := r.bounds()
+	for n := range len(begins) - 1 {
+		day := begins[n].In(r.loc).Format(time.DateOnly)
+		v.Rows = append(v.Rows, usageRowView{Day: &day})
+	}
+	for _, row := range rows {
+		if row.Span >= 0 && row.Span < len(v.Rows) {
+			sums := usageSums(row)
+			sums.Day = v.Rows[row.Span].Day
+			v.Rows[row.Span] = sums
+		}
+	}
+	return v
+}
+
+func usageSums(r UsageRow) usageRowView {
+	return usageRowView{Credits: r.Credits, Units: r.Units, Charges: r.Charges}
+}

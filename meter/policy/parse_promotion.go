@@ -1,0 +1,72 @@
+package policy
+
+func (d *draft) decodePromotions(i item) {
+	entries, ok := i.mapping("a mapping of promotions by name")
+	switch {
+	case ok && len(entries) == 0:
+		i.failf("is empty; describe a promotion, or remove the key")
+	case len(entries) > promotionsMax:
+		i.failf("has %d promotions; %d are the most", len(entries), promotionsMax)
+	}
+	for _, e := range entries {
+		checkName(e.item, e.key)
+		d.Promotions = append(d.Promotions, d.decodePromotion(e))
+		d.promotionAt[e.key] = e.item
+	}
+}
+
+func (d *draft) decodePromotion(e entry) *Promotion {
+	m := &Promotion{Name: e.key, PerCycle: true, Amount: FixedAmount(0)}
+	keys, ok := e.fields("a mapping with bucket, starts, lasts and credits", "bucket", "starts", "lasts", "credits", "per")
+	if !ok {
+		return m
+	}
+	for _, need := range [...]string{"bucket", "starts", "lasts", "credits"} {
+		if _, ok := keys[need]; !ok {
+			e.failf("%s is missing; a promotion has a bucket, starts, lasts and credits", need)
+		}
+	}
+	if b, ok := keys["bucket"]; ok {
+		m.Bucket, m.Rank = d.decodeBucket(b)
+	}
+	starts, hasStart := keys["starts"]
+	if hasStart {
+		m.Starts = decodeDate(starts, d.Location)
+	}
+	if lasts, ok := keys["lasts"]; ok {
+		span := decodeSpan(lasts)
+		if !m.Starts.IsZero() {
+			year, month, day := span.on(m.Starts.Date())
+			m.Ends = dayStart(year, month, day, d.Location)
+		}
+	}
+	if c, ok := keys["credits"]; ok {
+		m.Amount = decodeAmount(c, "gives nothing; write how many credits, or remove the promotion")
+	}
+	per, hasPer := keys["per"]
+	if hasPer {
+		word := per.choice("how often a promotion gives", "cycle", "window")
+		m.PerCycle = word != "window"
+	}
+	if m.PerCycle && !d.hasCycle {
+		at := e.item
+		if hasPer {
+			at = per
+		}
+		at.failf("gives per cycle, and the policy has no cycle; write per: window for one grant in all, or describe the cycle")
+	}
+	return m
+}
+
+// decodeBucket reads the name of a bucket of this policy.
+func (d *draft) decodeBucket(i item) (string, uint8) {
+	name, ok := i.word("the name of a bucket")
+	if !ok || len(d.Buckets) == 0 { // their own mistake is reported
+		return name, 0
+	}
+	rank, known := d.Rank(name)
+	if !known {
+		i.failf("%s", unknown(name, "a bucket", d.Buckets))
+	}
+	return name, rank
+}

@@ -1,0 +1,59 @@
+package policy
+
+// What is wrong only between the parts of a file: price lists, and what nobody can reach.
+
+// draft is a policy while it is read.
+type draft struct {
+	*Policy
+	hasPlans, hasCycle bool            // the file has these keys, whatever is in them
+	cycleMissed        bool            // and that has been reported
+	packAt             map[string]item // packs, each until a plan names it
+	promotionAt        map[string]item // promotions, the same
+}
+
+// checkPriceList: from the smallest pack to the largest, each credit costs less than before, in one currency.
+func (d *draft) checkPriceList(i item, pl *Plan) {
+	for n, k := range pl.Packs[:max(0, len(pl.Packs)-1)] {
+		next := pl.Packs[n+1]
+		if k.Credits == 0 || next.Credits == 0 || k.Price.Minor == 0 || next.Price.Minor == 0 {
+			continue // their own mistake is reported
+		}
+		switch {
+		case k.Price.Currency != next.Price.Currency:
+			i.failf("%s costs %s and %s %s; a plan's packs have one currency", k.Name, k.Price, next.Name, next.Price)
+		case k.Credits == next.Credits:
+			i.failf("%s and %s both hold %s credits; a plan's packs differ in size", k.Name, next.Name, k.Credits)
+		case k.Credits > next.Credits:
+			i.failf("%s (%s credits) stands before %s (%s); list packs from the smallest to the largest",
+				k.Name, k.Credits, next.Name, next.Credits)
+		case next.dearer(k) >= 0:
+			i.failf("a credit of %s costs %s and one of %s %s; the larger pack's must cost less",
+				next.Name, next.UnitPrice(), k.Name, k.UnitPrice())
+		}
+	}
+	if want := d.Rules.PacksPerPlan; want > 0 && len(pl.Packs) != want {
+		i.failf("has %s packs; packs_per_plan says that each plan that may buy has exactly %s", count(len(pl.Packs)), count(want))
+	}
+	for _, c := range pl.Contingents {
+		for _, k := range pl.Packs {
+			if c.Stops && k.Rank > c.Rank {
+				i.failf("%s could never be spent: %s comes first, is unlimited, and refuses what is beyond its cap; "+
+					"write after_cap: draw there, or sell no packs to this plan", k.Name, c.Bucket)
+				break
+			}
+		}
+	}
+}
+
+// checkReached: what is offered must be offered to somebody.
+func (d *draft) checkReached() {
+	for _, i := range d.promotionAt {
+		i.failf("is on no plan, so nobody gets it; name it in a plan under its bucket, or remove it")
+	}
+	if !d.hasPlans {
+		return // everybody may buy every pack
+	}
+	for _, i := range d.packAt {
+		i.failf("is on no plan's list, so nobody can buy it; add it to the packs of a plan, or remove it")
+	}
+}

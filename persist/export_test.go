@@ -1,0 +1,7 @@
+package persist
+
+// The queries whose plans are looked at.
+const (
+	FirstEntry = firstEntry
+	UsageSums  = usageSums
+)
