@@ -21,16 +21,17 @@ type lot struct {
 	expires          *time.Time // where it was moved to; nil: never
 	unlimited        bool
 	live             bool // booked, and not used up
+	booked           bool // in the ledger, and not taken back
 }
 
 // lotColumns reads a lot: t is grant_lot, s its grant_state, a its account.
 const lotColumns = `t.id, t.account, a.product, t.bucket, t.credits,
-	s.granted - s.spent - s.lapsed - s.revoked, t.effective_at, s.expires_at, t.unlimited, s.live`
+	s.granted - s.spent - s.lapsed - s.revoked, t.effective_at, s.expires_at, t.unlimited, s.live, s.granted > s.revoked`
 
 func (b *lot) columns() []any {
 	return []any{
 		(*[16]byte)(&b.id), &b.account, &b.product, &b.bucket, (*int64)(&b.credits), (*int64)(&b.left), &b.effective,
-		&b.expires, &b.unlimited, &b.live,
+		&b.expires, &b.unlimited, &b.live, &b.booked,
 	}
 }
 

@@ -109,7 +109,7 @@ func (g *page) granted(ctx context.Context, s span) error {
 	if err != nil {
 		return err
 	}
-	var lots []lot
+	var lots, news []lot
 	var pseq int64
 	var idx int
 	var fresh bool
@@ -119,6 +119,7 @@ func (g *page) granted(ctx context.Context, s span) error {
 	_, err = pgx.ForEachRow(rows, append([]any{&pseq, &idx, &fresh, &at, &expires}, b.columns()...), func() error {
 		lots = append(lots, b)
 		if fresh {
+			news = append(news, b)
 			entry := s.entryID(pseq, idx)
 			g.drafts = append(g.drafts, draft{
 				account: b.account, product: b.product, kind: TypeGranted, at: at, dedupe: "granted/" + entry,
@@ -131,6 +132,9 @@ func (g *page) granted(ctx context.Context, s span) error {
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := g.renewed(ctx, news); err != nil {
 		return err
 	}
 	return g.notice(ctx, lots)

@@ -22,12 +22,15 @@ const (
 	TypeFairUse = "fair_use.warning"
 	// TypePromotionEnding: a promotion of which the account still has credit ends. See PromotionEnding.
 	TypePromotionEnding = "promotion.ending"
+	// TypeRenewed: a subscription's next cycle began. See Renewed.
+	TypeRenewed = "subscription.renewed"
 )
 
 // Types are all of them.
 func Types() []string {
 	return []string{
 		TypeGranted, TypeLapsed, TypeLow, TypeExhausted, TypeExpiring, TypeFairUse, TypePromotionEnding,
+		TypeRenewed,
 	}
 }
 
@@ -118,6 +121,31 @@ type PromotionEnding struct {
 	Bucket    string        `json:"bucket"`
 	Credits   meter.Credits `json:"credits"`
 	EndsAt    stamp         `json:"ends_at"`
+}
+
+// Renewed says that a subscription's next cycle began, and with what.
+//
+//	{"plan":"professional_plus","slots":3,"cycle":{"starts_at":"2026-04-01T00:00:00.000Z","ends_at":"2026-05-01T00:00:00.000Z"},
+//	 "grants":[{"grant_id":"01a2…","bucket":"monthly","credits":30,"unlimited":false}]}
+type Renewed struct {
+	Plan   string       `json:"plan"`
+	Slots  int          `json:"slots"`
+	Cycle  Cycle        `json:"cycle"`
+	Grants []Contingent `json:"grants"`
+}
+
+// Cycle is from when until when what was granted counts.
+type Cycle struct {
+	StartsAt stamp  `json:"starts_at"`
+	EndsAt   *stamp `json:"ends_at"`
+}
+
+// Contingent is what a cycle brought in one bucket.
+type Contingent struct {
+	GrantID   meter.ID      `json:"grant_id"`
+	Bucket    string        `json:"bucket"`
+	Credits   meter.Credits `json:"credits"`
+	Unlimited bool          `json:"unlimited"`
 }
 
 // stamp is a time as the API writes it: RFC 3339, UTC, milliseconds.

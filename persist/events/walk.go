@@ -61,11 +61,14 @@ func endings(name, product string, ahead time.Duration) walk {
 	}
 }
 
-// begun looks at grants that have just come into force: they may end soon, and they lift their account.
+// begun looks at grants that have just come into force: they renew subscriptions, may end soon, and lift their account.
 func begun(ctx context.Context, g *page, lots []lot) error {
 	touched := make([]touch, 0, len(lots))
 	for _, b := range lots {
 		touched = append(touched, touch{account: b.account, product: b.product, at: g.now})
+	}
+	if err := g.renewed(ctx, lots); err != nil {
+		return err
 	}
 	if err := g.notice(ctx, lots); err != nil {
 		return err
