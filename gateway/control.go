@@ -46,6 +46,12 @@ func (g *Gateway) controlRoutes() []controlRoute {
 		{"POST", "/v1/accounts/{account}/grants", false, g.postGrant},
 		{"PATCH", "/v1/accounts/{account}/grants/{grant}", false, g.patchGrant},
 		{"POST", "/v1/accounts/{account}/revocations", false, g.postRevocation},
+		{"PUT", "/v1/accounts/{account}/subscription", false, g.putSubscription},
+		{"GET", "/v1/accounts/{account}/subscription", false, g.getSubscription},
+		{"DELETE", "/v1/accounts/{account}/subscription", false, g.deleteSubscription},
+		{"GET", "/v1/accounts/{account}/overrides", false, g.getOverrides},
+		{"PUT", "/v1/accounts/{account}/overrides/{override}", false, g.putOverride},
+		{"DELETE", "/v1/accounts/{account}/overrides/{override}", false, g.deleteOverride},
 		{"GET", "/v1/accounts/{account}/balance", false, g.getBalance},
 		{"GET", "/v1/accounts/{account}/entries", false, g.getEntries},
 		{"POST", "/v1/reservations", false, g.postReservation},
@@ -248,6 +254,9 @@ func checkReason(s string) *problem {
 
 // storageProblem maps what an Admin or a Ledger answered.
 func (g *Gateway) storageProblem(err error) *problem {
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		return refusal(r)
+	}
 	switch {
 	case errors.Is(err, meter.ErrNoAccount):
 		return &problem{code: codeNotFound, detail: "there is no such account"}

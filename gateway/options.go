@@ -93,10 +93,12 @@ type Options struct {
 	Ledger     Ledger
 	Statements Statements
 	Admin      Admin
-	Health     Health
-	Feed       Feed
-	Webhooks   Webhooks
-	TestClock  TestClock // nil: time cannot be moved
+	// Subscriptions is what accounts are subscribed to.
+	Subscriptions Subscriptions
+	Health        Health
+	Feed          Feed
+	Webhooks      Webhooks
+	TestClock     TestClock // nil: time cannot be moved
 
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer // what /metrics shows
@@ -231,7 +233,7 @@ func (o *Options) validate() error {
 	for name, missing := range map[string]bool{
 		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
-		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil, "Health": o.Health == nil,
+		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil, "Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
 		"Feed": o.Feed == nil, "Webhooks": o.Webhooks == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {

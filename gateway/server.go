@@ -22,20 +22,21 @@ import (
 
 // Gateway is the data plane and the control plane of one process.
 type Gateway struct {
-	set        Settings
-	policies   *policy.Catalog
-	clock      *meter.Clock
-	testClock  TestClock
-	meter      Meter
-	lookup     Lookup
-	journal    Journal
-	answers    Answers
-	ledger     Ledger
-	statements Statements
-	admin      Admin
-	health     Health
-	feed       Feed
-	webhooks   Webhooks
+	set           Settings
+	policies      *policy.Catalog
+	clock         *meter.Clock
+	testClock     TestClock
+	meter         Meter
+	lookup        Lookup
+	journal       Journal
+	answers       Answers
+	ledger        Ledger
+	statements    Statements
+	admin         Admin
+	subscriptions Subscriptions
+	health        Health
+	feed          Feed
+	webhooks      Webhooks
 
 	exchanges sync.Pool // of *exchange
 	auth      *authenticator
@@ -79,7 +80,8 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 	g := &Gateway{
 		set: o.Settings, policies: o.Policies, clock: o.Clock, testClock: o.TestClock, meter: o.Meter, lookup: o.Lookup,
 		journal: o.Journal, answers: o.Answers, ledger: o.Ledger, statements: o.Statements, admin: o.Admin,
-		health: o.Health, feed: o.Feed, webhooks: o.Webhooks,
+		subscriptions: o.Subscriptions,
+		health:        o.Health, feed: o.Feed, webhooks: o.Webhooks,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}

@@ -1,7 +1,6 @@
 package persist
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,8 +35,7 @@ func (d decision) changes(h policy.History) bool {
 func decide(p *policy.Policy, h policy.History, o []policy.Override, c SubscriptionChange, now time.Time) (d decision, err error) {
 	current, active := h.At(now)
 	if day := p.Cycle; !c.AnchorAt.IsZero() && (day == nil || day.DayOfMonth > 0) {
-		return d, fmt.Errorf("%w: anchor_at: the cycles of %s are not counted from an account's own date; leave it out",
-			ErrInvalid, p.Name)
+		return d, refuse(ErrInvalid, "anchor_at", "anchor_at: the cycles of %s are not counted from an account's own date; leave it out", p.Name)
 	}
 	term, err := c.term(p, current, active)
 	if err != nil {
@@ -104,7 +102,7 @@ func (d *decision) begin(p *policy.Policy, c SubscriptionChange, term wanted, no
 	case n == 0:
 		term.Anchor = term.At
 	case term.At.Before(d.keep[n-1].At):
-		return fmt.Errorf("%w: starts_at %s lies before the end of the subscription that was, %s", ErrInvalid,
+		return refuse(ErrInvalid, "starts_at", "starts_at %s lies before the end of the subscription that was, %s",
 			term.At.Format(time.RFC3339), d.keep[n-1].At.Format(time.RFC3339))
 	default:
 		over, ok := p.Over(d.keep)
@@ -128,18 +126,18 @@ func (c SubscriptionChange) term(p *policy.Policy, current policy.Term, active b
 		for i, known := range p.Plans {
 			names[i] = known.Name
 		}
-		return w, fmt.Errorf("%w: plan %q is not one of %s; it has %s", ErrInvalid, c.Plan, p.Name, listed(names))
+		return w, refuse(ErrInvalid, "plan", "plan %q is not one of %s; it has %s", c.Plan, p.Name, listed(names))
 	}
 	w.Plan = c.Plan
 	switch {
 	case c.Slots != nil && *c.Slots > policy.SlotsMax:
-		return w, fmt.Errorf("%w: %d slots; at most %d", ErrInvalid, *c.Slots, policy.SlotsMax)
+		return w, refuse(ErrInvalid, "slots", "%d slots; at most %d", *c.Slots, policy.SlotsMax)
 	case c.Slots != nil:
 		w.Slots = *c.Slots
 	case active:
 		w.Slots = current.Slots
 	case plan.UsesSlots():
-		return w, fmt.Errorf("%w: slots is missing: what plan %s gives depends on it", ErrInvalid, c.Plan)
+		return w, refuse(ErrInvalid, "slots", "slots is missing: what plan %s gives depends on it", c.Plan)
 	}
 	if w.Yearly = active && current.Yearly; c.Yearly != nil {
 		w.Yearly = *c.Yearly
@@ -161,7 +159,7 @@ func (c SubscriptionChange) checkTimes(now time.Time) error {
 			continue
 		}
 		if t.After(now.Add(startsAheadMax)) || t.Before(now.Add(-startsBackMax)) {
-			return fmt.Errorf("%w: %s %s is too far away; at most %s days ahead and 50 years back", ErrInvalid, name,
+			return refuse(ErrInvalid, name, "%s %s is too far away; at most %s days ahead and 50 years back", name,
 				t.Format(time.RFC3339), strconv.Itoa(int(startsAheadMax/(24*time.Hour))))
 		}
 	}

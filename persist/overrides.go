@@ -63,25 +63,25 @@ func (n NewOverride) check(p *policy.Policy) error {
 	_, bucket := p.Rank(n.Target)
 	switch kind := overrideKind(n.Kind); {
 	case !meter.ValidName(n.Ref):
-		return fmt.Errorf("%w: reference %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, n.Ref)
+		return refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
 	case kind == 0:
-		return fmt.Errorf("%w: kind %q is not known; it is contingent, fair_use or unit_credits", ErrInvalid, n.Kind)
+		return refuse(ErrInvalid, "kind", "kind %q is not known; it is contingent, fair_use or unit_credits", n.Kind)
 	case n.Credits < 0 || !n.Credits.Valid() || n.Credits == 0 && kind == policy.UnitCredits:
-		return fmt.Errorf("%w: %s credits; a contingent is 0 or more, a price above 0, at most %s", ErrInvalid, n.Credits, meter.MaxCredits)
+		return refuse(ErrInvalid, "credits", "%s credits; a contingent is 0 or more, a price above 0, at most %s", n.Credits, meter.MaxCredits)
 	case !n.Until.IsZero() && !n.Until.After(n.From):
-		return fmt.Errorf("%w: until %s is not after from", ErrInvalid, n.Until.Format(time.RFC3339))
+		return refuse(ErrInvalid, "until", "until %s is not after from", n.Until.Format(time.RFC3339))
 	case kind == policy.UnitCredits:
 		names := make([]string, len(p.Operations))
 		for i, o := range p.Operations {
 			names[i] = o.Name
 		}
 		if !slices.Contains(names, n.Target) {
-			return fmt.Errorf("%w: target %q is not an operation of %s; it has %s", ErrInvalid, n.Target, p.Name, listed(names))
+			return refuse(ErrInvalid, "target", "target %q is not an operation of %s; it has %s", n.Target, p.Name, listed(names))
 		}
 	case !bucket:
-		return fmt.Errorf("%w: target %q is not a bucket of %s; it has %s", ErrInvalid, n.Target, p.Name, listed(p.Buckets))
+		return refuse(ErrInvalid, "target", "target %q is not a bucket of %s; it has %s", n.Target, p.Name, listed(p.Buckets))
 	case kind == policy.FairUse && !unlimited:
-		return fmt.Errorf("%w: target %q is unlimited in no plan of %s; use kind contingent", ErrInvalid, n.Target, p.Name)
+		return refuse(ErrInvalid, "target", "target %q is unlimited in no plan of %s; use kind contingent", n.Target, p.Name)
 	}
 	return nil
 }
@@ -108,6 +108,7 @@ func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideS
 		if err != nil {
 			return err
 		}
+		now = s.moment(now)
 		if n.From.Before(now) {
 			n.From = now
 		}
@@ -116,7 +117,7 @@ func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideS
 			return err
 		}
 		if len(s.overrides) >= overridesMax {
-			return fmt.Errorf("%w: the account has %d overrides, which is the most", ErrInvalid, len(s.overrides))
+			return refuse(ErrInvalid, "", "the account has %d overrides, which is the most", len(s.overrides))
 		}
 		created = true
 		_, err = tx.Exec(ctx, `INSERT INTO creditgate.override
@@ -153,6 +154,11 @@ func (a *Admin) EndOverride(ctx context.Context, account, ref string) (OverrideS
 			return err
 		}
 		now := a.clock.Now().Truncate(time.Millisecond).UTC()
+		s, _, err := a.subscriber(ctx, tx, account)
+		if err != nil {
+			return err
+		}
+		now = s.moment(now)
 		tag, err := tx.Exec(ctx, `UPDATE creditgate.override SET until_at = greatest(from_at, $3)
 			WHERE external_ref = $2 AND account = $1 AND (until_at IS NULL OR until_at > $3)`, account, ref, now)
 		if err != nil || tag.RowsAffected() == 0 {

@@ -2,6 +2,7 @@ package persist
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -141,6 +142,15 @@ func readLive(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, 
 		return nil
 	})
 	return err
+}
+
+// moment is when a change made at now counts: not in the very millisecond in which something begins that was given
+// already, but in the one after it. Otherwise what begins there would have to be changed after it began.
+func (s *subscriber) moment(now time.Time) time.Time {
+	for slices.ContainsFunc(s.given, func(g cycleGrant) bool { return g.effectiveAt.Equal(now) }) {
+		now = now.Add(time.Millisecond)
+	}
+	return now
 }
 
 // plan is what is to be done for a subscriber by a policy, and until when grants are then issued.

@@ -138,7 +138,7 @@ func (a *Admin) subscriber(ctx context.Context, tx pgx.Tx, account string) (*sub
 	}
 	p := a.policies.Policy(s.product)
 	if p == nil {
-		return nil, nil, fmt.Errorf("%w: no policy is loaded for product %q of account %q", ErrInvalid, s.product, account)
+		return nil, nil, refuse(ErrInvalid, "", "no policy is loaded for product %q of account %q", s.product, account)
 	}
 	return s, p, nil
 }
@@ -148,7 +148,7 @@ func (a *Admin) changeSubscription(
 	ctx context.Context, account string, by ref, decide func(*policy.Policy, *subscriber, time.Time) (decision, error),
 ) (state Subscription, err error) {
 	if by.external != "" && !meter.ValidName(by.external) {
-		return state, fmt.Errorf("%w: reference %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, by.external)
+		return state, refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", by.external)
 	}
 	var changes []pendingID
 	err = a.tx(ctx, "change subscription of "+account, func(tx pgx.Tx) error {
@@ -160,6 +160,7 @@ func (a *Admin) changeSubscription(
 		if err != nil {
 			return err
 		}
+		now = s.moment(now)
 		repeated, err := earlierTerm(ctx, tx, by)
 		if err != nil || repeated {
 			state = s.view(p, now)

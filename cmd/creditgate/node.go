@@ -42,6 +42,7 @@ type node struct {
 	replayer *journal.Replayer
 	flusher  *persist.Flusher
 	sweeper  *persist.Sweeper
+	issuer   *persist.Issuer
 	events   *events.Producer
 	webhooks *webhook.Sender
 	drift    *driftWatch
@@ -83,6 +84,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	changes := persist.NewAdmin(n.store, n.engine, policies, log)
 	n.flusher = persist.NewFlusher(n.store, n.engine.Ledger(), persist.FlushOptions{TrimLag: c.TrimLag}, metrics, log)
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
+	n.issuer = persist.NewIssuer(changes, persist.IssueOptions{}, metrics, log)
 	told := events.NewFeed(n.store.Pool())
 	n.events = events.NewProducer(n.store.Pool(), c.Layout, policies, events.Options{Clock: n.clock}, metrics, log)
 	networks, err := webhook.ParseNetworks(c.WebhookNetworks)
@@ -92,14 +94,15 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	n.webhooks = webhook.NewSender(deliveries{told}, webhook.Options{Networks: networks}, metrics, log)
 	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
 	if c.TestClock {
-		n.moving = persist.NewTestClock(n.store, log, n.sweeper.Sweep, n.engine.SweepNow)
+		n.moving = persist.NewTestClock(n.store, log, n.issue, n.sweeper.Sweep, n.engine.SweepNow)
 		metrics.MustRegister(clockGauge(n.clock))
 	}
 	n.gate, err = gateway.New(ctx, gateway.Options{
 		Settings: c.Gateway, Policies: policies, Clock: n.clock, TestClock: asTestClock(n.moving),
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
-		Admin: admin{changes}, Health: health{n.engine}, Feed: feed{told}, Webhooks: webhooks{told, networks},
+		Admin: admin{changes}, Subscriptions: subscriptions{changes}, Health: health{n.engine},
+		Feed: feed{told}, Webhooks: webhooks{told, networks},
 		Registerer: metrics, Gatherer: metrics, Log: log,
 	})
 	return n, err
@@ -210,6 +213,7 @@ func (n *node) keepBook(ctx context.Context, checked bool) error {
 		}
 	}
 	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)
+	issue := start(ctx, n.issuer.Run)
 	tell, post := start(ctx, n.events.Run), start(ctx, n.webhooks.Run)
 	if n.moving != nil {
 		defer start(ctx, n.moving.Run).end()
@@ -217,10 +221,17 @@ func (n *node) keepBook(ctx context.Context, checked bool) error {
 	<-ctx.Done()
 	post.end()
 	tell.end()
+	issue.end()
 	sweep.end()
 	watch.end()
 	flush.end()
 	return nil
+}
+
+// issue gives subscriptions what is due by the time that a test clock was moved to.
+func (n *node) issue(ctx context.Context) error {
+	_, err := n.issuer.Issue(ctx)
+	return err
 }
 
 func (n *node) checkDatabase(ctx context.Context) error {
