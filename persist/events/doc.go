@@ -9,6 +9,7 @@
 //	walk.go       what comes with time: beginnings, endings
 //	notice.go     the notices about grants that begin or end
 //	renewal.go    subscriptions whose next cycle began
+//	purchase.go   purchases that wait, and that were granted
 //	insert.go     events get their numbers, and the webhooks their deliveries; what is old goes
 //	endpoints.go  webhooks as they are set up
 //	delivery.go   what is to be posted, attempts and back-off

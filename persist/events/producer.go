@@ -172,13 +172,14 @@ func (p *Producer) connect(ctx context.Context) (*pgx.Conn, error) {
 // round looks once at everything, and reports whether some of it has more.
 func (p *Producer) round(ctx context.Context, conn *pgx.Conn) (more bool, err error) {
 	walks := p.walks()
-	works := make([]func(context.Context, *page) (bool, error), 0, int(p.layout.Partitions)+len(walks))
+	works := make([]func(context.Context, *page) (bool, error), 0, int(p.layout.Partitions)+len(walks)+1)
 	for partition := range p.layout.Partitions {
 		works = append(works, func(ctx context.Context, g *page) (bool, error) { return p.tail(ctx, g, int(partition)) })
 	}
 	for _, w := range walks {
 		works = append(works, w.step)
 	}
+	works = append(works, p.pending)
 	for _, work := range works {
 		again := true
 		for n := 0; again && n < pagesMax; n++ {

@@ -134,6 +134,9 @@ func (g *page) granted(ctx context.Context, s span) error {
 	if err != nil {
 		return err
 	}
+	if err := g.applied(ctx, news); err != nil {
+		return err
+	}
 	if err := g.renewed(ctx, news); err != nil {
 		return err
 	}

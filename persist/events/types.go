@@ -24,13 +24,17 @@ const (
 	TypePromotionEnding = "promotion.ending"
 	// TypeRenewed: a subscription's next cycle began. See Renewed.
 	TypeRenewed = "subscription.renewed"
+	// TypePurchasePending: a purchase has no credit after some seconds; it waits for its payment, or for Redis. See Purchase.
+	TypePurchasePending = "purchase.pending"
+	// TypePurchaseApplied: the credit of a purchase is there. See Purchase.
+	TypePurchaseApplied = "purchase.applied"
 )
 
 // Types are all of them.
 func Types() []string {
 	return []string{
 		TypeGranted, TypeLapsed, TypeLow, TypeExhausted, TypeExpiring, TypeFairUse, TypePromotionEnding,
-		TypeRenewed,
+		TypeRenewed, TypePurchasePending, TypePurchaseApplied,
 	}
 }
 
@@ -146,6 +150,21 @@ type Contingent struct {
 	Bucket    string        `json:"bucket"`
 	Credits   meter.Credits `json:"credits"`
 	Unlimited bool          `json:"unlimited"`
+}
+
+// Purchase says how a purchase stands; purchase_ref is its external_ref.
+//
+//	{"purchase_ref":"order-4711","pack":"plus-50","quantity":2,"credits":100,"bucket":"purchased","state":"awaiting_payment",
+//	 "grant_id":null,"expires_at":null}
+type Purchase struct {
+	PurchaseRef string        `json:"purchase_ref"`
+	Pack        string        `json:"pack"`
+	Quantity    int           `json:"quantity"`
+	Credits     meter.Credits `json:"credits"`
+	Bucket      string        `json:"bucket"`
+	State       string        `json:"state"` // awaiting_payment, pending (Redis is away), granted
+	GrantID     *meter.ID     `json:"grant_id"`
+	ExpiresAt   *stamp        `json:"expires_at"`
 }
 
 // stamp is a time as the API writes it: RFC 3339, UTC, milliseconds.

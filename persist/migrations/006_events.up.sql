@@ -38,7 +38,10 @@ CREATE TABLE creditgate.event_walk (
   at       timestamptz NOT NULL,
   grant_id uuid NOT NULL
 );
-INSERT INTO creditgate.event_walk VALUES ('beginning', now(), '00000000-0000-0000-0000-000000000000');
+INSERT INTO creditgate.event_walk VALUES
+  ('beginning', now(), '00000000-0000-0000-0000-000000000000'),
+  ('purchases', now(), '00000000-0000-0000-0000-000000000000');
+CREATE INDEX purchase_recorded ON creditgate.purchase (recorded_at);
 
 -- Accounts of which it was told that they are low or exhausted, and have not risen since.
 CREATE TABLE creditgate.event_level (
