@@ -18,7 +18,8 @@ func (h *house) buy(t *testing.T, account, ref string, grant *meter.ID, ago time
 	h.query(t, `INSERT INTO creditgate.purchase (id, external_ref, account, product, policy_version, pack, quantity, bucket,
 			rank, credits, list_minor, net_minor, tax_minor, refundable, write_off, currency, follows_renewal, purchased_at,
 			grant_id, fingerprint, recorded_at)
-		VALUES (gen_random_uuid(), $1, $2, 'studio', 'v', 'plus-10', 1, 'purchased', 2, 10000, 900, 900, 0, false, true, 'EUR', false, now(), $3, sha256(''), now() - $4::interval) RETURNING 1`, ref, account, (*[16]byte)(grant), ago)
+		VALUES (gen_random_uuid(), $1, $2, 'studio', 'v', 'plus-10', 1, 'purchased', 2, 10000, 900, 900, 0, false, true, 'EUR',
+			false, now(), $3, sha256(''), now() - $4::interval) RETURNING 1`, ref, account, (*[16]byte)(grant), ago)
 }
 
 func TestPurchasesThatWaitAreTold(t *testing.T) {
