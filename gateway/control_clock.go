@@ -77,7 +77,8 @@ func (g *Gateway) putClock(c *call) (int, any, *problem) {
 		g.log.Error().Err(err).Msg("cannot move the test clock")
 		return 0, nil, &problem{
 			code: codeStorageUnavailable, retryAfter: retryMeteringSeconds,
-			detail: "it is " + g.clockView().Now + "; what became due is not all done: send {\"advance\": \"0s\"} to go on",
+			detail: "it is " + g.clockView().Now + ", and what is due by then is not all done; to have it done, send " +
+				`{"advance": "0s"}`,
 		}
 	}
 	return fasthttp.StatusOK, g.clockView(), nil

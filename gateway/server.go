@@ -78,10 +78,10 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		set: o.Settings, policies: o.Policies, clock: o.Clock, testClock: o.TestClock, meter: o.Meter, lookup: o.Lookup,
-		journal: o.Journal, answers: o.Answers, ledger: o.Ledger, statements: o.Statements, admin: o.Admin,
-		subscriptions: o.Subscriptions,
-		health:        o.Health, feed: o.Feed, webhooks: o.Webhooks,
+		set: o.Settings, policies: o.Policies, clock: o.Clock, testClock: o.TestClock,
+		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger,
+		statements: o.Statements, admin: o.Admin, subscriptions: o.Subscriptions, health: o.Health,
+		feed: o.Feed, webhooks: o.Webhooks,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}

@@ -78,7 +78,8 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, clock: o.Clock, still: o.Now, library: library, calls: newCalls(),
+		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, clock: o.Clock, still: o.Now,
+		library: library, calls: newCalls(),
 		ops:     &sync.Pool{New: func() any { return new(op) }},
 		metrics: newEngineMetrics(o.Metrics), breaker: newBreaker(), orphans: make(chan Settle, orphansMax),
 		name: NewID(time.Now()).String(), newClient: func() (redis.UniversalClient, error) { return NewRedis(o.RedisURL) },

@@ -3,6 +3,7 @@ package meter
 import (
 	"bytes"
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -21,8 +22,8 @@ type Grant struct {
 	Rank      uint8 // position of the bucket in the policy's drain order, 0 first
 	Paid      bool  // a price was paid: such draws are returned first
 	Unlimited bool  // a fair-use cap: shown as unlimited, counted all the same
-	// Stops says that while the grant is in force nothing behind it in drain order is drawn, even when it is used up;
-	// until anything is revoked of it.
+	// Stops says that while the grant is in force nothing is drawn of the buckets behind its own, even when it is used
+	// up; until anything is revoked of it.
 	Stops       bool
 	Available   Credits
 	Held        Credits
@@ -81,29 +82,37 @@ type AppliedChange struct {
 	Pseq uint64
 }
 
-// Available is what can be drawn at nowMs: of the live grants in drain order, up to the first that stops.
+// Available is what can be drawn at nowMs: of the live grants up to the bucket of the first that stops.
 func (a Account) Available(nowMs int64) (sum Credits) {
+	last := lastRank(a.Grants, nowMs)
 	for _, g := range a.Grants {
-		if !g.Live(nowMs) {
-			continue
-		}
-		sum += g.Available
-		if g.Stops {
-			break
+		if g.Live(nowMs) && g.Rank <= last {
+			sum += g.Available
 		}
 	}
 	return sum
 }
 
-// Stopped is the live grant that keeps those behind it from being drawn, if there is one: a request beyond what is
-// available is then one beyond fair use, until the grant expires.
+// Stopped is the live grant that keeps the buckets behind its own from being drawn, if there is one: a request beyond
+// what is available is then one beyond fair use, until the grant expires.
 func (a Account) Stopped(nowMs int64) (Grant, bool) {
-	for _, g := range a.Grants {
-		if g.Stops && g.Live(nowMs) {
-			return g, true
-		}
+	i := firstStop(a.Grants, nowMs)
+	if i < 0 {
+		return Grant{}, false
 	}
-	return Grant{}, false
+	return a.Grants[i], true
+}
+
+func firstStop(grants []Grant, nowMs int64) int {
+	return slices.IndexFunc(grants, func(g Grant) bool { return g.Stops && g.Live(nowMs) })
+}
+
+// lastRank is the rank of the last bucket that may be drawn from.
+func lastRank(grants []Grant, nowMs int64) uint8 {
+	if i := firstStop(grants, nowMs); i >= 0 {
+		return grants[i].Rank
+	}
+	return math.MaxUint8
 }
 
 // Unlimited reports whether a fair-use cap is in force: the customer then sees no number.
@@ -140,8 +149,9 @@ func (a Account) Buckets(names []string, nowMs int64) []BucketBalance {
 	for _, n := range names {
 		out = append(out, BucketBalance{Name: n})
 	}
-	stopped := false
+	last := lastRank(a.Grants, nowMs)
 	for _, g := range a.Grants {
+		stopped := g.Rank > last
 		i := slices.IndexFunc(out, func(b BucketBalance) bool { return b.Name == g.Bucket })
 		if i < 0 && g.Held == 0 && (stopped || g.Available == 0 || !g.Live(nowMs)) {
 			continue
@@ -151,7 +161,6 @@ func (a Account) Buckets(names []string, nowMs int64) []BucketBalance {
 			i = len(out) - 1
 		}
 		out[i].add(g, nowMs, stopped)
-		stopped = stopped || g.Stops && g.Live(nowMs)
 	}
 	return out
 }

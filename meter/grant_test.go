@@ -20,6 +20,7 @@ func anyGrant() *rapid.Generator[Grant] {
 			Bucket:      []string{"promo", "monthly", "purchased"}[rank],
 			Rank:        rank,
 			Paid:        rapid.Bool().Draw(t, "paid"),
+			Stops:       rapid.IntRange(0, 9).Draw(t, "stops") == 0,
 			Available:   Credits(rapid.Int64Range(0, 20).Draw(t, "available")),
 			Held:        Credits(rapid.Int64Range(0, 20).Draw(t, "held")),
 			Debt:        Credits(rapid.Int64Range(0, 3).Draw(t, "debt")),
@@ -123,4 +124,28 @@ func TestBucketsSumToTheAccount(t *testing.T) {
 		require.Equal(t, a.Available(nowForTests), available)
 		require.Equal(t, a.Held(), held)
 	})
+}
+
+// A cap stops the buckets behind its own, while it is in force, whether anything is left of it or not.
+func TestACapStopsTheBucketsBehind(t *testing.T) {
+	t.Parallel()
+	promo := Grant{ID: ID{1}, Bucket: "promo", Available: 1, ExpiresMs: Never}
+	limit := Grant{ID: ID{2}, Bucket: "monthly", Rank: 1, Stops: true, Unlimited: true, EffectiveMs: 10, ExpiresMs: 20}
+	raised := Grant{ID: ID{3}, Bucket: "monthly", Rank: 1, Available: 4, EffectiveMs: 10, ExpiresMs: 20}
+	purchased := Grant{ID: ID{4}, Bucket: "purchased", Rank: 2, Available: 8, Held: 2, ExpiresMs: Never}
+	a := Account{Grants: []Grant{promo, limit, raised, purchased}}
+	for now, want := range map[int64]Credits{9: 9, 10: 5, 19: 5, 20: 9} {
+		require.Equal(t, want, a.Available(now), "at %d", now)
+		stop, stopped := a.Stopped(now)
+		require.Equal(t, now == 10 || now == 19, stopped, "at %d", now)
+		require.Equal(t, stopped, a.Unlimited(now), "at %d", now)
+		require.True(t, !stopped || stop.ID == limit.ID)
+		require.Nil(t, PlanDraws(a.Grants, want+1, now), "at %d", now)
+		require.NotNil(t, PlanDraws(a.Grants, want, now), "at %d", now)
+	}
+	require.Equal(t, []BucketBalance{
+		{Name: "promo", Available: 1},
+		{Name: "monthly", Available: 4, NextExpiry: &Expiry{Credits: 4, AtMs: 20}},
+		{Name: "purchased", Held: 2},
+	}, a.Buckets([]string{"promo", "monthly", "purchased"}, 15))
 }

@@ -2,6 +2,7 @@ package meter
 
 import (
 	"context"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -129,7 +130,7 @@ func TestConstants(t *testing.T) {
 		"KIND_GRANT": int64(KindGrant), "KIND_COMMIT": int64(KindCommit), "KIND_RELEASE": int64(KindRelease),
 		"KIND_EXPIRE": int64(KindExpire), "KIND_LATE": int64(KindLate), "KIND_UNCOLLECTED": int64(KindUncollected),
 		"KIND_LAPSE": int64(KindLapse), "KIND_REVOKE": int64(KindRevoke), "KIND_ADJUST": int64(KindAdjust),
-		"GRANTS_MAX": GrantsMax, "APPLIED_MAX": appliedMax, "AMOUNT_MAX": int64(MaxCredits), "NEVER": Never,
+		"GRANTS_MAX": GrantsMax, "RANK_MAX": math.MaxUint8, "APPLIED_MAX": appliedMax, "AMOUNT_MAX": int64(MaxCredits), "NEVER": Never,
 		"CLOCK_SKEW_MAX_MS": 60_000, "DONE_SLOT_MS": doneSlotMs, "DONE_KEEP_MS": 15 * 60 * 1000, "KEY_KEEP_MS": keySlotMs,
 		"SLOT_NOTE_MS": SlotNoteMs, "BRIEF": verbBrief, "BRIEF_SIZE": briefSize,
 		"UNLIMITED": grantUnlimited, "STOPS": grantStops, "FAIR": accountFair, "MOVED": callMoved,

@@ -53,13 +53,25 @@ func part(q meter.Reserve) meter.Settle {
 // each step. Sequences in which time passes at the same steps run side by side, hundreds in a flight.
 func TestSmallScope(t *testing.T) {
 	t.Parallel()
+	playScope(t, scopeDepth, meter.Grant{Paid: true})
+}
+
+// TestSmallScopeFairUse is the same, a step shorter, where the first grant is a fair-use cap that stops the second.
+func TestSmallScopeFairUse(t *testing.T) {
+	t.Parallel()
+	playScope(t, scopeDepth-1, meter.Grant{Unlimited: true, Stops: true})
+}
+
+// playScope plays the sequences of so many steps, where first says what kind of grant the first one is.
+func playScope(t *testing.T, depth int, first meter.Grant) {
+	t.Helper()
 	server := redisd.Test(t)
 	sequences := 0
-	for pattern := range 1 << scopeDepth { // bit i: step i is time
+	for pattern := range 1 << depth { // bit i: step i is time
 		w := newWorld(t.Context(), t, server, 1)
 		alphabet := w.steps()
-		scopes := w.scopes(pattern, len(alphabet))
-		for step := range scopeDepth {
+		scopes := w.scopes(pattern, depth, len(alphabet), first)
+		for step := range depth {
 			if pattern>>step&1 == 1 {
 				w.models[0].NowMs += 2_000
 				w.setClock()
@@ -72,16 +84,16 @@ func TestSmallScope(t *testing.T) {
 		w.close()
 	}
 	want := 1
-	for range scopeDepth {
+	for range depth {
 		want *= 11
 	}
 	require.Equal(t, want, sequences)
 }
 
 // scopes are all sequences of a pattern, their accounts loaded and funded.
-func (w *world) scopes(pattern, alphabet int) []*scope {
+func (w *world) scopes(pattern, depth, alphabet int, first meter.Grant) []*scope {
 	sequences := [][]int{nil}
-	for step := range scopeDepth {
+	for step := range depth {
 		var longer [][]int
 		for _, s := range sequences {
 			if pattern>>step&1 == 1 {
@@ -109,12 +121,11 @@ func (w *world) scopes(pattern, alphabet int) []*scope {
 	w.each(scopes, func(s *scope) verb { return w.loading(s.account) })
 	for i, expires := range []int64{nowMs + 2_000, meter.Never} {
 		w.each(scopes, func(s *scope) verb {
-			g := meter.Grant{
-				ID: s.first, Bucket: "monthly", Paid: i == 0, Available: 2, ExpiresMs: expires, CreatedMs: nowMs,
+			g := first
+			if g.ID = s.first; i == 1 {
+				g = meter.Grant{ID: w.id(nowMs), Rank: 1}
 			}
-			if i == 1 {
-				g.ID = w.id(nowMs)
-			}
+			g.Bucket, g.Available, g.ExpiresMs, g.CreatedMs = "monthly", 2, expires, nowMs
 			return w.granting(meter.GrantChange{Account: s.account, Grant: g})
 		})
 	}

@@ -79,17 +79,18 @@ func (s *stage) do(what string, o *meter.Op) {
 
 func (s *stage) grant(name string, rank uint8, paid bool, amount meter.Credits, expiresIn int64) {
 	s.t.Helper()
-	expires := meter.Never
+	s.lot(name, meter.Grant{Rank: rank, Paid: paid, Available: amount}, expiresIn)
+}
+
+// lot grants g, with what every grant of a scenario has.
+func (s *stage) lot(name string, g meter.Grant, expiresIn int64) {
+	s.t.Helper()
+	g.ID, g.Bucket, g.ExpiresMs, g.CreatedMs = s.id(name), name, meter.Never, s.now.UnixMilli()
 	if expiresIn != 0 {
-		expires = s.now.UnixMilli() + expiresIn*hourMs
+		g.ExpiresMs = s.now.UnixMilli() + expiresIn*hourMs
 	}
-	s.do(fmt.Sprintf("grant %s of %s", name, amount), meter.GrantOp(s.layout.PartitionOf(customer), meter.GrantChange{
-		Account: customer,
-		Grant: meter.Grant{
-			ID: s.id(name), Bucket: name, Rank: rank, Paid: paid, Available: amount, ExpiresMs: expires,
-			CreatedMs: s.now.UnixMilli(),
-		},
-		Note: meter.Note{Reason: "gift", Actor: "ops"},
+	s.do(fmt.Sprintf("grant %s of %s", name, g.Available), meter.GrantOp(s.layout.PartitionOf(customer), meter.GrantChange{
+		Account: customer, Grant: g, Note: meter.Note{Reason: "gift", Actor: "ops"},
 	}))
 }
 
@@ -258,6 +259,26 @@ func scenarios() map[string]func(*stage) {
 			s.lapse("promo")
 			s.release("r1") // what returns to an expired grant lapses
 			s.moveExpiry("m2", "promo", 5)
+		},
+		"fair_use": func(s *stage) {
+			s.grant("promo", 0, false, 1000, 100)
+			s.lot("limit", meter.Grant{Rank: 1, Available: 2000, Unlimited: true, Stops: true}, 50)
+			s.grant("purchased", 2, true, 5000, 0)
+			s.reserve("r1", 3001) // all of the promotion and of the limit, and one thousandth more
+			s.reserve("r1", 3000)
+			s.commit("r1", 3000)
+			s.reserve("r2", 1) // used up, and nothing follows
+			s.lapse("limit")   // not over yet
+			s.moveExpiry("m1", "limit", -1)
+			s.reserve("r2", 1)
+			s.lapse("limit")
+		},
+		"fair_use_revoked": func(s *stage) {
+			s.lot("limit", meter.Grant{Rank: 1, Available: 2000, Unlimited: true, Stops: true}, 50)
+			s.grant("purchased", 2, true, 5000, 0)
+			s.revoke("v1", "limit", 500)
+			s.reserve("r1", 2000) // of both: what anything was revoked of stops no more
+			s.commit("r1", 2000)
 		},
 		"move_expiry": func(s *stage) {
 			s.grant("late", 0, false, 1000, 50)

@@ -26,8 +26,8 @@ type NewGrant struct {
 	Actor       string
 	Price       *Price // nil: nothing was paid for it
 	Unlimited   bool   // a fair-use cap, shown as unlimited
-	// Stops lets nothing behind the grant in drain order be drawn while it is in force, even when it is used up. Moving
-	// its expiry to now ends that, as does revoking anything of it.
+	// Stops lets nothing be drawn of the buckets behind the grant's while it is in force, even when it is used up.
+	// Moving its expiry to now ends that, as does revoking anything of it.
 	Stops bool
 }
 

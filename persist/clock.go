@@ -103,13 +103,14 @@ func (c *TestClock) follow(ctx context.Context) error {
 
 // Advance moves the clock on, by 0 too: then only what is due is done.
 func (c *TestClock) Advance(ctx context.Context, by time.Duration) error {
-	return c.move(ctx, by, `UPDATE creditgate.clock SET offset_ms = offset_ms + $1 WHERE test AND $1 >= 0 RETURNING offset_ms`)
+	return c.move(ctx, by,
+		`UPDATE creditgate.clock SET offset_ms = offset_ms + $1 WHERE test AND $1::bigint >= 0 RETURNING offset_ms`)
 }
 
 // MoveTo lets it be the given time. ErrClockBack if it is later already.
 func (c *TestClock) MoveTo(ctx context.Context, now time.Time) error {
 	return c.move(ctx, time.Until(now),
-		`UPDATE creditgate.clock SET offset_ms = $1 WHERE test AND offset_ms <= $1 RETURNING offset_ms`)
+		`UPDATE creditgate.clock SET offset_ms = $1::bigint WHERE test AND offset_ms <= $1 RETURNING offset_ms`)
 }
 
 func (c *TestClock) move(ctx context.Context, ahead time.Duration, update string) error {

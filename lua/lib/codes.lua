@@ -42,6 +42,7 @@ local KIND_REVOKE = 8
 local KIND_ADJUST = 9
 
 local GRANTS_MAX = 64
+local RANK_MAX = 255
 local APPLIED_MAX = 64
 local AMOUNT_MAX = 9007199254740991
 local NEVER = 140737488355327
@@ -52,11 +53,12 @@ local KEY_KEEP_MS = 86400000
 local SLOT_NOTE_MS = 10000
 
 -- Of a grant's flags; the first, 1, is that it was paid for. Unlimited: a fair-use cap, shown as unlimited. Stops: while
--- the grant is in force those behind it in drain order are not available, even when it is used up. It is the highest
--- flag, so `flags >= STOPS` asks for it.
+-- the grant is in force the buckets behind its own are not available, even when it is used up. It is the highest flag,
+-- so `flags >= STOPS` asks for it.
 local UNLIMITED = 2
 local STOPS = 4
--- Of an account's flags: one of its grants is unlimited or stops. Other accounts pay nothing for the rule.
+-- Of an account's flags; the first, 1, is that it is suspended. Fair: one of its grants is unlimited or stops. Other
+-- accounts pay nothing for the rule.
 local FAIR = 2
 
 -- An operation whose verb has this added is answered OK with the first bytes of the reservation only: up to its deadline.

@@ -8,7 +8,7 @@ verbs[10] = function(sec, op)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
   if version > a.version then
-    a.version, a.suspended = version, suspended == 1
+    a.version, a.flags = version, a.flags - a.flags % 2 + suspended
     keep_account(sec, op, a)
   end
   return OK, pack_account(a)

@@ -78,7 +78,7 @@ CREATE TABLE creditgate.grant_lot (
   credits      creditgate.amount NOT NULL CHECK (credits > 0),
   paid         boolean NOT NULL,
   unlimited    boolean NOT NULL DEFAULT false,  -- a fair-use cap, shown as unlimited
-  stops        boolean NOT NULL DEFAULT false,  -- nothing behind it is drawn while it is in force, even used up
+  stops        boolean NOT NULL DEFAULT false,  -- while it is in force, used up or not, no bucket behind its own is drawn
   price_minor  bigint CHECK (price_minor >= 0),
   currency     text CHECK (currency ~ '^[A-Z]{3}$'),
   effective_at timestamptz NOT NULL,
