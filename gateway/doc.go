@@ -30,6 +30,7 @@
 //	control*.go    the control plane, by noun
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults
+//	refusal.go     why something that was asked for is not done
 //	ports*.go      what the gateway asks of the rest of the house
 //	server.go      listeners, connections, shutdown
 //	deadline.go    connections whose deadlines cost nothing to move

@@ -85,15 +85,14 @@ type Options struct {
 	Policies *policy.Catalog
 	Clock    *meter.Clock // what is in force, and when; nil: the system's
 
-	Meter      Meter
-	Lookup     Lookup
-	Journal    Journal
-	Answers    Answers
-	Identities Identities
-	Ledger     Ledger
-	Statements Statements
-	Admin      Admin
-	// Subscriptions is what accounts are subscribed to.
+	Meter         Meter
+	Lookup        Lookup
+	Journal       Journal
+	Answers       Answers
+	Identities    Identities
+	Ledger        Ledger
+	Statements    Statements
+	Admin         Admin
 	Subscriptions Subscriptions
 	Health        Health
 	Feed          Feed
@@ -233,7 +232,8 @@ func (o *Options) validate() error {
 	for name, missing := range map[string]bool{
 		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
-		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil, "Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
+		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil,
+		"Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
 		"Feed": o.Feed == nil, "Webhooks": o.Webhooks == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {

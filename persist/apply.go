@@ -26,17 +26,16 @@ func (a *Admin) applyAll(ctx context.Context, changes []pendingID) bool {
 	}
 	sent := false
 	for _, c := range changes {
-		if c.kind == grantChange && sent {
-			continue
-		}
-		ok := false
-		if c.kind == grantChange {
-			ok, sent = a.applyGrants(ctx, grants), true
-		} else {
-			ok = a.apply(ctx, c.kind, c.id) != notApplied
-		}
-		if !ok {
-			return false
+		switch {
+		case c.kind != grantChange:
+			if a.apply(ctx, c.kind, c.id) == notApplied {
+				return false
+			}
+		case !sent:
+			sent = true
+			if !a.applyGrants(ctx, grants) {
+				return false
+			}
 		}
 	}
 	return true

@@ -32,10 +32,13 @@ func (d decision) changes(h policy.History) bool {
 
 // decide places a change of subscription in time. What gives at least as much in every bucket counts at once, anything
 // else from the next cycle. What was to come is replaced.
-func decide(p *policy.Policy, h policy.History, o []policy.Override, c SubscriptionChange, now time.Time) (d decision, err error) {
+func decide(
+	p *policy.Policy, h policy.History, o []policy.Override, c SubscriptionChange, now time.Time,
+) (d decision, err error) {
 	current, active := h.At(now)
 	if day := p.Cycle; !c.AnchorAt.IsZero() && (day == nil || day.DayOfMonth > 0) {
-		return d, refuse(ErrInvalid, "anchor_at", "anchor_at: the cycles of %s are not counted from an account's own date; leave it out", p.Name)
+		return d, refuse(ErrInvalid, "anchor_at", "anchor_at: the cycles of %s are not counted from an account's own date; leave it out",
+			p.Name)
 	}
 	term, err := c.term(p, current, active)
 	if err != nil {
@@ -43,7 +46,7 @@ func decide(p *policy.Policy, h policy.History, o []policy.Override, c Subscript
 	}
 	d.keep = h.Begun(now)
 	if !active {
-		return d, d.begin(p, c, term, now)
+		return d.begin(p, c, term, now)
 	}
 	term.Anchor = current.Anchor
 	if !c.AnchorAt.IsZero() && !c.AnchorAt.Equal(current.Anchor) {
@@ -93,7 +96,7 @@ func counts(p *policy.Policy, o []policy.Override, from, to policy.Term, now tim
 
 // begin adds the first term of a subscription where there is none at now. Who comes back while the cycle of the
 // subscription before still runs goes on with its anchor.
-func (d *decision) begin(p *policy.Policy, c SubscriptionChange, term wanted, now time.Time) error {
+func (d decision) begin(p *policy.Policy, c SubscriptionChange, term wanted, now time.Time) (decision, error) {
 	term.At = now
 	if !c.StartsAt.IsZero() {
 		term.At = c.StartsAt
@@ -102,7 +105,7 @@ func (d *decision) begin(p *policy.Policy, c SubscriptionChange, term wanted, no
 	case n == 0:
 		term.Anchor = term.At
 	case term.At.Before(d.keep[n-1].At):
-		return refuse(ErrInvalid, "starts_at", "starts_at %s lies before the end of the subscription that was, %s",
+		return d, refuse(ErrInvalid, "starts_at", "starts_at %s lies before the end of the subscription that was, %s",
 			term.At.Format(time.RFC3339), d.keep[n-1].At.Format(time.RFC3339))
 	default:
 		over, ok := p.Over(d.keep)
@@ -115,7 +118,7 @@ func (d *decision) begin(p *policy.Policy, c SubscriptionChange, term wanted, no
 		term.Anchor = c.AnchorAt
 	}
 	d.add = append(d.add, term.Term)
-	return nil
+	return d, nil
 }
 
 // term is what a change asks for, completed from what is in force.
@@ -180,7 +183,7 @@ func decideEnd(p *policy.Policy, h policy.History, atOnce bool, now time.Time) (
 	}
 	for _, t := range h.Future(now) { // what comes before the end still comes
 		if t.At.Before(end) && t.Plan != "" {
-			d.keep = append(d.keep[:len(d.keep):len(d.keep)], t)
+			d.keep = append(slices.Clip(d.keep), t)
 			current = t
 		}
 	}

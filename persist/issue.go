@@ -161,13 +161,16 @@ func (s *Store) writeGrants(ctx context.Context, tx pgx.Tx, b *batch) (changes [
 		return nil, invalid(err)
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state (grant_id, account, credits, expires_at)
-		SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[])`,
+		SELECT id, account, credits, expires FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[])
+			u (id, account, credits, expires)`,
 		r.ids, r.accounts, r.credits, r.expires)
 	if err != nil {
 		return nil, err
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO creditgate.cycle_grant (account, key, revision, grant_id, expires_at, policy_version)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::uuid[], $5::timestamptz[], $6::text[])`,
+		SELECT account, key, revision, id, expires, version
+		FROM unnest($1::text[], $2::text[], $3::int[], $4::uuid[], $5::timestamptz[], $6::text[])
+			u (account, key, revision, id, expires, version)`,
 		r.accounts, r.keys, r.revisions, r.ids, r.expires, r.versions)
 	return changes, err
 }
@@ -181,7 +184,9 @@ func writeDue(ctx context.Context, tx pgx.Tx, b *batch) error {
 		until[i], next[i] = d.until, optionalTime(d.next)
 	}
 	_, err := tx.Exec(ctx, `INSERT INTO creditgate.subscription_due AS d (account, product, policy_version, issued_until, due_at)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+		SELECT account, product, version, until, next
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+			u (account, product, version, until, next)
 		ON CONFLICT (account) DO UPDATE SET product = excluded.product, policy_version = excluded.policy_version,
 			issued_until = excluded.issued_until, due_at = excluded.due_at`, accounts, products, versions, until, next)
 	return err

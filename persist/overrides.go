@@ -67,7 +67,8 @@ func (n NewOverride) check(p *policy.Policy) error {
 	case kind == 0:
 		return refuse(ErrInvalid, "kind", "kind %q is not known; it is contingent, fair_use or unit_credits", n.Kind)
 	case n.Credits < 0 || !n.Credits.Valid() || n.Credits == 0 && kind == policy.UnitCredits:
-		return refuse(ErrInvalid, "credits", "%s credits; a contingent is 0 or more, a price above 0, at most %s", n.Credits, meter.MaxCredits)
+		return refuse(ErrInvalid, "credits", "%s credits; a contingent is 0 or more, a price above 0, at most %s",
+			n.Credits, meter.MaxCredits)
 	case !n.Until.IsZero() && !n.Until.After(n.From):
 		return refuse(ErrInvalid, "until", "until %s is not after from", n.Until.Format(time.RFC3339))
 	case kind == policy.UnitCredits:

@@ -1,6 +1,8 @@
 package persist
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"creditgate/meter"
@@ -83,6 +85,54 @@ func reconcile(due []policy.Due, given []cycleGrant, now time.Time) (w work) {
 	}
 	return w
 }
+
+// bridge is for a policy whose cycles begin elsewhere than they did. The cycle that runs is not cut short and nothing is
+// given twice for its time: what it gave lasts until the first boundary at or after its end, and what the new cycles
+// would give before that is not due.
+func bridge(p *policy.Policy, h policy.History, due []policy.Due, given []cycleGrant, now time.Time) []policy.Due {
+	runs := map[string]time.Time{} // until when, by bucket
+	for _, g := range given {
+		if g.superseded || g.promotion() || g.effectiveAt.After(now) || slices.ContainsFunc(due, g.names) {
+			continue
+		}
+		w, ok := p.CycleAt(h, g.expiresAt)
+		if !ok {
+			continue
+		}
+		end := w.To
+		if w.From.Equal(g.expiresAt) {
+			end = w.From
+		}
+		if end.After(runs[g.bucket]) {
+			runs[g.bucket] = end
+		}
+	}
+	if len(runs) == 0 {
+		return due
+	}
+	var out []policy.Due
+	for _, d := range due {
+		if d.Promotion != "" || !d.EffectiveAt.Before(runs[d.Bucket]) || slices.ContainsFunc(given, func(g cycleGrant) bool {
+			return !g.superseded && !g.effectiveAt.After(now) && g.names(d)
+		}) {
+			out = append(out, d)
+		}
+	}
+	for _, g := range given {
+		if end := runs[g.bucket]; !g.superseded && !g.promotion() && !g.effectiveAt.After(now) && end.After(g.expiresAt) {
+			out = append(out, policy.Due{
+				Key: g.key, Bucket: g.bucket, Credits: g.credits, Unlimited: g.unlimited, Stops: g.stops,
+				EffectiveAt: g.effectiveAt, ExpiresAt: end,
+			})
+		}
+	}
+	return out
+}
+
+func (g cycleGrant) names(d policy.Due) bool { return g.key == d.Key }
+
+// promotion reports whether the grant is a promotion's; a contingent's key begins with the bucket.
+func (g cycleGrant) promotion() bool { return !strings.HasPrefix(g.key, g.bucket+" ") }
 
 // is reports whether the grant is what is due, its end aside.
 func (g cycleGrant) is(d policy.Due) bool {

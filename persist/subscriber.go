@@ -104,7 +104,7 @@ func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time,
 }
 
 func readFollowers(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
-	rows, err := tx.Query(ctx, `SELECT * FROM (
+	rows, err := tx.Query(ctx, `SELECT account, id, expires_at FROM (
 			SELECT g.account, g.id, CASE WHEN m.id IS NULL THEN t.expires_at ELSE m.expires_at END AS expires_at
 			FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
 			LEFT JOIN creditgate.expiry_move m ON m.grant_id = g.id AND m.status = 'pending'
@@ -156,7 +156,8 @@ func (s *subscriber) moment(now time.Time) time.Time {
 // plan is what is to be done for a subscriber by a policy, and until when grants are then issued.
 func (s *subscriber) plan(p *policy.Policy, now time.Time) (w work, until, next time.Time) {
 	until, next = p.Ahead(s.history, now)
-	w = reconcile(p.Due(s.history, s.overrides, now, until), s.given, now)
+	due := bridge(p, s.history, p.Due(s.history, s.overrides, now, until), s.given, now)
+	w = reconcile(due, s.given, now)
 	w.account = s.account
 	w.move = append(w.move, follow(p, s.history, s.followers, now)...)
 	return w, until, next

@@ -529,3 +529,46 @@ func TestFullAccountIsTriedAgain(t *testing.T) {
 	s.at(t, "2027-02-01 01:01")
 	require.Equal(t, 1, s.issue(t))
 }
+
+// The policy's day of renewal moves. The month that runs is extended to the first new date after its end: nobody is
+// given two contingents for one time, and no cycle is shorter than it was.
+func TestNewDayOfRenewalExtendsTheCycleThatRuns(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		from, to int
+		want     []string // after the change, and a month later
+	}{
+		"later in the month": {1, 15, []string{
+			`20 monthly 27-01-10 09:00 to 27-02-15 00:00
+			20 monthly 27-02-15 00:00 to 27-03-15 00:00`,
+			`20 monthly 27-01-10 09:00 to 27-02-15 00:00
+			20 monthly 27-02-15 00:00 to 27-03-15 00:00
+			20 monthly 27-03-15 00:00 to 27-04-15 00:00
+			7 promo 27-03-16 00:00 to 27-04-13 00:00`,
+		}},
+		"earlier in the month": {25, 5, []string{
+			`20 monthly 27-01-10 09:00 to 27-02-05 00:00
+			20 monthly 27-02-05 00:00 to 27-03-05 00:00`,
+			`20 monthly 27-01-10 09:00 to 27-02-05 00:00
+			20 monthly 27-02-05 00:00 to 27-03-05 00:00
+			20 monthly 27-03-05 00:00 to 27-04-05 00:00
+			7 promo 27-03-16 00:00 to 27-04-13 00:00`,
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newShop(t, c.from)
+			s.putAccount(t, "ada")
+			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2)})
+			s.at(t, "2027-01-20 09:00")
+			s.policies.Replace(map[string]*policy.Policy{"studio": studioPolicy(t, c.to)})
+			s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: slots(2), Yearly: yes()}) // looks at the account
+			s.requireGiven(t, "ada", c.want[0])
+			s.at(t, "2027-02-16 09:00")
+			s.issue(t)
+			s.requireGiven(t, "ada", c.want[1])
+			s.flush(t)
+			s.requireNoDrift(t)
+		})
+	}
+}
