@@ -194,6 +194,36 @@ func TestPolicyCheck(t *testing.T) {
 	require.Contains(t, said, "b.yml: name: p is the product of "+filepath.Join(dir, "a.yaml")+" already")
 }
 
+func TestPolicyDiff(t *testing.T) {
+	t.Parallel()
+	const examples = "../../meter/policy/examples"
+	status, out, said := command(t, nil, "policy", "diff", examples+"/ai-background-studio.yaml", "../../meter/policy/testdata/diff/studio-next.yaml")
+	require.Zero(t, status, said)
+	want, err := os.ReadFile("../../meter/policy/testdata/diff/studio-next.txt")
+	require.NoError(t, err)
+	require.Equal(t, string(want), out)
+
+	dir := t.TempDir()
+	for _, name := range []string{"dev", "visual-foundry"} {
+		src, err := os.ReadFile(filepath.Join(examples, name+".yaml"))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name+".yaml"), src, 0o600))
+	}
+	status, out, _ = command(t, nil, "policy", "diff", examples, dir)
+	require.Zero(t, status)
+	require.Contains(t, out, "3d-studio, version ")
+	require.Equal(t, 2, strings.Count(out, ", is removed\n"))
+	require.Equal(t, 2, strings.Count(out, "No rule changes.\n"))
+	_, out, _ = command(t, nil, "policy", "diff", dir, examples)
+	require.Equal(t, 2, strings.Count(out, ", is new\n"))
+
+	status, out, said = command(t, nil, "policy", "diff", write(t, "broken.yaml", "name: p\n"), filepath.Join(dir, "none.yaml"))
+	require.Equal(t, 1, status)
+	require.Empty(t, out)
+	require.Contains(t, said, "broken.yaml:1:1: buckets and operations are missing")
+	require.Contains(t, said, "none.yaml: no such file")
+}
+
 func TestUnknownCommandAndFlag(t *testing.T) {
 	t.Parallel()
 	status, _, said := command(t, nil, "serv")

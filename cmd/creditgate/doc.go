@@ -15,7 +15,7 @@
 //	adapters.go        persist and journal in the words of gateway's ports.go
 //	drift.go           compares Redis with Postgres now and then
 //	logging.go         the logger
-//	policies.go        creditgate policy check, and loading one policy or a directory
+//	policies.go        creditgate policy check and diff, and loading one policy or a directory
 //	migrate.go         creditgate migrate
 //	inspect.go         creditgate inspect
 //	verify.go          creditgate verify; verify_redis.go is what package persist cannot see

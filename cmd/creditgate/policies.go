@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -68,22 +69,59 @@ func (a *app) policyCommand() *cobra.Command {
 		Use:   "check FILE",
 		Short: "Print what a policy file, or each of a directory, says; or all its mistakes, with status 1",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			policies, err := loadPolicies(args[0])
-			if err != nil {
-				_, _ = fmt.Fprintln(a.err, err) // line by line as editors read it: file:line:column
-				return &statusError{status: exitFailed}
-			}
-			for i, name := range sortedKeys(policies) {
-				if i > 0 {
-					_, _ = fmt.Fprintln(a.out)
-				}
-				if _, err := fmt.Fprint(a.out, policies[name].Summary()); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
+		RunE:  func(_ *cobra.Command, args []string) error { return a.checkPolicies(args[0]) },
+	}, &cobra.Command{
+		Use:   "diff OLD NEW",
+		Short: "Print what changes for whom when a policy file, or a directory, takes the place of another",
+		Args:  cobra.ExactArgs(2),
+		RunE:  func(_ *cobra.Command, args []string) error { return a.diffPolicies(args[0], args[1]) },
 	})
 	return cmd
+}
+
+func (a *app) checkPolicies(path string) error {
+	policies, err := loadPolicies(path)
+	if err != nil {
+		return a.brokenPolicies(err)
+	}
+	var texts []string
+	for _, name := range sortedKeys(policies) {
+		texts = append(texts, policies[name].Summary())
+	}
+	_, err = fmt.Fprint(a.out, strings.Join(texts, "\n"))
+	return err
+}
+
+// diffPolicies compares product by product; one product with one product even when it is renamed.
+func (a *app) diffPolicies(before, after string) error {
+	old, oldErr := loadPolicies(before)
+	now, err := loadPolicies(after)
+	if err = errors.Join(oldErr, err); err != nil {
+		return a.brokenPolicies(err)
+	}
+	if len(old) == 1 && len(now) == 1 {
+		_, err = fmt.Fprint(a.out, policy.Changes(old[sortedKeys(old)[0]], now[sortedKeys(now)[0]]))
+		return err
+	}
+	var texts []string
+	for _, name := range sortedKeys(old) {
+		if is, stays := now[name]; stays {
+			texts = append(texts, policy.Changes(old[name], is))
+		} else {
+			texts = append(texts, fmt.Sprintf("%s, version %s, is removed\n", name, old[name].Version()))
+		}
+	}
+	for _, name := range sortedKeys(now) {
+		if old[name] == nil {
+			texts = append(texts, fmt.Sprintf("%s, version %s, is new\n", name, now[name].Version()))
+		}
+	}
+	_, err = fmt.Fprint(a.out, strings.Join(texts, "\n"))
+	return err
+}
+
+// brokenPolicies prints mistakes line by line, as editors read them: file:line:column.
+func (a *app) brokenPolicies(err error) error {
+	_, _ = fmt.Fprintln(a.err, err)
+	return &statusError{status: exitFailed}
 }

@@ -10,8 +10,9 @@ import (
 
 // Amount is an amount of credit that depends on the slots a subscription has booked, such as slots * 10.
 type Amount struct {
-	text  string
-	slots func(slots uint32) meter.Credits
+	text   string
+	slots  func(slots uint32) meter.Credits
+	varies bool // with the slots
 }
 
 // FixedAmount is c, whatever the slots are.
@@ -21,12 +22,19 @@ func FixedAmount(c meter.Credits) Amount {
 
 // PerSlot is c for each slot.
 func PerSlot(c meter.Credits) Amount {
-	return Amount{text: "slots * " + c.String(), slots: func(n uint32) meter.Credits { return c * meter.Credits(n) }}
+	return Amount{
+		text: "slots * " + c.String(), slots: func(n uint32) meter.Credits { return c * meter.Credits(n) }, varies: true,
+	}
 }
 
 // For is the amount for so many slots, rounded to the nearest thousandth. Beyond SlotsMax it is that of SlotsMax: up to
-// there it was proved at load to be neither negative nor too large.
-func (a Amount) For(slots uint32) meter.Credits { return a.slots(min(slots, SlotsMax)) }
+// there it was proved at load to be neither negative nor too large. The zero Amount is nothing.
+func (a Amount) For(slots uint32) meter.Credits {
+	if a.slots == nil {
+		return 0
+	}
+	return a.slots(min(slots, SlotsMax))
+}
 
 // String is the amount as the policy has it.
 func (a Amount) String() string { return a.text }
@@ -52,7 +60,7 @@ func decodeAmount(i item, nothing string) Amount {
 	case e.hi > amountMax:
 		i.failf("can reach %s at %d slots, and %d is the most; bound it with min(…, 5000)", plainFloat(e.hi), SlotsMax, amountMax)
 	}
-	return Amount{text: e.source, slots: e.amount}
+	return Amount{text: e.source, slots: e.amount, varies: true}
 }
 
 // amount runs an expression over slots. It cannot fail: analysis let pass only arithmetic on one number within bounds,

@@ -226,10 +226,12 @@ func (a *analysis) declare(n *ast.VariableDeclaratorNode) value {
 	return a.visit(n.Expr)
 }
 
+const noTable = "a table has no value for most numbers of slots; write conditions, such as slots > 100 ? 500 : slots * 10"
+
 // table is a map or list written in the policy; what it holds is known by its values.
 func (a *analysis) table(n ast.Node) value {
 	if a.slots {
-		return a.failf(n, "a table has no value for most numbers of slots; write conditions, such as slots > 100 ? 500 : slots * 10")
+		return a.failf(n, noTable)
 	}
 	held := none(kindNil)
 	add := func(n ast.Node) {

@@ -39,6 +39,17 @@ func BenchmarkPrice(b *testing.B) {
 	}
 }
 
+// What issuing spends on an amount, once for each account and cycle.
+func BenchmarkAmount(b *testing.B) {
+	p, err := Parse("every.yaml", []byte(every))
+	require.NoError(b, err)
+	amount := p.Plans[1].Contingents[0].Amount
+	b.ReportAllocs()
+	for b.Loop() {
+		amount.For(50)
+	}
+}
+
 func BenchmarkMatch(b *testing.B) {
 	p := parse(b, routesSource)
 	for _, path := range []string{"/v1/images", "/v1/images/7/edit", "/nothing"} {

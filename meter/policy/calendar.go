@@ -65,11 +65,11 @@ func decodeSpan(i item) Span {
 	return s
 }
 
-// on is the date so far after a date; where its month is shorter, the month's last day.
-func (s Span) on(year int, month time.Month, day int) (int, time.Month, int) {
-	first := time.Date(year+s.Years, month+time.Month(s.Months), 1, 0, 0, 0, 0, time.UTC)
-	last := first.AddDate(0, 1, -1).Day()
-	return first.AddDate(0, 0, min(day, last)-1+s.Days).Date()
+// after is the date that lies the span after a date, both as their midnights in UTC: 1y after 29 February is 28 February.
+func (s Span) after(date time.Time) time.Time {
+	first := time.Date(date.Year()+s.Years, date.Month()+time.Month(s.Months), 1, 0, 0, 0, 0, time.UTC)
+	day := min(date.Day(), daysIn(first.Year(), first.Month()))
+	return first.AddDate(0, 0, day-1+s.Days)
 }
 
 // decodeDate reads a date as its first moment in loc.
@@ -83,26 +83,7 @@ func decodeDate(i item, loc *time.Location) time.Time {
 		i.failf("%s is not a date; write year-month-day, such as 2027-01-01", show(text))
 		return time.Time{}
 	}
-	return dayStart(day.Year(), day.Month(), day.Day(), loc)
-}
-
-// dayStart is the first moment of a local day, which need not be midnight: clocks may skip it, or the whole day, or show
-// it twice. It looks around midnight in quarters of an hour; no zone has moved by less since 2000.
-func dayStart(year int, month time.Month, day int, loc *time.Location) time.Time {
-	const step = 15 * time.Minute
-	wanted := time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
-	before := func(t time.Time) bool {
-		y, m, d := t.Date()
-		return time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Before(wanted)
-	}
-	t := time.Date(year, month, day, 0, 0, 0, 0, loc)
-	for before(t) {
-		t = t.Add(step)
-	}
-	for !before(t.Add(-step)) {
-		t = t.Add(-step)
-	}
-	return t
+	return instant(day, loc).In(loc)
 }
 
 // decodeClock reads a local time of day, as the time since midnight.
@@ -146,7 +127,7 @@ func decodeCycle(i item) *Cycle {
 	}
 	c.DayOfMonth = 1
 	if d, ok := day["day_of_month"]; ok {
-		c.DayOfMonth = d.whole(1, 31)
+		c.DayOfMonth, _ = d.whole(1, 31)
 	} else {
 		anchor.failf("day_of_month is missing; write {day_of_month: 1}, or subscription_start")
 	}

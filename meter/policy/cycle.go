@@ -200,12 +200,10 @@ func (p *Policy) Expiry(l Lifetime, h History, bought time.Time) (at time.Time, 
 	return time.Time{}, true
 }
 
-// end is the end of the local day that lies the span after from: 1y after 29 February is 28 February.
+// end is the end of the local day that lies the span after from.
 func (s Span) end(from time.Time, loc *time.Location) time.Time {
 	year, month, day := from.In(loc).Date()
-	first := time.Date(year+s.Years, month+time.Month(s.Months), 1, 0, 0, 0, 0, time.UTC)
-	day = min(day, daysIn(first.Year(), first.Month()))
-	return instant(first.AddDate(0, 0, day-1+s.Days+1), loc)
+	return instant(s.after(time.Date(year, month, day, 0, 0, 0, 0, time.UTC)).AddDate(0, 0, 1), loc)
 }
 
 // Over is when the cycle is over in which a history's last subscription ended; ok is false if it goes on.

@@ -43,4 +43,76 @@
 //	offer.go        which packs an account may buy, and their validity in words
 //	quote.go        units, price, a negotiated price, delivered units
 //	summary.go      what policy check prints
+//	diff.go         what changes for whom between two policies
+//
+// # The rules of the seed products
+//
+// Each rule of the three products that this language was made for, the line of its example that says it, and what
+// that comes to. TestSeedRules in cmd/creditgate has a subtest of each id, which plays the rule against the real system.
+//
+// visual-foundry:
+//
+//	A1   match: POST /v1/images/generations          credits are what this route takes
+//	A2   credits: 1                                  one photo, one credit
+//	A3   packs:                                      granted when bought: grant_on is invoice by default
+//	A4   expires: never                              usable at any time
+//	A5   delivered: len(response.data)               charged by itself, for the photos that came
+//	A6   expires: never                              and no cycle: nothing is reset
+//	A7   photos-15: {bucket: purchased, credits: 15  15 credits, 15 photos
+//	A8   price: 150.00 TRY                           a sale, known by the shop's reference
+//
+// ai-background-studio:
+//
+//	B1   match: POST /studio/apply                               the apply button is the charge
+//	B2   unmatched: refuse                                       the backend refuses a logo alone, unpaid; no other way
+//	B3   credits: 1                                              whatever the photo gets
+//	B4   credits: 1                                              again for other settings
+//	B5   revert: {match: POST /studio/revert, credits: 0}        free
+//	B6   report: {match: POST /studio/report, credits: 0}        free, and again
+//	B7   units: len(body.photos)                                 per photo
+//	B8   credits: 1                                              two requests, two credits
+//	B9   credits: 1                                              moving the logo is a request
+//	B10  {monthly: {credits: slots * 10}                         by plan and slots
+//	B11  premium: {monthly: {unlimited: true, fair_use: 20000}}  beyond it 429
+//	B12  professional_plus: {monthly: {credits: slots * 10}      50 slots, 500 credits
+//	B13  professional: {monthly: {credits: slots * 5}            5 is an assumption
+//	B14  basic: {packs: [basic-100, basic-500, basic-2000]}      no contingent
+//	B15  cycle: {anchor: {day_of_month: 1}}                      day 1 is an assumption
+//	B16  cycle: {anchor: {day_of_month: 1}}                      what is left lapses there
+//	B17  advice: {wait_days: 7}                                  the balance says when; quote and 402 say wait
+//	B18  lasts: 4w                                               28 days
+//	B19  buckets: [promo, monthly, purchased]                    promo is drained first
+//	B20  promo: launch                                           on Professional Plus only
+//	B21  starts: 2026-03-16                                      the window is the launch's, not the account's
+//	B22  per: cycle                                              one grant in each month that it touches
+//	B23  credits: 1                                              not there: 402, never below 0
+//	B24  packs: [plus-50, plus-200, plus-500]                    bought by a request, never by a balance
+//	B25  purchases: {grant_on: invoice                           at any time; while_credit_left is allow by default
+//	B26  expires: {after: 1y}                                    from each purchase, to the end of that day
+//	B27  packs_per_plan: 3                                       or the file is refused
+//	B28  price: 160.00 EUR                                       0.90, 0.80, 0.70: not falling is refused
+//	B29  discounts: none                                         a lower net price is refused
+//	B30  packs: [basic-100, basic-500, basic-2000]               a list for each plan
+//	B31  grant_on: invoice                                       usable before it is paid
+//	B32  buckets: [promo, monthly, purchased]                    drain order
+//	B33  buckets: [promo, monthly, purchased]                    purchased is last
+//	B34  buckets: [promo, monthly, purchased]                    the balance's total
+//	B35  buckets: [promo, monthly, purchased]                    the balance by bucket
+//
+// 3d-studio:
+//
+//	C1   packs: [extra-200, extra-1000]                                beside the subscription's credits
+//	C2   expires: next_renewal                                         wherever that moves
+//	C3   packs: [extra-200, extra-1000, extra-5000]                    as often as wanted
+//	C4   expires: next_renewal                                         the end of the cycle
+//	C5   cycle: {anchor: subscription_start}                           monthly, also when paid by the year
+//	C6   needs_subscription: true                                      Starter or Pro
+//	C7   buckets: [subscription, pack]                                 the balance by bucket
+//	C8   buckets: [subscription, pack]                                 the balance's total
+//	C9   buckets: [subscription, pack]                                 drain order
+//	C10  refundable: false                                             a refund is 409 not-refundable
+//	C11  trial: {match: POST /3d/trial, credits: 0}                    free, at a balance of 0 too
+//	C12  credits: '{"turbo": 20, "pro": 38, "ultra": 80}[body.model]'  and 1 and 15 for the other two
+//	C13  packs:                                                        in the answer to the purchase; 202 while Redis is away
+//	C14  {bucket: pack, credits: 200                                   a bucket pays for every operation
 package policy

@@ -126,6 +126,8 @@ func compileError(err error, s scope) *exprError {
 	switch {
 	case unknown:
 		detail = fmt.Sprintf("%s is not known here; %s, and functions are %s", name, names, known)
+	case s.slots && strings.Contains(detail, "to get an element from"):
+		detail = noTable
 	case strings.Contains(detail, "exceeds maximum allowed nodes"):
 		detail = fmt.Sprintf("has more than %d parts; say it more simply", nodesMax)
 	case strings.HasPrefix(detail, "unexpected token"):

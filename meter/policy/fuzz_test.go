@@ -4,13 +4,20 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 	"github.com/stretchr/testify/require"
+
+	"creditgate/meter"
 )
 
 // FuzzJSON holds the reader against encoding/json, in both its ways: what is priced is what a map decodes to and
@@ -147,9 +154,111 @@ func FuzzParse(f *testing.F) {
 		}
 		require.Len(t, p.Version(), 12)
 		require.NotEmpty(t, p.Summary())
+		require.Empty(t, Diff(p, p))
+		checkOffers(t, p)
 		for _, o := range p.Operations {
 			checkPricing(t, o, body)
 		}
+	})
+}
+
+// checkOffers: whatever a policy gives or sells is within bounds, and belongs to what it names.
+func checkOffers(t *testing.T, p *Policy) {
+	t.Helper()
+	inBounds := func(a Amount) {
+		for _, slots := range []uint32{0, 1, 7, 1000, SlotsMax, math.MaxUint32} {
+			c := a.For(slots)
+			require.GreaterOrEqual(t, c, meter.Credits(0))
+			require.LessOrEqual(t, c, amountMax*meter.Credit)
+		}
+	}
+	for _, pl := range p.Plans {
+		for _, c := range pl.Contingents {
+			require.Equal(t, c.Bucket, p.Buckets[c.Rank])
+			require.True(t, c.Unlimited || !c.Stops)
+			require.NotNil(t, p.Cycle)
+			inBounds(c.Amount)
+		}
+		for _, m := range pl.Promotions {
+			require.Contains(t, p.Promotions, m)
+		}
+		for n, k := range pl.Packs {
+			require.Contains(t, p.Packs, k)
+			require.True(t, n == 0 || k.Credits > pl.Packs[n-1].Credits && k.dearer(pl.Packs[n-1]) < 0)
+		}
+	}
+	for _, m := range p.Promotions {
+		require.Equal(t, m.Bucket, p.Buckets[m.Rank])
+		require.True(t, m.Starts.Before(m.Ends))
+		inBounds(m.Amount)
+	}
+	for _, k := range p.Packs {
+		require.Equal(t, k.Bucket, p.Buckets[k.Rank])
+		require.Positive(t, k.Credits)
+		require.Positive(t, k.Price.Minor)
+		require.NotEmpty(t, k.UnitPrice())
+	}
+}
+
+// FuzzAmount: what is accepted as an amount is never negative, never too large and never fails, for any number of slots.
+func FuzzAmount(f *testing.F) {
+	for _, s := range []string{
+		"500", "slots * 10", "min(slots * 10, 5000)", "slots > 100 ? 1000 : slots * 10", "max(0, slots - 5)", "slots / 3",
+		"ceil(slots / 7) * 2", "slots % 7 + 1", "slots * slots", "abs(slots - 50)", "slots ?? 3", "let x = slots; x * 2",
+		"1 / slots", "[1, 2][slots]", "slots in [1]", "-slots", "round(slots * 0.333)", "slots ** 2", "0.0001 * slots", "min(slots)",
+		"slots == 1 ? nil : 2", "int(slots)", "1..slots", "slots.n", "max([slots, 1])", "not slots", "1e300 * slots",
+		"slots matches 'x' ? 1 : 2", "lower('A') == 'a' ? slots : 1",
+	} {
+		f.Add(s, uint32(7))
+	}
+	f.Fuzz(func(t *testing.T, text string, slots uint32) {
+		r := &report{file: "fuzz"}
+		root, ok := document(r, []byte("amount: "+text+"\n"))
+		if !ok {
+			return
+		}
+		keys, _ := root.fields("a mapping", "amount")
+		i, ok := keys["amount"]
+		if !ok {
+			return
+		}
+		a := decodeAmount(i, "gives nothing")
+		if r.err() != nil {
+			return
+		}
+		for _, n := range []uint32{0, 1, slots, SlotsMax} {
+			require.GreaterOrEqual(t, a.For(n), meter.Credits(0))
+			require.LessOrEqual(t, a.For(n), amountMax*meter.Credit)
+		}
+	})
+}
+
+// FuzzScalars: prices, spans and dates are read back as they are written, or refused.
+func FuzzScalars(f *testing.F) {
+	for _, s := range []string{
+		"45.00 EUR", "0.01 USD", "100 JPY", "1.234 KWD", "1y", "6mo", "4w", "30d", "9d", "3660d", "2026-03-16", "2028-02-29",
+		"45.0 EUR", "045.00 EUR", "1w2d", "2026-3-16", "0000-01-01",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		read := func(decode func(i item) string) {
+			r := &report{file: "fuzz"}
+			at := &token.Token{Position: &token.Position{Line: 1, Column: 1}}
+			got := decode(item{r: r, node: &ast.StringNode{Value: text, Token: at}, at: at})
+			if r.err() == nil {
+				require.Equal(t, text, got)
+			}
+		}
+		read(func(i item) string { return decodeMoney(i).String() })
+		read(func(i item) string {
+			s := decodeSpan(i)
+			if s.Days%7 == 0 && strings.HasSuffix(text, "d") {
+				return strconv.Itoa(s.Days) + "d" // whole weeks are shown as such
+			}
+			return s.String()
+		})
+		read(func(i item) string { return decodeDate(i, time.UTC).Format(time.DateOnly) })
 	})
 }
 

@@ -28,9 +28,9 @@ func decodeMoney(i item) Money {
 	}
 	decimals := Money{Currency: code}.decimals()
 	whole, frac, _ := strings.Cut(amount, ".")
-	shape := "45"
+	shape, written := "45", "without decimals"
 	if decimals > 0 {
-		shape += "." + strings.Repeat("0", decimals)
+		shape, written = shape+"."+strings.Repeat("0", decimals), "with "+count(decimals)
 	}
 	switch {
 	case strings.HasPrefix(amount, "-") && wholeDigits(strings.Replace(amount[1:], ".", "", 1)):
@@ -39,7 +39,11 @@ func decodeMoney(i item) Money {
 		frac != "" && !wholeDigits(frac):
 		i.failf("%s is not an amount of %s; write digits without separators, such as %s %s", show(amount), code, shape, code)
 	case len(frac) != decimals:
-		i.failf("%s has %s decimals and %s has %s; write such as %s %s", amount, count(len(frac)), code, count(decimals), shape, code)
+		noun := "decimals"
+		if len(frac) == 1 {
+			noun = "decimal"
+		}
+		i.failf("%s has %s %s; %s is written %s, such as %s %s", amount, count(len(frac)), noun, code, written, shape, code)
 	default:
 		minor, err := strconv.ParseInt(whole+frac, 10, 64)
 		switch {
@@ -83,7 +87,8 @@ func (k *Pack) dearer(than *Pack) int {
 // unitDecimals is how many digits a unit price may have beyond its currency's: a pack of 7 for 5.00 has no exact one.
 const unitDecimals = 4
 
-// UnitPrice is what one credit of the pack costs, in its currency: 0.90, and 0.7143 where it does not come out even.
+// UnitPrice is what one credit of the pack costs, in its currency: 0.90, and 0.714286 where it does not come out
+// even, rounded at the last digit.
 func (k *Pack) UnitPrice() string {
 	if k.Credits <= 0 {
 		return ""
@@ -102,7 +107,7 @@ func (k *Pack) UnitPrice() string {
 // DiscountPercent is how much less a credit of the pack costs than one of base, in whole percent rounded down: what is
 // advertised is never more than what is given.
 func (k *Pack) DiscountPercent(base *Pack) int {
-	if k.Credits <= 0 || base.Price.Minor <= 0 {
+	if k.Credits <= 0 || base.Price.Minor <= 0 || k.Price.Currency != base.Price.Currency {
 		return 0
 	}
 	mine := new(big.Int).Mul(big.NewInt(k.Price.Minor), big.NewInt(int64(base.Credits)))

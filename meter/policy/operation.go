@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"creditgate/meter"
 )
@@ -66,7 +65,7 @@ func decodeOperation(name string, i item) (*Operation, item) {
 			}
 		}
 		if zero, ok := keys["at_zero"]; ok {
-			o.AtZeroRefuse = zero.choice("what happens at a balance of 0", "pass", "refuse") == "refuse"
+			o.AtZeroRefuse = zero.choice("pass", "refuse") == "refuse"
 		}
 		return o, match
 	}
@@ -123,6 +122,8 @@ func decodeCredits(i item, text string, most int64, fix string) meter.Credits {
 	switch {
 	case err != nil && len(frac) > 3 && wholeDigits(frac):
 		i.failf("%s has %s decimals; write at most three, such as %s", text, count(len(frac)), text[:len(text)-len(frac)+3])
+	case err != nil && wholeDigits(text) && text[0] != '0':
+		i.failf("%s is out of range; %d is the most", text, most)
 	case err != nil:
 		i.failf("%s is not an amount; write digits with at most three decimals, such as 1 or 0.25", text)
 	case c < 0:
@@ -217,13 +218,6 @@ func decodeExpression(i item, want string, s scope) *expression {
 		return nil
 	}
 	text = strings.TrimSpace(text)
-	if slices.Contains(strings.FieldsFunc(text, notInWord), "TBD") {
-		i.r.add(Problem{
-			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
-			Detail: "TBD is not a value; decide it, and note open questions in a comment",
-		})
-		return nil
-	}
 	e, mistake := compile(text, s)
 	if mistake != nil {
 		i.at = i.inText(mistake.at)
@@ -232,8 +226,6 @@ func decodeExpression(i item, want string, s scope) *expression {
 	}
 	return e
 }
-
-func notInWord(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
 
 func wholeDigits(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""

@@ -72,11 +72,7 @@ func decodePolicy(root item) *Policy {
 		return nil
 	}
 	d := &draft{Policy: &Policy{Location: time.UTC}, packAt: map[string]item{}, promotionAt: map[string]item{}}
-	for _, need := range []string{"name", "buckets", "operations"} {
-		if _, ok := keys[need]; !ok {
-			root.failf("%s is missing; every policy has one", need)
-		}
-	}
+	root.need(keys, "every policy has a name, buckets and operations", "name", "buckets", "operations")
 	_, d.hasPlans = keys["plans"]
 	_, d.hasCycle = keys["cycle"]
 	for _, part := range []struct {
@@ -158,9 +154,5 @@ func decodeBuckets(i item) []string {
 }
 
 func decodeUnmatched(i item) bool {
-	word, ok := i.word("refuse or pass")
-	if ok && word != "refuse" && word != "pass" {
-		i.failf("%q is not known; write refuse or pass", word)
-	}
-	return word == "pass"
+	return i.choice("refuse", "pass") == "pass"
 }

@@ -32,11 +32,7 @@ func (d *draft) decodePack(e entry) *Pack {
 	if !ok {
 		return k
 	}
-	for _, need := range [...]string{"bucket", "credits", "price"} {
-		if _, ok := keys[need]; !ok {
-			e.failf("%s is missing; a pack has a bucket, credits and a price", need)
-		}
-	}
+	e.need(keys, "a pack has a bucket, credits and a price", "bucket", "credits", "price")
 	if b, ok := keys["bucket"]; ok {
 		k.Bucket, k.Rank = d.decodeBucket(b)
 	}
@@ -50,10 +46,10 @@ func (d *draft) decodePack(e entry) *Pack {
 		k.Lifetime = d.decodeLifetime(x)
 	}
 	if r, ok := keys["refundable"]; ok {
-		k.Refundable = r.truth()
+		k.Refundable, _ = r.truth()
 	}
 	if n, ok := keys["needs_subscription"]; ok {
-		k.NeedsSubscription = n.truth()
+		k.NeedsSubscription, _ = n.truth()
 		if k.NeedsSubscription && !d.hasPlans {
 			n.failf("is true, and the policy has no plans to subscribe to; describe plans, or remove it")
 		}
@@ -73,7 +69,7 @@ func (d *draft) checkRenewing(k *Pack, expires item) {
 	case !d.hasCycle:
 		expires.failf("needs a cycle, and the policy has none; write cycle: {anchor: {day_of_month: 1}}")
 	case !k.NeedsSubscription:
-		expires.failf("next_renewal needs a subscription, and this pack can be bought without one; add needs_subscription: true")
+		expires.failf("next_renewal needs a subscription; say so with needs_subscription: true")
 	}
 }
 

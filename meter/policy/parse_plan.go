@@ -48,7 +48,7 @@ func (d *draft) decodePlan(e entry) *Plan {
 		pl.Packs = d.decodePackNames(packs)
 		d.checkPriceList(packs, pl)
 	}
-	if len(keys) == 0 {
+	if m, isMapping := e.node.(ast.MapNode); isMapping && !m.MapRange().Next() {
 		e.failf("gives no credit and sells no packs, so nobody on it could ever do anything; add a contingent, a promotion or packs")
 	}
 	return pl
@@ -65,8 +65,10 @@ func (d *draft) decodeContingent(i item) Contingent {
 	limit, capped := keys["fair_use"]
 	after, hasAfter := keys["after_cap"]
 	if u, ok := keys["unlimited"]; ok {
-		if c.Unlimited = u.truth(); !c.Unlimited && u.plain() {
+		if c.Unlimited, ok = u.truth(); ok && !c.Unlimited {
 			u.failf("says something only as true; write credits: … alone, or unlimited: true with fair_use")
+		}
+		if !c.Unlimited {
 			return c
 		}
 	}
@@ -94,7 +96,7 @@ func (d *draft) decodeContingent(i item) Contingent {
 	}
 	c.Stops = c.Unlimited
 	if hasAfter && c.Unlimited {
-		word := after.choice("what happens beyond the cap", "refuse", "draw")
+		word := after.choice("refuse", "draw")
 		c.Stops = word != "draw"
 	}
 	return c
@@ -117,6 +119,7 @@ func (d *draft) decodePromotionNames(i item, bucket string) []*Promotion {
 		k := slices.IndexFunc(d.Promotions, func(m *Promotion) bool { return m.Name == name })
 		switch {
 		case k < 0:
+			delete(d.promotionAt, nearest(name, promotionNames(d.Promotions)))
 			n.failf("%s", unknown(name, "a promotion", promotionNames(d.Promotions)))
 			continue
 		case slices.Contains(out, d.Promotions[k]):
@@ -146,6 +149,7 @@ func (d *draft) decodePackNames(i item) []*Pack {
 		k, known := d.Pack(name)
 		switch {
 		case !known:
+			delete(d.packAt, nearest(name, packNames(d.Packs)))
 			n.failf("%s", unknown(name, "a pack", packNames(d.Packs)))
 			continue
 		case slices.Contains(out, k):

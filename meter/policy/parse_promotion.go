@@ -1,5 +1,7 @@
 package policy
 
+import "time"
+
 func (d *draft) decodePromotions(i item) {
 	entries, ok := i.mapping("a mapping of promotions by name")
 	switch {
@@ -21,31 +23,24 @@ func (d *draft) decodePromotion(e entry) *Promotion {
 	if !ok {
 		return m
 	}
-	for _, need := range [...]string{"bucket", "starts", "lasts", "credits"} {
-		if _, ok := keys[need]; !ok {
-			e.failf("%s is missing; a promotion has a bucket, starts, lasts and credits", need)
-		}
-	}
+	e.need(keys, "a promotion has a bucket, starts, lasts and credits", "bucket", "starts", "lasts", "credits")
 	if b, ok := keys["bucket"]; ok {
 		m.Bucket, m.Rank = d.decodeBucket(b)
 	}
-	starts, hasStart := keys["starts"]
-	if hasStart {
+	if starts, ok := keys["starts"]; ok {
 		m.Starts = decodeDate(starts, d.Location)
 	}
 	if lasts, ok := keys["lasts"]; ok {
 		span := decodeSpan(lasts)
-		if !m.Starts.IsZero() {
-			year, month, day := span.on(m.Starts.Date())
-			m.Ends = dayStart(year, month, day, d.Location)
-		}
+		year, month, day := m.Starts.Date()
+		m.Ends = instant(span.after(time.Date(year, month, day, 0, 0, 0, 0, time.UTC)), d.Location).In(d.Location)
 	}
 	if c, ok := keys["credits"]; ok {
 		m.Amount = decodeAmount(c, "gives nothing; write how many credits, or remove the promotion")
 	}
 	per, hasPer := keys["per"]
 	if hasPer {
-		word := per.choice("how often a promotion gives", "cycle", "window")
+		word := per.choice("cycle", "window")
 		m.PerCycle = word != "window"
 	}
 	if m.PerCycle && !d.hasCycle {
@@ -67,6 +62,7 @@ func (d *draft) decodeBucket(i item) (string, uint8) {
 	rank, known := d.Rank(name)
 	if !known {
 		i.failf("%s", unknown(name, "a bucket", d.Buckets))
+		return "", 0
 	}
 	return name, rank
 }

@@ -21,7 +21,7 @@ const (
 func (d *draft) decodeSubscriptions(i item) {
 	keys, _ := i.fields("a mapping such as {slots_up: at_once}", "slots_up")
 	if s, ok := keys["slots_up"]; ok {
-		d.Rules.SlotsUpNextCycle = s.choice("when more slots count", "at_once", "next_cycle") == "next_cycle"
+		d.Rules.SlotsUpNextCycle = s.choice("at_once", "next_cycle") == "next_cycle"
 	}
 }
 
@@ -29,10 +29,10 @@ func (d *draft) decodePurchases(i item) {
 	keys, _ := i.fields("a mapping such as {grant_on: invoice}", "grant_on", "on_overdue", "clawback", "while_credit_left",
 		"packs_per_plan", "discounts")
 	if g, ok := keys["grant_on"]; ok {
-		d.Rules.GrantOnPayment = g.choice("when a pack is granted", "invoice", "payment") == "payment"
+		d.Rules.GrantOnPayment = g.choice("invoice", "payment") == "payment"
 	}
 	if o, ok := keys["on_overdue"]; ok {
-		word := o.choice("what happens to an unpaid pack", "keep", "freeze", "revoke")
+		word := o.choice("keep", "freeze", "revoke")
 		switch word {
 		case "freeze":
 			d.Rules.OnOverdue = FreezeOverdue
@@ -44,26 +44,25 @@ func (d *draft) decodePurchases(i item) {
 		}
 	}
 	if c, ok := keys["clawback"]; ok {
-		d.Rules.WriteOff = c.choice("what happens to credit spent of a pack taken back", "debt", "write_off") == "write_off"
+		d.Rules.WriteOff = c.choice("debt", "write_off") == "write_off"
 	}
 	if w, ok := keys["while_credit_left"]; ok {
-		d.Rules.RefuseWhile = w.choice("whether packs are sold while other credit is left", "allow", "refuse") == "refuse"
+		d.Rules.RefuseWhile = w.choice("allow", "refuse") == "refuse"
 	}
 	if n, ok := keys["packs_per_plan"]; ok {
-		d.Rules.PacksPerPlan = n.whole(1, packsPerPlanMax)
-		if !d.hasPlans {
+		if d.Rules.PacksPerPlan, ok = n.whole(1, packsPerPlanMax); ok && !d.hasPlans {
 			n.failf("has no effect without plans; describe plans, or remove it")
 		}
 	}
 	if w, ok := keys["discounts"]; ok {
-		d.Rules.Discounts = w.choice("whether a purchase may cost less than the list price", "none", "allowed") == "allowed"
+		d.Rules.Discounts = w.choice("none", "allowed") == "allowed"
 	}
 }
 
 func (d *draft) decodeAdvice(i item) {
 	keys, _ := i.fields("a mapping such as {wait_days: 7}", "wait_days")
 	if w, ok := keys["wait_days"]; ok {
-		d.Rules.WaitDays = w.whole(0, daysMax)
+		d.Rules.WaitDays, _ = w.whole(0, daysMax)
 	}
 }
 
@@ -74,13 +73,13 @@ func (d *draft) decodeNotices(i item) {
 		slices.Reverse(d.Notices.LowPercent) // in the order in which they are met
 	}
 	if e, ok := keys["expiring_days"]; ok {
-		d.Notices.ExpiringDays = e.whole(1, daysMax)
+		d.Notices.ExpiringDays, _ = e.whole(1, daysMax)
 	}
 	if f, ok := keys["fair_use"]; ok {
 		d.Notices.FairUsePercent = decodePercents(f)
 	}
 	if p, ok := keys["promotion_ending_days"]; ok {
-		d.Notices.PromotionEnding = p.whole(1, daysMax)
+		d.Notices.PromotionEnding, _ = p.whole(1, daysMax)
 	}
 }
 
@@ -95,9 +94,9 @@ func decodePercents(i item) []int {
 	}
 	var out []int
 	for _, p := range list {
-		n := p.whole(1, 100)
-		if slices.Contains(out, n) && p.number() != "" {
-			p.failf("%s is there twice; keep one", p.number())
+		n, ok := p.whole(1, 100)
+		if ok && slices.Contains(out, n) {
+			p.failf("%d is there twice; keep one", n)
 		}
 		out = append(out, n)
 	}

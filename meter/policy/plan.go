@@ -20,20 +20,20 @@ const (
 // bought.
 type Plan struct {
 	Name        string
-	Contingents []Contingent // in drain order of their buckets
-	Promotions  []*Promotion
-	Packs       []*Pack // as listed: smallest first
+	Contingents []Contingent // under the key of each one's bucket; in drain order
+	Promotions  []*Promotion // their names under the key of their bucket
+	Packs       []*Pack      // packs: as listed, smallest first
 }
 
 // UsesSlots reports whether what the plan gives depends on the slots that are booked.
 func (p *Plan) UsesSlots() bool {
 	for _, c := range p.Contingents {
-		if c.Amount.For(0) != c.Amount.For(1) {
+		if c.Amount.varies {
 			return true
 		}
 	}
 	for _, m := range p.Promotions {
-		if m.Amount.For(0) != m.Amount.For(1) {
+		if m.Amount.varies {
 			return true
 		}
 	}
@@ -44,11 +44,12 @@ func (p *Plan) UsesSlots() bool {
 type Contingent struct {
 	Bucket string
 	Rank   uint8
-	Amount Amount
-	// Unlimited says that Amount is a fair-use cap and not something to be counted down before people's eyes.
+	Amount Amount // credits; or fair_use, if Unlimited
+	// Unlimited (unlimited: true) says that Amount is a fair-use cap and not something to be counted down before people's
+	// eyes.
 	Unlimited bool
 	// Stops says that nothing of the buckets behind is spent while this contingent is in force, even when it is used
-	// up: a request beyond the cap is refused (after_cap: refuse).
+	// up: a request beyond the cap is refused (after_cap: refuse, the default; draw: the next bucket pays).
 	Stops bool
 }
 
@@ -57,10 +58,10 @@ type Promotion struct {
 	Name     string
 	Bucket   string
 	Rank     uint8
-	Starts   time.Time // the window: from Starts, before Ends
-	Ends     time.Time
-	Amount   Amount
-	PerCycle bool // per: cycle, one grant per cycle that overlaps the window; else per: window, one in all
+	Starts   time.Time // starts: the window's first moment, that of a local day
+	Ends     time.Time // lasts: so long after; the first moment that is not in the window
+	Amount   Amount    // credits
+	PerCycle bool      // per: cycle, the default: one grant per cycle that overlaps the window; per: window: one in all
 }
 
 // Pack is a lot of credit that can be bought.
@@ -70,10 +71,10 @@ type Pack struct {
 	Rank              uint8
 	Credits           meter.Credits // of one
 	Price             Money         // of one, net
-	Lifetime          Lifetime
-	Refundable        bool
-	NeedsSubscription bool
-	BuyURL            string // may be empty
+	Lifetime          Lifetime      // expires; default never
+	Refundable        bool          // what is left may be given back for money; default no
+	NeedsSubscription bool          // needs_subscription: sold to nobody without one
+	BuyURL            string        // buy_url: where it is sold; may be empty
 }
 
 // Money is an amount in the minor unit of its currency (ISO 4217).
@@ -94,10 +95,10 @@ type LifetimeKind uint8
 
 // The kinds of expiry.
 const (
-	NeverExpires  LifetimeKind = iota
-	AfterPurchase              // a calendar span after the purchase, at the end of that local day
-	AtDate                     // at a date that the policy names
-	NextRenewal                // at the account's next renewal, wherever that moves to
+	NeverExpires  LifetimeKind = iota // never
+	AfterPurchase                     // {after: 1y}: a calendar span after the purchase, at the end of that local day
+	AtDate                            // {at: 2027-01-01}: at a date that the policy names
+	NextRenewal                       // next_renewal: the account's, wherever that moves to
 )
 
 // Span is a stretch of the calendar: 1y is the same date a year on, 4w is 28 local days, however long the days are.
@@ -105,7 +106,8 @@ type Span struct{ Years, Months, Days int }
 
 // Cycle says when contingents are renewed.
 type Cycle struct {
-	// DayOfMonth is the day from 1 to 31; in shorter months the last one. 0: the day on which the subscription began.
+	// DayOfMonth is the day from 1 to 31 (anchor: {day_of_month: 1}); in shorter months the last one. 0: the day on which
+	// the subscription began (anchor: subscription_start).
 	DayOfMonth int
 	// At is the local time of day of the renewal, since midnight. It counts with a day of month only: cycles from the
 	// subscription's start begin at the same local time as the subscription did.
@@ -114,16 +116,18 @@ type Cycle struct {
 
 // Rules are the settings for what products decide differently. The zero value of each is the default.
 type Rules struct {
-	SlotsUpNextCycle bool // more slots count from the next cycle on; default: what exceeds is granted at once
+	// SlotsUpNextCycle: more slots count from the next cycle on (slots_up: next_cycle); default: what exceeds is granted at
+	// once.
+	SlotsUpNextCycle bool
 
 	GrantOnPayment bool      // packs are granted when paid (grant_on: payment); default: when bought, on invoice
-	OnOverdue      OnOverdue // what happens to packs whose invoice is overdue
-	WriteOff       bool      // what was spent of a pack taken back is written off; default: it becomes debt
+	OnOverdue      OnOverdue // what happens to packs whose invoice is overdue (on_overdue)
+	WriteOff       bool      // what was spent of a pack taken back is lost (clawback: write_off); default: it becomes debt
 	RefuseWhile    bool      // packs cannot be bought while other credit is left (while_credit_left: refuse)
-	Discounts      bool      // a purchase may cost less than the list price; default: refused
-	PacksPerPlan   int       // exactly so many packs for each plan that may buy; 0: any number
+	Discounts      bool      // a purchase may cost less than the list price (discounts: allowed); default: refused
+	PacksPerPlan   int       // packs_per_plan: exactly so many for each plan that may buy; 0: any number
 
-	WaitDays int // advice is to wait when a reset within so many days suffices
+	WaitDays int // advice: {wait_days: 7}: to wait, when a reset within so many days suffices; 0: never
 }
 
 // OnOverdue is what happens to a pack whose invoice is not paid in time.
@@ -138,10 +142,10 @@ const (
 
 // Notices say which events a product wants, and when.
 type Notices struct {
-	LowPercent      []int // credits.low: available falls below so many percent of what was granted, such as 20, 5
-	ExpiringDays    int   // credits.expiring: so many days ahead; 0: never
-	FairUsePercent  []int // fair_use.warning: so many percent of the cap are used
-	PromotionEnding int   // promotion.ending: so many days ahead; 0: never
+	LowPercent      []int // low: available falls below so many percent of what was granted; from the highest down
+	ExpiringDays    int   // expiring_days: credits.expiring, so many days ahead; 0: never
+	FairUsePercent  []int // fair_use: so many percent of the cap are used; from the lowest up
+	PromotionEnding int   // promotion_ending_days: promotion.ending, so many days ahead; 0: never
 }
 
 // Assumption is a value that the product's description leaves open and the policy decided, by the rule's id.

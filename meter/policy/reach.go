@@ -47,13 +47,14 @@ func (d *draft) checkPriceList(i item, pl *Plan) {
 
 // checkReached: what is offered must be offered to somebody.
 func (d *draft) checkReached() {
-	for _, i := range d.promotionAt {
-		i.failf("is on no plan, so nobody gets it; name it in a plan under its bucket, or remove it")
+	for _, m := range d.Promotions {
+		if i, unnamed := d.promotionAt[m.Name]; unnamed {
+			i.failf("is on no plan, so nobody gets it; name it in a plan under its bucket, or remove it")
+		}
 	}
-	if !d.hasPlans {
-		return // everybody may buy every pack
-	}
-	for _, i := range d.packAt {
-		i.failf("is on no plan's list, so nobody can buy it; add it to the packs of a plan, or remove it")
+	for _, k := range d.Packs {
+		if i, unnamed := d.packAt[k.Name]; unnamed && d.hasPlans { // without plans everybody may buy every pack
+			i.failf("is on no plan's list, so nobody can buy it; add it to the packs of a plan, or remove it")
+		}
 	}
 }

@@ -35,7 +35,8 @@ func (p *Policy) hash() string {
 		put("the cycle", strconv.Itoa(p.Cycle.DayOfMonth), p.Cycle.At.String())
 	}
 	for _, pl := range slices.SortedFunc(slices.Values(p.Plans), byName((*Plan).name)) {
-		put("a plan", pl.Name, strings.Join(packNames(pl.Packs), " "), strings.Join(promotionNames(pl.Promotions), " "))
+		promotions := slices.Sorted(slices.Values(promotionNames(pl.Promotions))) // their order says nothing
+		put("a plan", pl.Name, strings.Join(packNames(pl.Packs), " "), strings.Join(promotions, " "))
 		for _, c := range pl.Contingents {
 			put("a contingent", c.Bucket, c.Amount.text, strconv.FormatBool(c.Unlimited), strconv.FormatBool(c.Stops))
 		}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -114,16 +115,25 @@ func (i item) plain() bool {
 	case *ast.TagNode:
 		i.failf("has the tag %s; write the bare value", n.GetToken().Value)
 	case *ast.StringNode:
-		if n.Value != "TBD" {
-			return true
-		}
-		i.r.add(Problem{
-			Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
-			Detail: "TBD is not a value; decide it, and note open questions in a comment",
-		})
+		return i.decided(n.Value)
+	case *ast.LiteralNode:
+		return i.decided(n.Value.Value)
 	default:
 		return true
 	}
+	return false
+}
+
+// decided reports a text with the word TBD in it, as a name, a value or a part of one.
+func (i item) decided(text string) bool {
+	notInWord := func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }
+	if !slices.Contains(strings.FieldsFunc(text, notInWord), "TBD") {
+		return true
+	}
+	i.r.add(Problem{
+		Line: i.at.Position.Line, Column: i.at.Position.Column, Path: i.path, TBD: true,
+		Detail: "TBD is not a value; decide it, and note open questions in a comment",
+	})
 	return false
 }
 
@@ -155,6 +165,9 @@ func (i item) mapping(want string) ([]entry, bool) {
 			at = key.Token // what is missing in a mapping is best shown at its name
 		}
 		e := entry{key: key.Value, keyAt: key.Token, item: i.child(key.Value, it.Value(), at)}
+		if !i.child(e.key, nil, key.Token).decided(e.key) {
+			continue
+		}
 		if line, twice := seen[e.key]; twice {
 			i.child(e.key, nil, key.Token).failf("is already set in line %d; keep one of the two", line)
 			continue
@@ -171,10 +184,11 @@ type entry struct {
 	item
 }
 
-// fields is mapping for a fixed set of keys; unknown ones are reported with the nearest known one.
+// fields is mapping for a fixed set of keys; unknown ones are reported with the nearest known one. A misspelt key is then
+// read as what was meant, so that it is not reported as missing too.
 func (i item) fields(want string, known ...string) (map[string]item, bool) {
 	entries, ok := i.mapping(want)
-	out := make(map[string]item, len(entries))
+	out, meant := make(map[string]item, len(entries)), map[string]item{}
 	for _, e := range entries {
 		if slices.Contains(known, e.key) {
 			out[e.key] = e.item
@@ -183,11 +197,34 @@ func (i item) fields(want string, known ...string) (map[string]item, bool) {
 		hint := "known here: " + strings.Join(known, ", ")
 		if near := nearest(e.key, known); near != "" {
 			hint = "did you mean " + near + "?"
+			meant[near] = e.item
 		}
 		e.at = e.keyAt
 		e.failf("unknown key; %s", hint)
 	}
+	for near, i := range meant {
+		if _, set := out[near]; !set {
+			out[near] = i
+		}
+	}
 	return out, ok
+}
+
+// need reports what is missing of keys that must be there, all in one; all says what they are.
+func (i item) need(keys map[string]item, all string, names ...string) {
+	var missing []string
+	for _, name := range names {
+		if _, ok := keys[name]; !ok {
+			missing = append(missing, name)
+		}
+	}
+	switch n := len(missing); n {
+	case 0:
+	case 1:
+		i.failf("%s is missing; %s", missing[0], all)
+	default:
+		i.failf("%s and %s are missing; %s", strings.Join(missing[:n-1], ", "), missing[n-1], all)
+	}
 }
 
 // list returns the values of a list.
@@ -229,35 +266,36 @@ func (i item) isWord() bool {
 }
 
 // choice is one of the words that are known here, or "".
-func (i item) choice(what string, known ...string) string {
+func (i item) choice(known ...string) string {
 	list := strings.Join(known[:len(known)-1], ", ") + " or " + known[len(known)-1]
 	word, ok := i.word(list)
 	if ok && !slices.Contains(known, word) {
-		i.failf("%s is not %s; write %s", show(word), what, list)
+		i.failf("%q is not known; write %s", clip(word), list)
 		return ""
 	}
 	return word
 }
 
 // truth is true or false.
-func (i item) truth() bool {
+func (i item) truth() (value, ok bool) {
 	if !i.plain() {
-		return false
+		return false, false
 	}
 	b, ok := i.node.(*ast.BoolNode)
 	if !ok {
 		i.failf("must be true or false, not %s", kindOf(i.node))
+		return false, false
 	}
-	return ok && b.Value
+	return b.Value, true
 }
 
-// whole is a whole number from least to most; least if there is none.
-func (i item) whole(least, most int) int {
+// whole is a whole number from least to most.
+func (i item) whole(least, most int) (n int, ok bool) {
 	if !i.plain() {
-		return least
+		return 0, false
 	}
 	text := i.number()
-	n, ok := wholeNumber(text)
+	n, ok = wholeNumber(text)
 	switch {
 	case text == "":
 		i.failf("must be a whole number from %d to %d, not %s", least, most, kindOf(i.node))
@@ -266,9 +304,9 @@ func (i item) whole(least, most int) int {
 	case !ok || n < least || n > most:
 		i.failf("%s is out of range; write %d to %d", text, least, most)
 	default:
-		return n
+		return n, true
 	}
-	return least
+	return 0, false
 }
 
 // unknown is what is wrong with a name that was not declared: the one that was meant, or all there are.
