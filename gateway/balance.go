@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -14,8 +15,13 @@ import (
 // brings, since grants are issued a cycle ahead; the identity says the plan; Postgres adds what a fair-use cap was to
 // begin with, and is not waited for long: without it the cap is the policy's.
 
-// statementTimeout is how long a balance waits for Postgres, which only adds to it.
-const statementTimeout = 500 * time.Millisecond
+const (
+	// statementTimeout is how long a balance waits for Postgres, which only adds to it.
+	statementTimeout = 500 * time.Millisecond
+	// statementsMax bounds how many balances ask Postgres at a time: whoever asks for balances without end must not take
+	// the connections by which keys are looked up and the ledger is written.
+	statementsMax = 2
+)
 
 type balanceView struct {
 	Account     string         `json:"account"`
@@ -32,6 +38,7 @@ type bucketView struct {
 	Name       string         `json:"name"`
 	Available  *meter.Credits `json:"available"` // null: unlimited
 	Held       meter.Credits  `json:"held"`
+	Waiting    meter.Credits  `json:"waiting,omitempty"` // kept while an unlimited plan is in force
 	Unlimited  bool           `json:"unlimited"`
 	FairUse    *fairUseView   `json:"fair_use,omitempty"` // where unlimited
 	NextExpiry *expiryView    `json:"next_expiry"`
@@ -91,14 +98,14 @@ func (w *wallet) unlimited() (out []meter.Grant) {
 	return out
 }
 
-// policyCaps are the caps as the plan has them.
+// policyCaps are the caps of the grants in force as the plan has them, for when Postgres is not asked.
 func (w *wallet) policyCaps() caps {
 	out := caps{}
 	if w.plan == nil {
 		return out
 	}
 	for _, c := range w.plan.Contingents {
-		if c.Unlimited {
+		if c.Unlimited && slices.ContainsFunc(w.unlimited(), func(g meter.Grant) bool { return g.Bucket == c.Bucket }) {
 			out[c.Bucket] = c.Amount.For(w.term.Slots)
 		}
 	}
@@ -168,7 +175,7 @@ func (w *wallet) bucketNames() []string {
 func (w *wallet) bucketViews(known caps) []bucketView {
 	out := make([]bucketView, 0, len(w.bucketNames()))
 	for _, b := range w.account.Buckets(w.bucketNames(), w.nowMs) {
-		v := bucketView{Name: b.Name, Available: &b.Available, Held: b.Held}
+		v := bucketView{Name: b.Name, Available: &b.Available, Held: b.Held, Waiting: w.waiting(b.Name)}
 		if b.NextExpiry != nil {
 			v.NextExpiry = &expiryView{Credits: b.NextExpiry.Credits, At: msText(b.NextExpiry.AtMs)}
 		}
@@ -178,7 +185,20 @@ func (w *wallet) bucketViews(known caps) []bucketView {
 	return out
 }
 
+// waiting is what a bucket holds behind a grant that stops it from being drawn.
+func (w *wallet) waiting(bucket string) (sum meter.Credits) {
+	stopped := false
+	for _, g := range w.account.Grants {
+		if stopped && g.Bucket == bucket && g.Live(w.nowMs) {
+			sum += g.Available
+		}
+		stopped = stopped || g.Stops && g.Live(w.nowMs)
+	}
+	return sum
+}
+
 // showUnlimited shows a bucket with a fair-use cap in force as what the customer bought: no number, and the cap beside.
+// A cap that is used up and lets others follow is forgotten by Redis; that it is still in force only Postgres knows.
 func (w *wallet) showUnlimited(v *bucketView, known caps) {
 	f := &fairUseView{}
 	for _, g := range w.unlimited() {
@@ -187,10 +207,11 @@ func (w *wallet) showUnlimited(v *bucketView, known caps) {
 			f.Left += g.Available
 		}
 	}
-	if !v.Unlimited {
+	most, ok := known[v.Name]
+	if v.Unlimited = v.Unlimited || ok; !v.Unlimited {
 		return
 	}
-	if most, ok := known[v.Name]; ok {
+	if ok {
 		used := max(0, most-f.Left-v.Held)
 		f.Cap, f.Used = &most, &used
 	}
@@ -247,16 +268,36 @@ func (g *Gateway) statement(w *wallet, account string) (known caps, owed meter.C
 	for i := range live {
 		live[i] = w.account.Grants[i].ID
 	}
-	s, err := g.statements.Statement(ctx, account, live)
+	var s Statement
+	err := g.asking.do(ctx, func() (err error) {
+		s, err = g.statements.Statement(ctx, account, live, w.now())
+		return err
+	})
 	if err != nil {
 		g.log.Debug().Err(err).Msg("a balance is shown without what Postgres knows")
 		return w.policyCaps(), 0
 	}
 	known = caps{}
-	for _, u := range w.unlimited() {
-		known[u.Bucket] += s.Granted[u.ID]
+	for _, c := range s.Caps {
+		if c.UsedUp || slices.Contains(live, c.Grant) { // else Redis does not have it yet
+			known[c.Bucket] += c.Credits
+		}
 	}
 	return known, s.Owed
+}
+
+// turnstile lets so many callers through at a time as it has room for.
+type turnstile chan struct{}
+
+// do calls f when there is room. Who has waited until ctx ends gets its error instead.
+func (t turnstile) do(ctx context.Context, f func() error) error {
+	select {
+	case t <- struct{}{}:
+		defer func() { <-t }()
+		return f()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // getBalance is the control plane's view of the same.

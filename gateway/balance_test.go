@@ -1,12 +1,16 @@
 package gateway_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/gateway"
@@ -44,7 +48,7 @@ type lot struct {
 const day = 24 * time.Hour
 
 // give grants lots; moments are whole seconds after now, which is returned.
-func (b *bundle) give(account string, lots ...lot) (now time.Time, ids []meter.ID) {
+func (b *bundle) give(account string, lots ...lot) (now time.Time) {
 	b.t.Helper()
 	now = time.Now().Truncate(time.Second)
 	for _, l := range lots {
@@ -61,9 +65,8 @@ func (b *bundle) give(account string, lots ...lot) (now time.Time, ids []meter.I
 		d, err := b.house.apply(b.t.Context(), account, g)
 		require.NoError(b.t, err)
 		require.Equal(b.t, meter.CodeOK, d.Code)
-		ids = append(ids, g.ID)
 	}
-	return now, ids
+	return now
 }
 
 func on(plan string, slots uint32) policy.History {
@@ -79,7 +82,7 @@ func TestHeaderAndBillingPage(t *testing.T) {
 	b := setup(t, seed("ai-background-studio"))
 	key := b.account("acme", 0)
 	b.house.agree("acme", on("professional_plus", 50))
-	now, _ := b.give(
+	now := b.give(
 		"acme", lot{bucket: "promo", credits: 20, end: 2 * day},
 		lot{bucket: "monthly", rank: 1, credits: 500, end: 3 * day},
 		lot{bucket: "monthly", rank: 1, credits: 510, begins: 3 * day, end: 33 * day},
@@ -113,7 +116,7 @@ func TestEditorAndAccountPage(t *testing.T) {
 	b := setup(t, seed("3d-studio"))
 	key := b.account("maker", 0)
 	b.house.agree("maker", on("starter", 1))
-	now, _ := b.give(
+	now := b.give(
 		"maker", lot{bucket: "subscription", credits: 500, end: 12 * day},
 		lot{bucket: "subscription", credits: 500, begins: 12 * day, end: 43 * day},
 		lot{bucket: "pack", rank: 1, credits: 200, end: 12 * day},
@@ -206,7 +209,7 @@ func TestAdvice(t *testing.T) {
 	}
 	b.account("near", 0)
 	b.house.agree("near", on("professional_plus", 1))
-	now, _ := b.give("near", soon...)
+	now := b.give("near", soon...)
 	require.Equal(t, wait(now.Add(6*day), 10), told("near", 10))
 	require.Equal(t, buy("plus-50", "plus-200", "plus-500"), told("near", 11), "the reset would not suffice")
 	refusal := b.post("/studio/apply", "sk-near", photos(10)).json(t)
@@ -258,4 +261,122 @@ func TestAdviceIsPatienceWhileCreditIsHeld(t *testing.T) {
 	require.Equal(t, 402, r.StatusCode)
 	require.NotEmpty(t, r.Header.Get("Retry-After"))
 	require.Nil(t, r.json(t)["advice"])
+}
+
+func unlimited(stops bool) func(*meter.Grant) {
+	return func(g *meter.Grant) { g.Unlimited, g.Stops = true, stops }
+}
+
+// Unlimited is no number: the header shows none, the cap behind it stands beside (B11).
+func TestUnlimitedBalance(t *testing.T) {
+	t.Parallel()
+	b := setup(t, seed("ai-background-studio"))
+	key := b.account("acme", 0)
+	b.house.agree("acme", on("premium", 1))
+	now := b.give(
+		"acme", lot{bucket: "monthly", rank: 1, credits: 20000, end: 3 * day, flags: unlimited(true)},
+		lot{bucket: "monthly", rank: 1, credits: 20000, begins: 3 * day, end: 33 * day, flags: unlimited(true)},
+		lot{bucket: "purchased", rank: 2, credits: 50},
+	)
+	b.backend.answer(200, `{"results":[{"status":"ok"},{"status":"ok"}]}`)
+	r := b.post("/studio/apply", key, twoPhotos)
+	require.Equal(t, 200, r.StatusCode, "%s", r.body)
+	require.Equal(t, "unlimited", r.Header.Get("X-Credits-Remaining"))
+	balance := func() string { return string(b.do(http.MethodGet, b.data+"/credits/balance", key, "").body) }
+	reset := stamp(now.Add(3 * day))
+	shown := func(available, monthly, purchased string) string {
+		return `{"account":"acme","available":` + available + `,"held":0,"debt":0,"plan":"premium","next_reset_at":"` + reset + `",
+		"next_reset":{"at":"` + reset + `","credits":null},"buckets":[
+		{"name":"promo","available":0,"held":0,"unlimited":false,"next_expiry":null},
+		{"name":"monthly","available":null,"held":0,"unlimited":true,"fair_use":` + monthly + `,"next_expiry":null},
+		{"name":"purchased",` + purchased + `,"held":0,"unlimited":false,"next_expiry":null}]}`
+	}
+	b.house.fail(errors.New("connection refused"))
+	require.JSONEq(t, shown("null", `{"cap":20000,"used":2,"left":19998}`, `"available":0,"waiting":50`), balance(),
+		"without Postgres the cap is the policy's")
+	b.house.fail(nil)
+	d, err := b.engine.Balance(t.Context(), "acme")
+	require.NoError(t, err)
+	for _, g := range d.Account.Grants {
+		if g.Unlimited {
+			b.house.caps = append(b.house.caps, gateway.FairUseCap{Grant: g.ID, Bucket: g.Bucket, Credits: 30000 * meter.Credit})
+			break
+		}
+	}
+	require.JSONEq(t, shown("null", `{"cap":30000,"used":10002,"left":19998}`, `"available":0,"waiting":50`), balance(),
+		"with Postgres what was granted")
+	require.Empty(t, b.do(http.MethodGet, b.data+"/credits/packs", key, "").json(t)["packs"])
+}
+
+// A cap that others follow, once used up: the bucket stays unlimited, the total is what follows.
+func TestUsedUpCapThatOthersFollow(t *testing.T) {
+	t.Parallel()
+	b := setup(t, seed("ai-background-studio"))
+	key := b.account("acme", 0)
+	b.house.agree("acme", on("premium", 1))
+	b.give(
+		"acme", lot{bucket: "monthly", rank: 1, credits: 2, end: 3 * day, flags: unlimited(false)},
+		lot{bucket: "purchased", rank: 2, credits: 50},
+	)
+	b.backend.answer(200, `{"results":[{"status":"ok"},{"status":"ok"}]}`)
+	require.Equal(t, 200, b.post("/studio/apply", key, twoPhotos).StatusCode)
+	b.house.caps = []gateway.FairUseCap{
+		{Grant: meter.NewID(time.Now()), Bucket: "monthly", Credits: 2 * meter.Credit, UsedUp: true},
+		{Grant: meter.NewID(time.Now()), Bucket: "promo", Credits: 2 * meter.Credit}, // not in Redis yet
+	}
+	v := b.do(http.MethodGet, b.data+"/credits/balance", key, "").json(t)
+	require.InDelta(t, 50, v["available"], 0)
+	monthly := v["buckets"].([]any)[1].(map[string]any)
+	require.Equal(t, true, monthly["unlimited"])
+	require.Equal(t, map[string]any{"cap": 2.0, "used": 2.0, "left": 0.0}, monthly["fair_use"])
+	require.Equal(t, false, v["buckets"].([]any)[0].(map[string]any)["unlimited"])
+}
+
+// A balance does not wait for a Postgres that hangs, nor do many of them take its connections.
+func TestBalanceWithoutPostgres(t *testing.T) {
+	t.Parallel()
+	var asked, most atomic.Int64
+	hang := make(chan struct{})
+	b := setup(t, seed("ai-background-studio"), func(o *gateway.Options) {
+		o.Statements = hanging{o.Statements, func(ctx context.Context) {
+			most.Store(max(most.Load(), asked.Add(1)))
+			select {
+			case <-hang:
+			case <-ctx.Done():
+			}
+			asked.Add(-1)
+		}}
+	})
+	key := b.account("acme", 7*meter.Credit)
+	var work sync.WaitGroup
+	for range 12 {
+		work.Go(func() {
+			r, err := b.try(http.MethodGet, b.data+"/credits/balance", key, "")
+			if assert.NoError(t, err) {
+				assert.Equal(t, 200, r.StatusCode)
+				assert.Contains(t, string(r.body), `"available":7`)
+			}
+		})
+	}
+	work.Wait()
+	require.LessOrEqual(t, most.Load(), int64(2))
+	require.Positive(t, most.Load())
+	close(hang)
+}
+
+// hanging is a Postgres that answers about statements when it is let.
+type hanging struct {
+	gateway.Statements
+
+	wait func(context.Context)
+}
+
+func (h hanging) Statement(
+	ctx context.Context, account string, live []meter.ID, at time.Time,
+) (gateway.Statement, error) {
+	h.wait(ctx)
+	if ctx.Err() != nil {
+		return gateway.Statement{}, ctx.Err()
+	}
+	return h.Statements.Statement(ctx, account, live, at)
 }

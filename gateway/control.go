@@ -60,6 +60,7 @@ func (g *Gateway) controlRoutes() []controlRoute {
 		{"POST", "/v1/reservations/{reservation}/release", false, g.postRelease},
 		{"POST", "/v1/reservations/{reservation}/extend", false, g.postExtend},
 		{"GET", "/v1/policy", false, g.getPolicy},
+		{"POST", "/v1/policy/reload", false, g.postReload},
 		{"GET", "/v1/events", false, g.getEvents},
 		{"GET", "/v1/webhooks", false, g.getWebhooks},
 		{"PUT", "/v1/webhooks/{webhook}", false, g.putWebhook},

@@ -28,6 +28,7 @@
 //	usage.go       … what it was charged, by day, operation or key
 //	views.go       the JSON shapes of the others
 //	control*.go    the control plane, by noun
+//	reload.go      other policies in force, without dropping a request
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults
 //	refusal.go     why something that was asked for is not done

@@ -36,7 +36,7 @@ func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
 	}
 	x.tell(err)
 	if sent {
-		g.metrics.ambiguous.WithLabelValues(x.operation()).Inc()
+		g.metrics.ambiguous.WithLabelValues(g.metrics.operation(x).name).Inc()
 	}
 	p := upstreamProblem(err, sent)
 	g.log.Warn().Str("error", unquoted(err)).Bool("sent", sent).Str("request_id", x.requestID()).Str("code", string(p.code)).

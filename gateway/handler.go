@@ -110,7 +110,7 @@ func (g *Gateway) assess(x *exchange) *problem {
 		return priceProblem(err)
 	}
 	if len(x.who.Prices) > 0 && x.quote.Units > 0 {
-		if x.agreed = x.who.Price(x.op.Name, x.arrived.Add(g.clock.Offset())); x.agreed != nil {
+		if x.agreed = x.who.Price(x.op.Name, x.arrived.Add(x.ahead)); x.agreed != nil {
 			x.quote = x.quote.At(x.agreed.Credits)
 		}
 	}

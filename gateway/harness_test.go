@@ -148,7 +148,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 			UpstreamTimeout: 15 * time.Second, LeaseMargin: time.Second, BreakerRequests: 1000,
 		},
 		Policies: policy.NewCatalog(map[string]*policy.Policy{"studio": pol}),
-		Meter:    b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
+		Source:   b.house, Meter: b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
 		Ledger: b.house, Statements: b.house, Admin: b.house,
 		Subscriptions: struct{ gateway.Subscriptions }{}, // cmd tests their routes, on the real system
 		Health:        b.house, Feed: b.notices, Webhooks: b.notices, Registerer: b.reg, Gatherer: b.reg, Log: log,
@@ -361,13 +361,16 @@ type house struct {
 	accounts map[string]gateway.AccountState
 	grants   map[string]gateway.GrantState
 	entries  []gateway.LedgerEntry
-	granted  map[meter.ID]meter.Credits
+	caps     []gateway.FairUseCap
 	owed     meter.Credits
 	usage    gateway.Usage
 	asked    gateway.UsageQuery
 	lookups  atomic.Int64
 	err      error // what Postgres answers while it is away
 	notReady []string
+	files    map[string]*policy.Policy // what a reload reads
+	mistake  error
+	uses     []gateway.PolicyUse
 }
 
 func (h *house) add(account string) {
@@ -444,17 +447,11 @@ func (h *house) Entries(_ context.Context, _ string, before uint64, limit int) (
 	return out, h.err
 }
 
-// Statement says what the grants began with.
-func (h *house) Statement(_ context.Context, _ string, live []meter.ID) (gateway.Statement, error) {
+// Statement says what the test has set.
+func (h *house) Statement(context.Context, string, []meter.ID, time.Time) (gateway.Statement, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	out := gateway.Statement{Granted: map[meter.ID]meter.Credits{}, Owed: h.owed}
-	for _, id := range live {
-		if c, ok := h.granted[id]; ok {
-			out.Granted[id] = c
-		}
-	}
-	return out, h.err
+	return gateway.Statement{Caps: h.caps, Owed: h.owed}, h.err
 }
 
 // Usage answers what the test says, and keeps the question.
@@ -463,6 +460,18 @@ func (h *house) Usage(_ context.Context, q gateway.UsageQuery) (gateway.Usage, e
 	defer h.mu.Unlock()
 	h.asked = q
 	return h.usage, h.err
+}
+
+func (h *house) Load() (map[string]*policy.Policy, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.files, h.mistake
+}
+
+func (h *house) Uses(context.Context, []string) ([]gateway.PolicyUse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.uses, h.err
 }
 
 func (h *house) Buckets(_ context.Context, _ string, ids []meter.ID) (map[meter.ID]string, error) {

@@ -78,8 +78,9 @@ func (x *exchange) readKey() *problem {
 	return nil
 }
 
-// fingerprint tells requests apart that carry the same key: operation, path, query, price with all that it was read
-// from, headers among it, and the content.
+// fingerprint tells requests apart that carry the same key: operation, path, query, units with all that the price is
+// read from, headers among it, and the content. The price itself is not in it: a request that is repeated after the
+// price list was replaced is the same one, and was paid.
 func (x *exchange) fingerprint() (f [16]byte) {
 	h := sha256.New()
 	field := func(b []byte) { // length first, so that fields cannot run into one another
@@ -91,7 +92,6 @@ func (x *exchange) fingerprint() (f [16]byte) {
 	field([]byte(x.path))
 	field([]byte(x.query))
 	_, _ = h.Write(binary.LittleEndian.AppendUint32(nil, x.quote.Units))
-	_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, uint64(x.quote.Credits)))
 	field(x.view.AppendPriced(nil))
 	body := x.out.Body()
 	cut := len(body) > fingerprintMax

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,15 +36,20 @@ type metrics struct {
 	keyLookups  *prometheus.CounterVec
 	settlements *prometheus.CounterVec
 	admin       *prometheus.CounterVec
-	// served and settled are resolved once, so that a request neither hashes labels nor takes a lock for them.
-	served              map[*policy.Operation]*operationMetrics
+	reloads     *prometheus.CounterVec
+	loaded      prometheus.Gauge
+	// served and settled are resolved once, so that a request neither hashes labels nor takes a lock for them. served is
+	// by the operation's name, as the labels are, and is replaced as a whole when the policies are.
+	served              atomic.Pointer[map[string]*operationMetrics]
 	committed, released prometheus.Counter // of settlements
 }
 
 // operationMetrics are the figures of one operation; of its outcomes the usual ones.
 type operationMetrics struct {
+	name     string
 	duration prometheus.Observer
 	usual    []outcomeCounter
+	left     bool // the policies in force do not have it
 }
 
 type outcomeCounter struct {
@@ -101,60 +108,105 @@ func newMetrics(reg prometheus.Registerer, policies *policy.Catalog) (*metrics, 
 			[]string{"state"}),
 		admin: prometheus.NewCounterVec(counter("admin_requests_total", "Requests on the control plane."),
 			[]string{"route", "status"}),
-		served: make(map[*policy.Operation]*operationMetrics),
+		reloads: prometheus.NewCounterVec(counter("policy_reloads_total",
+			"Attempts to put changed policy files in force; result is loaded or refused."), []string{"result"}),
+		loaded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "creditgate", Name: "policy_loaded_timestamp_seconds",
+			Help: "When the policies in force were loaded.",
+		}),
 	}
 	for _, c := range []prometheus.Collector{
 		m.requests, m.duration, m.overhead, m.inFlight, m.breaker, m.ambiguous, m.journalled, m.undelivered,
-		m.answers, m.keyLookups, m.settlements, m.admin,
+		m.answers, m.keyLookups, m.settlements, m.admin, m.reloads, m.loaded,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
 	}
+	m.committed = m.settlements.WithLabelValues(meter.Committed.String())
+	m.released = m.settlements.WithLabelValues(meter.Released.String())
+	m.loaded.SetToCurrentTime()
 	m.resolve(policies)
 	return m, nil
 }
 
-// resolve finds the children that nearly every request needs.
+// resolve finds the children that nearly every request needs. An operation that is gone keeps its figures until the
+// next replacement, for requests in flight and for scrapers; then they are dropped, so that names do not pile up.
+// Callers take turns.
 func (m *metrics) resolve(policies *policy.Catalog) {
-	serve := func(op *policy.Operation, name string, outcomes ...string) {
-		o := &operationMetrics{duration: m.duration.WithLabelValues(name)}
-		for _, outcome := range outcomes {
-			o.usual = append(o.usual, outcomeCounter{outcome, m.requests.WithLabelValues(name, outcome)})
-		}
-		m.served[op] = o
-	}
-	serve(nil, "", outcomeFree)
+	fresh := map[string]*operationMetrics{}
+	m.serve(fresh, "", outcomeFree)
 	for _, p := range policies.All() {
 		for _, op := range p.Operations {
 			if op.Free() {
-				serve(op, op.Name, outcomeFree)
+				m.serve(fresh, op.Name, outcomeFree)
 			} else {
-				serve(op, op.Name, outcomeCommitted, outcomePartial, outcomeReleased)
+				m.serve(fresh, op.Name, outcomeCommitted, outcomePartial, outcomeReleased)
 			}
 		}
 	}
-	m.committed = m.settlements.WithLabelValues(meter.Committed.String())
-	m.released = m.settlements.WithLabelValues(meter.Released.String())
+	var gone []string
+	if before := m.served.Load(); before != nil {
+		for name, o := range *before {
+			switch {
+			case fresh[name] != nil:
+			case o.left:
+				gone = append(gone, name)
+			default:
+				fresh[name] = &operationMetrics{name: name, duration: o.duration, usual: o.usual, left: true}
+			}
+		}
+	}
+	m.served.Store(&fresh) // before the figures are dropped, so that nobody makes them anew
+	for _, name := range gone {
+		label := prometheus.Labels{"operation": name}
+		m.requests.DeletePartialMatch(label)
+		m.ambiguous.DeletePartialMatch(label)
+		m.duration.DeletePartialMatch(label)
+	}
+}
+
+// serve adds the usual outcomes of an operation; two products may have one of the same name.
+func (m *metrics) serve(all map[string]*operationMetrics, name string, outcomes ...string) {
+	o := all[name]
+	if o == nil {
+		o = &operationMetrics{name: name, duration: m.duration.WithLabelValues(name)}
+		all[name] = o
+	}
+	for _, outcome := range outcomes {
+		if !slices.ContainsFunc(o.usual, func(c outcomeCounter) bool { return c.outcome == outcome }) {
+			o.usual = append(o.usual, outcomeCounter{outcome, m.requests.WithLabelValues(name, outcome)})
+		}
+	}
+}
+
+// operation is where a request counts. One that outlived two replacements of its policy counts with those that are no
+// operation's: a name that was dropped must not come back.
+func (m *metrics) operation(x *exchange) *operationMetrics {
+	served := *m.served.Load()
+	if op := served[x.operation()]; op != nil {
+		return op
+	}
+	return served[""]
 }
 
 // observe records a request that is answered.
 func (m *metrics) observe(x *exchange) {
 	took := time.Since(x.arrived)
-	op := m.served[x.op]
-	m.countRequest(op, x)
+	op := m.operation(x)
+	m.countRequest(op, x.outcome)
 	op.duration.Observe(took.Seconds())
 	m.overhead.Observe(max(0, took-x.upstream).Seconds())
 }
 
-func (m *metrics) countRequest(op *operationMetrics, x *exchange) {
+func (m *metrics) countRequest(op *operationMetrics, outcome string) {
 	for i := range op.usual {
-		if op.usual[i].outcome == x.outcome {
+		if op.usual[i].outcome == outcome {
 			op.usual[i].counter.Inc()
 			return
 		}
 	}
-	m.requests.WithLabelValues(x.operation(), x.outcome).Inc()
+	m.requests.WithLabelValues(op.name, outcome).Inc()
 }
 
 // settledAs counts a settlement by the state it reached.

@@ -83,6 +83,7 @@ type Settings struct {
 type Options struct {
 	Settings
 	Policies *policy.Catalog
+	Source   PolicySource // what Reload reads
 	Clock    *meter.Clock // what is in force, and when; nil: the system's
 
 	Meter         Meter
@@ -230,7 +231,8 @@ func parsePeers(list []string) ([]netip.Prefix, error) {
 func (o *Options) validate() error {
 	errs := []error{o.Settings.validate()}
 	for name, missing := range map[string]bool{
-		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
+		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Source": o.Source == nil,
+		"Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
 		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil,
 		"Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,

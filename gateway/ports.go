@@ -101,18 +101,41 @@ type LedgerLine struct {
 	Credits meter.Credits
 }
 
+// PolicySource reads the policy files anew, and knows who lives by them.
+type PolicySource interface {
+	// Load reads and checks every file. The error has all mistakes, as policy.FileError, joined.
+	Load() (map[string]*policy.Policy, error)
+	// Uses counts the accounts of products, and of each plan that subscriptions to them are on now or will be.
+	Uses(ctx context.Context, products []string) ([]PolicyUse, error)
+}
+
+// PolicyUse is how many accounts depend on a product, or with Plan on one of its plans.
+type PolicyUse struct {
+	Product  string
+	Plan     string // "": all accounts of the product
+	Accounts int64
+}
+
 // Statements reads from Postgres what a billing page shows beside the balance.
 type Statements interface {
-	// Statement adds to what Redis holds of an account, whose grants there are live.
-	Statement(ctx context.Context, account string, live []meter.ID) (Statement, error)
+	// Statement adds to what Redis holds of an account at a moment; live are the account's grants there.
+	Statement(ctx context.Context, account string, live []meter.ID, at time.Time) (Statement, error)
 	// Usage sums what was charged.
 	Usage(ctx context.Context, q UsageQuery) (Usage, error)
 }
 
 // Statement is what Redis does not keep of an account.
 type Statement struct {
-	Granted map[meter.ID]meter.Credits // of those live: what each began with, less what was taken back of it
-	Owed    meter.Credits              // debt of grants that are not live any more
+	Caps []FairUseCap  // in force
+	Owed meter.Credits // debt of grants that are not live any more
+}
+
+// FairUseCap is a fair-use cap in force.
+type FairUseCap struct {
+	Grant   meter.ID
+	Bucket  string
+	Credits meter.Credits // that it began with, less what was taken back of it
+	UsedUp  bool          // nothing is left of it; Redis may have forgotten it
 }
 
 // UsageQuery asks for what an account was charged in the spans between Bounds: by day each span by itself, else all of

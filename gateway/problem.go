@@ -39,6 +39,7 @@ const (
 	codeUpstreamUnavailable code = "upstream-unavailable"
 	codeMeteringUnavailable code = "metering-unavailable"
 	codeStorageUnavailable  code = "storage-unavailable"
+	codeInvalidPolicy       code = "invalid-policy"
 	codeInternal            code = "internal-error"
 )
 
@@ -73,6 +74,7 @@ func problems() map[code]meaning {
 		codeUpstreamUnavailable: {fasthttp.StatusServiceUnavailable, "Backend unavailable"},
 		codeMeteringUnavailable: {fasthttp.StatusServiceUnavailable, "Metering unavailable"},
 		codeStorageUnavailable:  {fasthttp.StatusServiceUnavailable, "Storage unavailable"},
+		codeInvalidPolicy:       {fasthttp.StatusUnprocessableEntity, "Policies not reloaded"},
 		codeInternal:            {fasthttp.StatusInternalServerError, "Internal error"},
 	}
 }
@@ -87,6 +89,7 @@ type problem struct {
 	shortfall  *shortfall
 	limit      *fairUseLimit
 	replay     *meter.Reservation
+	mistakes   *policyProblems
 }
 
 // fairUseLimit is what a fair-use-exceeded problem adds; null if it never ends by itself.
@@ -121,6 +124,7 @@ type problemView struct {
 	*shortfall
 	*fairUseLimit
 	*replayed
+	*policyProblems
 	Error openAIError `json:"error"`
 }
 
@@ -145,7 +149,7 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	}
 	view := problemView{
 		Type: "/problems/" + string(p.code), Title: m.title, Status: m.status, Detail: p.detail, Code: p.code,
-		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit,
+		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit, policyProblems: p.mistakes,
 		Error: openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
 	}
 	if p.param != "" {

@@ -24,6 +24,8 @@ import (
 type Gateway struct {
 	set           Settings
 	policies      *policy.Catalog
+	source        PolicySource
+	reloading     sync.Mutex
 	clock         *meter.Clock
 	testClock     TestClock
 	meter         Meter
@@ -39,6 +41,8 @@ type Gateway struct {
 	webhooks      Webhooks
 
 	exchanges sync.Pool // of *exchange
+	asking    turnstile // balances that ask Postgres
+	summing   turnstile // answers about usage
 	auth      *authenticator
 	upstreams *upstreams
 	metrics   *metrics
@@ -78,10 +82,10 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		set: o.Settings, policies: o.Policies, clock: o.Clock, testClock: o.TestClock,
+		set: o.Settings, policies: o.Policies, source: o.Source, clock: o.Clock, testClock: o.TestClock,
 		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger,
 		statements: o.Statements, admin: o.Admin, subscriptions: o.Subscriptions, health: o.Health,
-		feed: o.Feed, webhooks: o.Webhooks,
+		asking: make(turnstile, statementsMax), summing: make(turnstile, usagesMax), feed: o.Feed, webhooks: o.Webhooks,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}

@@ -65,7 +65,7 @@ func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
 	case meter.CodeKeyMismatch:
 		return &problem{
 			code: codeMismatch, param: "Idempotency-Key", final: true,
-			detail: "this Idempotency-Key was used for a request with another route, query, price or content",
+			detail: "this Idempotency-Key was used for a request with another route, query, units or content",
 		}
 	case meter.CodeKeyReplay:
 		x.answered = &d.Reservation

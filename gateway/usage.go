@@ -14,6 +14,8 @@ const (
 	usageDaysMax     = 366
 	usageDaysDefault = 30
 	usageRowsMax     = 500
+	// usagesMax bounds how many answers are summed up at a time; the others wait.
+	usagesMax = 2
 )
 
 type usageView struct {
@@ -57,8 +59,11 @@ func (g *Gateway) usage(who *Identity, query string) (usageView, *problem) {
 	}
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
-	limit := usageRowsMax
-	u, err := g.statements.Usage(ctx, UsageQuery{Account: who.Account, By: r.by, Bounds: r.bounds(), Limit: limit})
+	var u Usage
+	err := g.summing.do(ctx, func() (err error) {
+		u, err = g.statements.Usage(ctx, UsageQuery{Account: who.Account, By: r.by, Bounds: r.bounds(), Limit: usageRowsMax})
+		return err
+	})
 	if err != nil {
 		if p := g.storageProblem(err); p.code != codeStorageUnavailable {
 			return usageView{}, p

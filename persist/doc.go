@@ -11,6 +11,7 @@
 //	pending.go             what is recorded and not known to be in Redis
 //	admin.go, sweeper.go   recorded first, applied to Redis in the same call, or later
 //	book.go, outcome.go    what the engine asks: meter.Book and meter.RebuildSource
+//	policy_use.go          how many accounts live by a product or a plan
 //	clock.go               test databases, and the clock that moves in them
 //	subscriptions.go       subscriptions: begun, changed, ended, shown; terms.go is what was decided about them
 //	decide.go              … when a change counts

@@ -3,6 +3,7 @@ package persist
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -88,8 +89,8 @@ func (s *Store) identity(ctx context.Context, sql string, who any) (i Identity, 
 			At: fromMs(t.At), Plan: t.Plan, Slots: t.Slots, Yearly: t.Yearly, Anchor: fromMs(t.Anchor),
 		})
 	}
-	for n := len(prices) - 1; n >= 0; n-- { // read newest first, so that the bound cuts off the oldest
-		i.Prices = append(i.Prices, prices[n].price())
+	for _, p := range slices.Backward(prices) { // read newest first, so that the bound cuts off the oldest
+		i.Prices = append(i.Prices, p.price())
 	}
 	return i, nil
 }

@@ -71,13 +71,17 @@ func (n NewOverride) check(p *policy.Policy) error {
 			n.Credits, meter.MaxCredits)
 	case !n.Until.IsZero() && !n.Until.After(n.From):
 		return refuse(ErrInvalid, "until", "until %s is not after from", n.Until.Format(time.RFC3339))
+	case kind == policy.UnitCredits && n.Credits > policy.UnitCreditsMax:
+		return refuse(ErrInvalid, "credits", "%s credits; a unit costs at most %s", n.Credits, policy.UnitCreditsMax)
 	case kind == policy.UnitCredits:
-		names := make([]string, len(p.Operations))
-		for i, o := range p.Operations {
-			names[i] = o.Name
+		var names []string
+		for _, o := range p.Operations {
+			if !o.Free() { // what is free for everybody is not priced, nor read
+				names = append(names, o.Name)
+			}
 		}
 		if !slices.Contains(names, n.Target) {
-			return refuse(ErrInvalid, "target", "target %q is not an operation of %s; it has %s", n.Target, p.Name, listed(names))
+			return refuse(ErrInvalid, "target", "target %q is not a priced operation of %s; it has %s", n.Target, p.Name, listed(names))
 		}
 	case !bucket:
 		return refuse(ErrInvalid, "target", "target %q is not a bucket of %s; it has %s", n.Target, p.Name, listed(p.Buckets))

@@ -13,28 +13,38 @@ import (
 
 // Statement is what Redis does not keep of an account.
 type Statement struct {
-	Granted map[meter.ID]meter.Credits // of the grants asked for: what each began with, less what was taken back of it
-	Owed    meter.Credits              // debt of all other grants
+	Caps []FairUseCap  // in force
+	Owed meter.Credits // debt of grants that are not live any more
 }
 
-// Statement reads what an account's live grants began with, and what is owed of the others. It reads the account's
-// grants by their index, of which a year has some dozens.
-func (s *Store) Statement(ctx context.Context, account string, live []meter.ID) (out Statement, err error) {
-	out.Granted = make(map[meter.ID]meter.Credits, len(live))
-	rows, err := s.pool.Query(ctx, `SELECT g.id, g.credits - t.revoked - t.debt, t.debt, g.id = ANY ($2::uuid[])
+// FairUseCap is a fair-use cap in force.
+type FairUseCap struct {
+	Grant   meter.ID
+	Bucket  string
+	Credits meter.Credits // that it began with, less what was taken back of it
+	UsedUp  bool          // nothing is left of it; Redis may have forgotten it
+}
+
+// Statement reads the fair-use caps in force at a moment, and what is owed of grants other than live. It reads the
+// account's grants by their index, of which a year has some dozens.
+func (s *Store) Statement(ctx context.Context, account string, live []meter.ID, at time.Time) (out Statement, err error) {
+	rows, err := s.pool.Query(ctx, `SELECT g.id, g.bucket::text, t.credits - t.revoked - t.debt, t.granted > 0 AND NOT t.live,
+			g.unlimited AND g.effective_at <= $3 AND (t.expires_at IS NULL OR t.expires_at > $3),
+			CASE WHEN g.id = ANY ($2::uuid[]) THEN 0 ELSE t.debt END
 		FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
-		WHERE g.account = $1 AND (t.debt > 0 OR g.id = ANY ($2::uuid[]))`, account, uuids(live))
+		WHERE g.account = $1 AND (g.unlimited OR t.debt > 0) ORDER BY g.id`, account, uuids(live), at)
 	if err != nil {
 		return out, storeError("read statement of "+account, err)
 	}
-	var id [16]byte
-	var granted, debt int64
-	var isLive bool
-	_, err = pgx.ForEachRow(rows, []any{&id, &granted, &debt, &isLive}, func() error {
-		if isLive {
-			out.Granted[id] = meter.Credits(granted)
-		} else {
-			out.Owed += meter.Credits(debt)
+	var c FairUseCap
+	var inForce bool
+	var owed int64
+	_, err = pgx.ForEachRow(rows, []any{
+		(*[16]byte)(&c.Grant), &c.Bucket, (*int64)(&c.Credits), &c.UsedUp, &inForce, &owed,
+	}, func() error {
+		out.Owed += meter.Credits(owed)
+		if inForce && c.Credits > 0 {
+			out.Caps = append(out.Caps, c)
 		}
 		return nil
 	})

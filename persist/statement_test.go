@@ -72,7 +72,8 @@ func TestIdentityBringsWhatWasAgreed(t *testing.T) {
 		Account: "acme", Product: "studio", KeyID: key,
 		Terms: policy.History{
 			{At: in(-50), Plan: "professional", Slots: 2, Anchor: in(-50)},
-			{At: in(-50), Plan: "professional", Slots: 3, Anchor: in(-50)}, {At: in(24), Anchor: in(24)},
+			{At: in(-50), Plan: "professional", Slots: 3, Anchor: in(-50)},
+			{At: in(24), Anchor: in(24)},
 		},
 		Prices: []policy.UnitPrice{
 			{Operation: "apply", Credits: 500, From: in(-30), Ref: "frame", Reason: "negotiated price frame"},
@@ -112,15 +113,50 @@ func TestStatement(t *testing.T) {
 		require.NoError(t, err)
 	}
 	b.flush(t)
-	s, err := b.store.Statement(t.Context(), "acme", []meter.ID{live})
+	s, err := b.store.Statement(t.Context(), "acme", []meter.ID{live}, time.Now())
 	require.NoError(t, err)
-	require.Equal(t, persist.Statement{
-		Granted: map[meter.ID]meter.Credits{live: 15 * meter.Credit}, Owed: 4 * meter.Credit,
-	}, s)
-	s, err = b.store.Statement(t.Context(), "acme", []meter.ID{live, used})
+	require.Equal(t, persist.Statement{Owed: 4 * meter.Credit}, s)
+	s, err = b.store.Statement(t.Context(), "acme", []meter.ID{live, used}, time.Now())
 	require.NoError(t, err)
-	require.Equal(t, meter.Credits(0), s.Owed, "what Redis holds is not counted twice")
-	require.Equal(t, 6*meter.Credit, s.Granted[used])
+	require.Equal(t, persist.Statement{}, s, "what Redis holds is not counted twice")
+}
+
+// What a cap began with is known as long as it is in force, and whether anything is left of it.
+func TestStatementOfCaps(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.putAccount(t, "acme")
+	now := time.Now()
+	grant := func(ref string, begins, ends time.Duration) meter.ID {
+		t.Helper()
+		g, err := b.admin.Grant(t.Context(), persist.NewGrant{
+			Account: "acme", Bucket: "monthly", Rank: 1, Credits: 20 * meter.Credit, Ref: ref, Unlimited: true,
+			EffectiveAt: now.Add(begins), ExpiresAt: now.Add(ends),
+		})
+		require.NoError(t, err)
+		return g.GrantID
+	}
+	hour := time.Hour
+	over, first := grant("over", -3*hour, -hour), grant("first", -hour, hour)
+	second, next := grant("second", -hour, hour), grant("next", hour, 2*hour)
+	b.commit("acme", first, 20*meter.Credit, 0, meter.Note{Operation: "apply"})
+	_, err := b.admin.Revoke(t.Context(), persist.NewRevocation{
+		Account: "acme", GrantID: second, Credits: 5 * meter.Credit, Ref: "less", Reason: "error",
+	})
+	require.NoError(t, err)
+	b.flush(t)
+	caps := func(at time.Time) []persist.FairUseCap {
+		t.Helper()
+		s, err := b.store.Statement(t.Context(), "acme", nil, at)
+		require.NoError(t, err)
+		return s.Caps
+	}
+	fairUse := func(id meter.ID, credits meter.Credits, usedUp bool) persist.FairUseCap {
+		return persist.FairUseCap{Grant: id, Bucket: "monthly", Credits: credits * meter.Credit, UsedUp: usedUp}
+	}
+	require.Equal(t, []persist.FairUseCap{fairUse(first, 20, true), fairUse(second, 15, false)}, caps(now))
+	require.Equal(t, []persist.FairUseCap{fairUse(next, 20, false)}, caps(now.Add(hour).Truncate(time.Millisecond)))
+	require.Equal(t, []persist.FairUseCap{fairUse(over, 20, false)}, caps(now.Add(-2*hour)))
 }
 
 // booked writes the charges of an account at the times given, in hours after startMs.
@@ -128,7 +164,7 @@ func (b *bundle) booked(t *testing.T, account string, grant meter.ID, hours []in
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := b.world.account(account)
+	a := b.account(account)
 	for i, h := range hours {
 		at := int64(startMs) + int64(h)*3_600_000
 		b.pseq++
@@ -252,4 +288,29 @@ func (b *bundle) explain(t *testing.T, sql string, args ...any) string {
 		lines = append(lines, fmt.Sprint(row[0]))
 	}
 	return strings.Join(lines, "\n")
+}
+
+func TestPolicyUses(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	now := time.Now()
+	for _, name := range []string{"a", "b", "c", "d"} {
+		b.putAccount(t, name)
+	}
+	other := "other"
+	_, err := b.admin.PutAccount(t.Context(), persist.AccountChange{Account: "e", Product: &other})
+	require.NoError(t, err)
+	b.term(t, "a", 1, now.Add(-2*time.Hour), "basic", 1, false)
+	b.term(t, "a", 2, now.Add(-time.Hour), "pro", 1, false)
+	b.term(t, "a", 3, now.Add(time.Hour), "premium", 1, false)
+	b.term(t, "b", 1, now.Add(-time.Hour), "pro", 1, false)
+	b.term(t, "c", 1, now.Add(-2*time.Hour), "pro", 1, false)
+	b.term(t, "c", 2, now.Add(-time.Hour), "", 0, false) // over
+	uses, err := b.store.PolicyUses(t.Context(), []string{"studio", "none"})
+	require.NoError(t, err)
+	require.Equal(t, []persist.PolicyUse{
+		{Product: "studio", Accounts: 4},
+		{Product: "studio", Plan: "premium", Accounts: 1},
+		{Product: "studio", Plan: "pro", Accounts: 2},
+	}, uses)
 }

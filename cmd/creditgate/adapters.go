@@ -10,6 +10,7 @@ import (
 	"creditgate/gateway/webhook"
 	"creditgate/meter"
 	"creditgate/meter/journal"
+	"creditgate/meter/policy"
 	"creditgate/persist"
 	"creditgate/persist/events"
 )
@@ -21,6 +22,7 @@ var (
 	_ gateway.Identities    = identities{}
 	_ gateway.Ledger        = ledger{}
 	_ gateway.Statements    = statements{}
+	_ gateway.PolicySource  = policySource{}
 	_ gateway.Admin         = admin{}
 	_ gateway.Journal       = journalled{}
 	_ gateway.Subscriptions = subscriptions{}
@@ -102,9 +104,15 @@ func (l ledger) Buckets(ctx context.Context, account string, grants []meter.ID) 
 
 type statements struct{ store *persist.Store }
 
-func (s statements) Statement(ctx context.Context, account string, live []meter.ID) (gateway.Statement, error) {
-	out, err := s.store.Statement(ctx, account, live)
-	return gateway.Statement(out), asGateway(err)
+func (s statements) Statement(
+	ctx context.Context, account string, live []meter.ID, at time.Time,
+) (gateway.Statement, error) {
+	v, err := s.store.Statement(ctx, account, live, at)
+	out := gateway.Statement{Owed: v.Owed}
+	for _, c := range v.Caps {
+		out.Caps = append(out.Caps, gateway.FairUseCap(c))
+	}
+	return out, asGateway(err)
 }
 
 func (s statements) Usage(ctx context.Context, q gateway.UsageQuery) (gateway.Usage, error) {
@@ -114,6 +122,23 @@ func (s statements) Usage(ctx context.Context, q gateway.UsageQuery) (gateway.Us
 		out.Rows = append(out.Rows, gateway.UsageRow(r))
 	}
 	return out, asGateway(err)
+}
+
+// policySource is where the node has its policies from.
+type policySource struct {
+	path  string
+	store *persist.Store
+}
+
+func (p policySource) Load() (map[string]*policy.Policy, error) { return loadPolicies(p.path) }
+
+func (p policySource) Uses(ctx context.Context, products []string) ([]gateway.PolicyUse, error) {
+	uses, err := p.store.PolicyUses(ctx, products)
+	out := make([]gateway.PolicyUse, len(uses))
+	for i, u := range uses {
+		out[i] = gateway.PolicyUse(u)
+	}
+	return out, err
 }
 
 type admin struct{ *persist.Admin }

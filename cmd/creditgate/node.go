@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,11 +50,13 @@ type node struct {
 	webhooks *webhook.Sender
 	drift    *driftWatch
 	gate     *gateway.Gateway
+	hangup   chan os.Signal // SIGHUP; one waits while another is obeyed
 }
 
 // newNode makes the parts and introduces them to each other. Nothing is asked of Redis or Postgres yet.
 func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerolog.Logger) (_ *node, err error) {
-	n := &node{config: c, log: log, clock: new(meter.Clock)}
+	n := &node{config: c, log: log, clock: new(meter.Clock), hangup: make(chan os.Signal, 1)}
+	signal.Notify(n.hangup, syscall.SIGHUP)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -98,7 +103,8 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 		metrics.MustRegister(clockGauge(n.clock))
 	}
 	n.gate, err = gateway.New(ctx, gateway.Options{
-		Settings: c.Gateway, Policies: policies, Clock: n.clock, TestClock: asTestClock(n.moving),
+		Settings: c.Gateway, Policies: policies, Source: policySource{c.Policy, n.store},
+		Clock: n.clock, TestClock: asTestClock(n.moving),
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
 		Admin: admin{changes}, Subscriptions: subscriptions{changes}, Health: health{n.engine},
@@ -110,6 +116,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 
 // close gives back what newNode opened.
 func (n *node) close() (err error) {
+	signal.Stop(n.hangup)
 	if n.journal != nil {
 		err = n.journal.Close()
 	}
@@ -169,6 +176,8 @@ func (n *node) run(ctx context.Context, data, control net.Listener) error {
 			failed <- err
 		}
 	})
+	reload := start(ctx, n.reloadOnSignal)
+	defer reload.end()
 	served := make(chan error, 1)
 	go func() { served <- n.gate.Run(own, data, control) }()
 
@@ -192,6 +201,18 @@ func (n *node) run(ctx context.Context, data, control net.Listener) error {
 	err = errors.Join(err, n.close())
 	n.log.Info().Err(err).Msg("stopped")
 	return err
+}
+
+// reloadOnSignal puts changed policy files in force at each SIGHUP. Mistakes are in the log, and change nothing.
+func (n *node) reloadOnSignal(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.hangup:
+			_ = n.gate.Reload(ctx) // it says by itself what is wrong
+		}
+	}
 }
 
 func (n *node) shutdown(ctx context.Context) error {

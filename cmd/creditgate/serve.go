@@ -19,7 +19,8 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Run the gateway",
 		Long: "Run the gateway: data plane, control plane, sweeper and flusher.\n\n" +
 			"Each setting may stand in the file, in a CREDITGATE_* variable or in a flag; the later win. SIGTERM ends it\n" +
-			"in order, a second SIGTERM at once.\n\n" +
+			"in order, a second SIGTERM at once. SIGHUP reads the policy files again; with a mistake in one of them, the old\n" +
+			"ones stay in force, and the log has it.\n\n" +
 			"Go's own GOGC and GOMEMLIMIT are obeyed. With neither set, garbage is collected at 64 MiB more than Go's\n" +
 			"default would have it.",
 		Args: cobra.NoArgs,

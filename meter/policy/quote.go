@@ -21,6 +21,9 @@ type Quote struct {
 	env map[string]any // the view's, kept where delivered units are counted against the request
 }
 
+// UnitCreditsMax is the highest price of a unit, also of a negotiated one.
+const UnitCreditsMax = unitCreditsMax * meter.Credit
+
 // UnitPrice is a price of one operation's unit that was negotiated with one account.
 type UnitPrice struct {
 	Operation string
@@ -39,7 +42,7 @@ func (u *UnitPrice) Holds(t time.Time) bool {
 // At is the quote with another price of a unit: units, and with them the maximum, stay as the request has them. A
 // negotiated 0 makes the request free. What is free for everybody stays so: such a quote has no units.
 func (q Quote) At(unit meter.Credits) Quote {
-	q.UnitCredits = min(max(unit, 0), unitCreditsMax*meter.Credit) // checked when it was agreed; here so that Charge holds
+	q.UnitCredits = min(max(unit, 0), UnitCreditsMax) // checked when it was agreed; here so that Charge holds
 	q.Credits = q.Charge(q.Units)
 	return q
 }
