@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -60,7 +61,7 @@ func newReceiver(t *testing.T) *receiver {
 		v, badSecret := standardwebhooks.NewWebhook(r.secret)
 		var e told
 		if err != nil || badSecret != nil || v.Verify(body, q.Header) != nil || json.Unmarshal(body, &e) != nil ||
-			q.Header.Get("Webhook-Id") != fmt.Sprint(e.ID) {
+			q.Header.Get("Webhook-Id") != strconv.FormatInt(e.ID, 10) {
 			r.bad = append(r.bad, string(body))
 			w.WriteHeader(http.StatusBadRequest)
 			return
@@ -97,7 +98,9 @@ func TestEventsReachTheirConsumers(t *testing.T) {
 	second := w.serve(t, "CREDITGATE_JOURNAL_DIR="+w.journal+"-2")
 	hook := newReceiver(t)
 	body := fmt.Sprintf(`{"url":%q,"types":["credits.granted","credits.exhausted"]}`, hook.URL+"/events")
-	var made struct{ Secret string }
+	var made struct {
+		Secret string `json:"secret"`
+	}
 	require.NoError(t, json.Unmarshal([]byte(first.must(t, "PUT", "/v1/webhooks/billing", body)), &made))
 	hook.mu.Lock()
 	hook.secret = made.Secret
@@ -105,8 +108,19 @@ func TestEventsReachTheirConsumers(t *testing.T) {
 
 	key := first.account(t, "ada", "promo", 2, "purchased", 1)
 	hook.has(t, 2)
-	waited := make(chan feed)
-	go func() { waited <- second.feed(t, "?after=2&wait=30&type=credits.exhausted") }()
+	waiting, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
+		second.admin+"/v1/events?after=2&wait=30&type=credits.exhausted", http.NoBody)
+	require.NoError(t, err)
+	waiting.Header.Set("Authorization", "Bearer "+adminToken)
+	waited := make(chan feed, 1)
+	go func() {
+		var f feed
+		if resp, err := http.DefaultClient.Do(waiting); err == nil {
+			_ = json.NewDecoder(resp.Body).Decode(&f) // what did not come is missed below
+			_ = resp.Body.Close()
+		}
+		waited <- f
+	}()
 	for range 3 {
 		r, err := generate(t.Context(), http.DefaultClient, second.data, key)
 		require.NoError(t, err)
@@ -127,7 +141,7 @@ func TestEventsReachTheirConsumers(t *testing.T) {
 	require.Eventually(t, func() bool {
 		var seen struct {
 			LastError string `json:"last_error"`
-			Pending   int
+			Pending   int    `json:"pending"`
 		}
 		require.NoError(t, json.Unmarshal([]byte(second.must(t, "GET", "/v1/webhooks/billing", "")), &seen))
 		return seen.LastError == "answered 503" && seen.Pending == 1
