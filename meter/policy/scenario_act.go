@@ -156,6 +156,9 @@ func (on *stage) decodeAsk(f fields, i item) Act {
 	}
 	a.N = uint32(f.whole("n", 1, unitsMax))
 	a.Body = f.body(a.N)
+	if _, ok := f["body"]; ok {
+		a.Written = string(f.body(0))
+	}
 	if answer, ok := f["answer"]; ok {
 		a.Answer = decodeAnswer(answer)
 	}
