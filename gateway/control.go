@@ -65,6 +65,12 @@ func (g *Gateway) controlRoutes() []controlRoute {
 		{"POST", "/v1/reservations/{reservation}/extend", false, g.postExtend},
 		{"GET", "/v1/policy", false, g.getPolicy},
 		{"POST", "/v1/policy/reload", false, g.postReload},
+		{"GET", "/v1/events", false, g.getEvents},
+		{"GET", "/v1/webhooks", false, g.getWebhooks},
+		{"PUT", "/v1/webhooks/{webhook}", false, g.putWebhook},
+		{"GET", "/v1/webhooks/{webhook}", false, g.getWebhook},
+		{"DELETE", "/v1/webhooks/{webhook}", false, g.deleteWebhook},
+		{"POST", "/v1/webhooks/{webhook}/redeliver", false, g.postRedeliver},
 		{"GET", "/v1/clock", false, g.getClock},
 		{"PUT", "/v1/clock", false, g.putClock},
 		{"GET", "/livez", true, g.getLive},
@@ -266,6 +272,8 @@ func (g *Gateway) storageProblem(err error) *problem {
 			code: codeConflict, final: true,
 			detail: "the same reference was used with another content, or the change contradicts what is recorded",
 		}
+	case errors.Is(err, ErrTooMany):
+		return &problem{code: codeConflict, final: true, detail: err.Error()}
 	case errors.Is(err, ErrTooManyGrants):
 		return &problem{code: codeTooManyGrants, final: true, detail: "the account has " +
 			strconv.Itoa(meter.GrantsMax) + " live grants already; let some be used up or revoke them"}

@@ -116,6 +116,7 @@ type bundle struct {
 	client  *http.Client
 	house   *house
 	journal *journalFake
+	notices *notices
 	stop    func()
 }
 
@@ -137,6 +138,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 		book: b.book, engine: engine, keys: map[[32]byte]gateway.Identity{}, accounts: map[string]gateway.AccountState{},
 	}
 	b.journal = &journalFake{}
+	b.notices = &notices{webhooks: map[string]gateway.NewWebhook{}}
 
 	pol, err := policy.Parse("studio.yaml", []byte(testPolicy))
 	require.NoError(tb, err)
@@ -149,7 +151,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 		Source:   b.house, Meter: b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
 		Ledger: b.house, Statements: b.house, Admin: b.house, Purchases: b.house,
 		Subscriptions: struct{ gateway.Subscriptions }{}, // cmd tests their routes, on the real system
-		Health:        b.house, Registerer: b.reg, Gatherer: b.reg, Log: log,
+		Health:        b.house, Feed: b.notices, Webhooks: b.notices, Registerer: b.reg, Gatherer: b.reg, Log: log,
 	}
 	for _, tweak := range tweaks {
 		tweak(&o)

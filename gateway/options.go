@@ -97,6 +97,8 @@ type Options struct {
 	Subscriptions Subscriptions
 	Purchases     Purchases
 	Health        Health
+	Feed          Feed
+	Webhooks      Webhooks
 	TestClock     TestClock // nil: time cannot be moved
 
 	Registerer prometheus.Registerer
@@ -235,6 +237,7 @@ func (o *Options) validate() error {
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
 		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil,
 		"Purchases": o.Purchases == nil, "Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
+		"Feed": o.Feed == nil, "Webhooks": o.Webhooks == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {
 		if missing {

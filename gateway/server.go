@@ -38,6 +38,8 @@ type Gateway struct {
 	subscriptions Subscriptions
 	purchases     Purchases
 	health        Health
+	feed          Feed
+	webhooks      Webhooks
 
 	exchanges sync.Pool // of *exchange
 	asking    turnstile // balances that ask Postgres
@@ -52,6 +54,7 @@ type Gateway struct {
 	base     context.Context // of calls that must outlive their request; ends when a shutdown runs out of time
 	giveUp   context.CancelFunc
 	draining atomic.Bool
+	waiting  atomic.Int64 // calls that wait for events
 	data     *fasthttp.Server
 	control  *fasthttp.Server
 	routes   []controlRoute
@@ -84,7 +87,7 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger,
 		statements: o.Statements, admin: o.Admin, subscriptions: o.Subscriptions,
 		purchases: o.Purchases, health: o.Health,
-		asking: make(turnstile, statementsMax), summing: make(turnstile, usagesMax),
+		asking: make(turnstile, statementsMax), summing: make(turnstile, usagesMax), feed: o.Feed, webhooks: o.Webhooks,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}

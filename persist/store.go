@@ -66,6 +66,9 @@ func (s *Store) hurry(partition int) {
 // Close waits for calls under way and closes the connections.
 func (s *Store) Close() { s.pool.Close() }
 
+// Pool is the store's connections, for the packages below this one.
+func (s *Store) Pool() *pgxpool.Pool { return s.pool }
+
 // Layout is the one the store was opened with.
 func (s *Store) Layout() meter.Layout { return s.layout }
 

@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"creditgate/gateway"
+	"creditgate/gateway/webhook"
 	"creditgate/meter"
 	"creditgate/meter/journal"
 	"creditgate/meter/policy"
 	"creditgate/persist"
+	"creditgate/persist/events"
 )
 
 // gateway and persist do not know each other; here persist's types become those that gateway asks for. The structs
@@ -26,6 +28,9 @@ var (
 	_ gateway.Journal       = journalled{}
 	_ gateway.Subscriptions = subscriptions{}
 	_ gateway.Health        = health{}
+	_ gateway.Feed          = feed{}
+	_ gateway.Webhooks      = webhooks{}
+	_ webhook.Queue         = deliveries{}
 	_ gateway.Meter         = (*meter.Engine)(nil)
 	_ gateway.Lookup        = (*meter.Engine)(nil)
 	_ gateway.Answers       = (*meter.ReplayStore)(nil)
@@ -39,11 +44,14 @@ func asGateway(err error) error {
 	var is error
 	switch {
 	case errors.Is(err, persist.ErrNoKey), errors.Is(err, persist.ErrNoGrant), errors.Is(err, persist.ErrNoPurchase),
-		errors.Is(err, persist.ErrNoRevocation), errors.Is(err, persist.ErrNoSubscription), errors.Is(err, persist.ErrNoOverride):
+		errors.Is(err, persist.ErrNoRevocation), errors.Is(err, persist.ErrNoSubscription), errors.Is(err, persist.ErrNoOverride),
+		errors.Is(err, events.ErrNoEndpoint):
 		is = gateway.ErrUnknown
 	case errors.Is(err, persist.ErrRefConflict), errors.Is(err, persist.ErrGrantGone),
 		errors.Is(err, persist.ErrExceedsGrant), errors.Is(err, persist.ErrInvalid):
 		is = gateway.ErrConflict
+	case errors.Is(err, events.ErrTooManyEndpoints):
+		is = gateway.ErrTooMany
 	case errors.Is(err, persist.ErrTooManyGrants):
 		is = gateway.ErrTooManyGrants
 	default:

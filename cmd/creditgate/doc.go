@@ -13,6 +13,7 @@
 //	node.go            one gateway: its parts, how they start, and the order in which they end
 //	clock.go           the test clock, in the words of gateway's ports.go
 //	adapters.go        persist and journal in the words of gateway's ports.go
+//	adapters_events.go persist/events in the words of gateway and gateway/webhook
 //	drift.go           compares Redis with Postgres now and then
 //	logging.go         the logger
 //	policies.go        creditgate policy check and diff, and loading one policy or a directory

@@ -15,10 +15,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"creditgate/gateway"
+	"creditgate/gateway/webhook"
 	"creditgate/meter"
 	"creditgate/meter/journal"
 	"creditgate/meter/policy"
 	"creditgate/persist"
+	"creditgate/persist/events"
 )
 
 // Bounds of a node's life.
@@ -44,6 +46,8 @@ type node struct {
 	flusher  *persist.Flusher
 	sweeper  *persist.Sweeper
 	issuer   *persist.Issuer
+	events   *events.Producer
+	webhooks *webhook.Sender
 	drift    *driftWatch
 	gate     *gateway.Gateway
 	hangup   chan os.Signal // SIGHUP; one waits while another is obeyed
@@ -86,6 +90,13 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	n.flusher = persist.NewFlusher(n.store, n.engine.Ledger(), persist.FlushOptions{TrimLag: c.TrimLag}, metrics, log)
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
 	n.issuer = persist.NewIssuer(changes, persist.IssueOptions{}, metrics, log)
+	told := events.NewFeed(n.store.Pool())
+	n.events = events.NewProducer(n.store.Pool(), c.Layout, policies, events.Options{Clock: n.clock}, metrics, log)
+	networks, err := webhook.ParseNetworks(c.WebhookNetworks)
+	if err != nil {
+		return nil, err
+	}
+	n.webhooks = webhook.NewSender(deliveries{told}, webhook.Options{Networks: networks}, metrics, log)
 	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
 	if c.TestClock {
 		n.moving = persist.NewTestClock(n.store, log, n.issue, n.sweeper.Sweep, n.engine.SweepNow)
@@ -97,6 +108,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
 		Admin: admin{changes}, Purchases: purchases{changes}, Subscriptions: subscriptions{changes}, Health: health{n.engine},
+		Feed: feed{told}, Webhooks: webhooks{told, networks},
 		Registerer: metrics, Gatherer: metrics, Log: log,
 	})
 	return n, err
@@ -223,10 +235,13 @@ func (n *node) keepBook(ctx context.Context, checked bool) error {
 	}
 	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)
 	issue := start(ctx, n.issuer.Run)
+	tell, post := start(ctx, n.events.Run), start(ctx, n.webhooks.Run)
 	if n.moving != nil {
 		defer start(ctx, n.moving.Run).end()
 	}
 	<-ctx.Done()
+	post.end()
+	tell.end()
 	issue.end()
 	sweep.end()
 	watch.end()

@@ -25,6 +25,7 @@ type config struct {
 	TrimLag         time.Duration
 	ShutdownTimeout time.Duration
 	VerifyEvery     time.Duration
+	WebhookNetworks []string
 	TestClock       bool
 	LogLevel        string
 	LogFormat       string
@@ -41,6 +42,7 @@ func defaultConfig() *config {
 		TrimLag:         15 * time.Minute,
 		ShutdownTimeout: 75 * time.Second,
 		VerifyEvery:     15 * time.Minute,
+		WebhookNetworks: []string{"127.0.0.0/8", "::1/128"},
 		LogLevel:        "info",
 		LogFormat:       "json",
 		Gateway:         gateway.DefaultSettings(),
@@ -182,6 +184,11 @@ func (c *config) operation() []setting {
 			"verify_every", duration(&c.VerifyEvery), false,
 			"how often every account in Redis is compared with Postgres; the result is the metric " +
 				"creditgate_drift_accounts. 0: never",
+		},
+		{
+			"webhook_networks", list(&c.WebhookNetworks), false,
+			"IP addresses or CIDR prefixes, separated by commas, that events may be posted to besides the public " +
+				"internet, also without TLS",
 		},
 		{
 			"test_clock", truth(&c.TestClock), false,
