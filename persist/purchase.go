@@ -212,7 +212,7 @@ func grantRef(purchase meter.ID) string { return "purchase-" + purchase.String()
 func (o order) grant(purchase meter.ID, n NewPurchase) NewGrant {
 	return NewGrant{
 		Account: n.Account, Bucket: o.pack.Bucket, Rank: o.pack.Rank, Credits: o.credits, ExpiresAt: o.expires,
-		Ref: grantRef(purchase), Reason: "purchase", Actor: n.Actor,
+		Ref: grantRef(purchase), Reason: "purchase", Actor: n.Actor, Follows: o.pack.Lifetime.Kind == policy.NextRenewal,
 		Price: &Price{Minor: o.net, Currency: o.pack.Price.Currency},
 	}
 }
