@@ -86,8 +86,8 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		set: o.Settings, policies: o.Policies, source: o.Source, clock: o.Clock, testClock: o.TestClock,
 		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger,
 		statements: o.Statements, admin: o.Admin, subscriptions: o.Subscriptions,
-		purchases: o.Purchases, health: o.Health,
-		asking: make(turnstile, statementsMax), summing: make(turnstile, usagesMax), feed: o.Feed, webhooks: o.Webhooks,
+		purchases: o.Purchases, health: o.Health, feed: o.Feed, webhooks: o.Webhooks,
+		asking: make(turnstile, statementsMax), summing: make(turnstile, usagesMax),
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}
