@@ -34,6 +34,7 @@ local KEYS, account_raw -- of the present call: its keys, and account key → pa
 --include verbs/flushed.lua
 --include verbs/drop.lua
 --include verbs/tick.lua
+--include verbs/reverse.lua
 --include lib/batch.lua
 --include apply.lua
 --include open.lua

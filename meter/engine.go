@@ -222,6 +222,20 @@ func (e *Engine) Revoke(ctx context.Context, r Revocation) (Decision, error) {
 	return e.run(ctx, revokeOp(e.layout.PartitionOf(r.Account), r), time.Time{})
 }
 
+// Reverse undoes a revocation.
+func (e *Engine) Reverse(ctx context.Context, r Reversal) (Decision, error) {
+	if r.Amount <= 0 || !r.Amount.Valid() || r.Grant.Debt < 0 || !ValidName(r.Grant.Bucket) {
+		return Decision{}, fmt.Errorf("meter: reversal of %s in bucket %q: the amount must be above 0, the bucket a name: %w",
+			r.Amount, r.Grant.Bucket, ErrNotSent)
+	}
+	for _, ms := range [...]int64{r.Grant.EffectiveMs, r.Grant.ExpiresMs, r.Grant.CreatedMs} {
+		if ms < 0 || ms > Never {
+			return Decision{}, badTime(ms)
+		}
+	}
+	return e.run(ctx, reverseOp(e.layout.PartitionOf(r.Account), r), time.Time{})
+}
+
 // MoveExpiry lets a grant end at another time.
 func (e *Engine) MoveExpiry(ctx context.Context, m ExpiryMove) (Decision, error) {
 	if m.ExpiresMs < 0 || m.ExpiresMs > Never {

@@ -77,6 +77,7 @@ func LoadOp(p uint16, id ID, account string, epoch uint64) *Op {
 
 func GrantOp(p uint16, g GrantChange) *Op     { return grantOp(p, g) }
 func RevokeOp(p uint16, r Revocation) *Op     { return revokeOp(p, r) }
+func ReverseOp(p uint16, r Reversal) *Op      { return reverseOp(p, r) }
 func MoveExpiryOp(p uint16, m ExpiryMove) *Op { return moveExpiryOp(p, m) }
 func LapseOp(p uint16, id ID, account string, g ID) *Op {
 	return newOp(verbLapse, p, id, account).uuid(g)

@@ -47,8 +47,8 @@ func verbFiles() map[verb]struct {
 			[]string{"3", "2", "1", "promo", max53, "5", "140737488355327", "7", ""},
 		},
 		verbRevoke: {
-			"revoke", revokeOp(0, Revocation{ID: id, Account: "a", Grant: id, Amount: 8, CheckedPseq: 4}),
-			[]string{"4", string(id[:]), "8", ""},
+			"revoke", revokeOp(0, Revocation{ID: id, Account: "a", Grant: id, Amount: 8, Beyond: BeyondHeld, CheckedPseq: 4}),
+			[]string{"4", string(id[:]), "8", "2", ""},
 		},
 		verbLapse: {"lapse", newOp(verbLapse, 0, id, "a").uuid(id), []string{string(id[:])}},
 		verbMoveExpiry: {
@@ -62,6 +62,10 @@ func verbFiles() map[verb]struct {
 		verbFlushed: {"flushed", newOp(verbFlushed, 0, id, "").u64(1).u64(2).u64(3).u64(4), []string{"1", "2", "3", "4"}},
 		verbDrop:    {"drop", newOp(verbDrop, 0, id, "").u8(1).i48(12), nil}, // its first field is a key number, added by call
 		verbTick:    {"tick", newOp(verbTick, 0, id, ""), nil},
+		verbReverse: {
+			"reverse", reverseOp(0, Reversal{ID: id, Account: "a", Grant: g, Amount: 8, CheckedPseq: 4}),
+			[]string{"4", string(id[:]), "8", "0", "2", "1", "promo", "5", "140737488355327", "7", ""},
+		},
 	}
 }
 
@@ -129,7 +133,7 @@ func TestConstants(t *testing.T) {
 		"KIND_GRANT": int64(KindGrant), "KIND_COMMIT": int64(KindCommit), "KIND_RELEASE": int64(KindRelease),
 		"KIND_EXPIRE": int64(KindExpire), "KIND_LATE": int64(KindLate), "KIND_UNCOLLECTED": int64(KindUncollected),
 		"KIND_LAPSE": int64(KindLapse), "KIND_REVOKE": int64(KindRevoke), "KIND_ADJUST": int64(KindAdjust),
-		"GRANTS_MAX": GrantsMax, "APPLIED_MAX": appliedMax, "AMOUNT_MAX": int64(MaxCredits), "NEVER": Never,
+		"BEYOND_NOTHING": int64(BeyondNothing), "BEYOND_HELD": int64(BeyondHeld), "GRANTS_MAX": GrantsMax, "APPLIED_MAX": appliedMax, "AMOUNT_MAX": int64(MaxCredits), "NEVER": Never,
 		"CLOCK_SKEW_MAX_MS": 60_000, "DONE_SLOT_MS": doneSlotMs, "DONE_KEEP_MS": 15 * 60 * 1000, "KEY_KEEP_MS": keySlotMs,
 		"SLOT_NOTE_MS": SlotNoteMs, "BRIEF": verbBrief, "BRIEF_SIZE": briefSize,
 	}

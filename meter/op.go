@@ -25,6 +25,7 @@ const (
 	verbFlushed
 	verbDrop
 	verbTick
+	verbReverse
 )
 
 // verbBrief is added to a verb to ask for a brief answer.
@@ -39,7 +40,7 @@ const (
 // sectionKeys is how many of its partition's own keys the operation may touch.
 func (o *op) sectionKeys() int {
 	switch o.verb {
-	case verbGrant, verbLapse, verbMoveExpiry, verbLoad:
+	case verbGrant, verbLapse, verbMoveExpiry, verbReverse, verbLoad:
 		return sectionKeysMax
 	case verbCommit, verbRelease, verbExpire, verbLoadKey, verbDrop:
 		return sectionKeysMax - 1
@@ -184,7 +185,18 @@ func grantOp(partition uint16, g GrantChange) *op {
 
 func revokeOp(partition uint16, r Revocation) *op {
 	o := newOp(verbRevoke, partition, r.ID, r.Account)
-	return o.u64(r.CheckedPseq).uuid(r.Grant).credits(r.Amount).note(r.Note)
+	return o.u64(r.CheckedPseq).uuid(r.Grant).credits(r.Amount).u8(byte(r.Beyond)).note(r.Note)
+}
+
+func reverseOp(partition uint16, r Reversal) *op {
+	flags := byte(0)
+	if r.Grant.Paid {
+		flags = 1
+	}
+	o := newOp(verbReverse, partition, r.ID, r.Account)
+	return o.u64(r.CheckedPseq).uuid(r.Grant.ID).credits(r.Amount).credits(r.Grant.Debt).
+		u8(r.Grant.Rank).u8(flags).str8(r.Grant.Bucket).i48(r.Grant.EffectiveMs).i48(r.Grant.ExpiresMs).
+		i48(r.Grant.CreatedMs).note(r.Note)
 }
 
 func moveExpiryOp(partition uint16, m ExpiryMove) *op {
@@ -228,7 +240,7 @@ func (o *op) decision(layout Layout) (Decision, error) {
 func (v verb) String() string {
 	names := [...]string{
 		"", "reserve", "commit", "release", "expire", "extend", "grant", "revoke", "lapse", "move_expiry", "suspend",
-		"read", "load", "load_key", "flushed", "drop", "tick",
+		"read", "load", "load_key", "flushed", "drop", "tick", "reverse",
 	}
 	return names[v]
 }

@@ -2,6 +2,7 @@ package meter_test
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -20,6 +21,7 @@ type play struct {
 	grants       []meter.GrantChange
 	revocations  []meter.Revocation
 	moves        []meter.ExpiryMove
+	reversals    []meter.Reversal
 	keyRound     byte // raised when key records were dropped: their keys are not used again
 	baseMs       int64
 }
@@ -268,7 +270,7 @@ func (p *play) checked(t *rapid.T, account string, change meter.ID, first uint64
 func (p *play) administer(t *rapid.T) verb {
 	kinds := []func(*rapid.T) verb{p.suspend, p.balance}
 	if len(p.grants) > 0 {
-		kinds = append(kinds, p.revoke, p.revoke, p.move)
+		kinds = append(kinds, p.revoke, p.revoke, p.reverse, p.move)
 	}
 	return rapid.SampledFrom(kinds).Draw(t, "kind")(t)
 }
@@ -299,6 +301,8 @@ func (p *play) revoke(t *rapid.T) verb {
 		p.revocations = append(p.revocations, meter.Revocation{
 			ID: p.id(p.home(g.Account).NowMs), Account: g.Account, Grant: g.Grant.ID,
 			Amount: meter.Credits(rapid.IntRange(1, 20).Draw(t, "amount")), CheckedPseq: at.Pseq,
+			Beyond: rapid.SampledFrom([]meter.Beyond{meter.BeyondDebt, meter.BeyondDebt, meter.BeyondNothing, meter.BeyondHeld}).
+				Draw(t, "beyond"),
 		})
 		n++
 	} else {
@@ -310,6 +314,69 @@ func (p *play) revoke(t *rapid.T) verb {
 	}
 	r.CheckedPseq = p.checked(t, r.Account, r.ID, r.CheckedPseq)
 	return p.revoking(r)
+}
+
+// reverse undoes a revocation whose entry is flushed, once, or repeats that.
+func (p *play) reverse(t *rapid.T) verb {
+	var fresh []meter.Revocation
+	for _, r := range p.revocations {
+		undone := slices.ContainsFunc(p.reversals, func(v meter.Reversal) bool { return v.Note.Reason == r.ID.String() })
+		if entry, ok := p.flushed(r.ID); ok && !undone && entry.Amount > 0 {
+			fresh = append(fresh, r)
+		}
+	}
+	n := len(p.reversals)
+	switch {
+	case len(fresh) > 0 && (n == 0 || rapid.IntRange(0, 3).Draw(t, "again") > 0):
+		r := rapid.SampledFrom(fresh).Draw(t, "revocation")
+		p.reversals = append(p.reversals, p.reversalOf(r))
+		n++
+	case n == 0:
+		return p.balancing(p.account(t))
+	default:
+		n = 1 + rapid.IntRange(0, n-1).Draw(t, "which")
+	}
+	v := p.reversals[n-1]
+	if _, done := p.flushed(v.ID); !done && rapid.Bool().Draw(t, "looked again") {
+		at, err := p.book.Cursor(p.ctx, p.layout.PartitionOf(v.Account))
+		require.NoError(p.t, err)
+		v.CheckedPseq, v.Grant = at.Pseq, p.terms(v.Grant.ID)
+	}
+	return p.reversing(v)
+}
+
+func (p *play) reversalOf(r meter.Revocation) meter.Reversal {
+	entry, _ := p.flushed(r.ID)
+	at, err := p.book.Cursor(p.ctx, p.layout.PartitionOf(r.Account))
+	require.NoError(p.t, err)
+	return meter.Reversal{
+		ID: p.id(p.home(r.Account).NowMs), Account: r.Account, Grant: p.terms(r.Grant), CheckedPseq: at.Pseq,
+		Amount: entry.Amount, Note: meter.Note{Reason: r.ID.String()},
+	}
+}
+
+// terms are a grant as the book has it: where its expiry was moved to, and what it owes.
+func (p *play) terms(grant meter.ID) meter.Grant {
+	g := p.book.Lot(grant)
+	g.Debt = 0
+	for _, e := range p.book.Entries() {
+		for _, l := range e.Lines {
+			if l.Grant == grant {
+				g.Debt += l.Debt
+			}
+		}
+	}
+	return g
+}
+
+// flushed is the entry of a change, once the book has it.
+func (p *play) flushed(change meter.ID) (meter.Entry, bool) {
+	for _, e := range p.book.Entries() {
+		if e.ID == change {
+			return e, true
+		}
+	}
+	return meter.Entry{}, false
 }
 
 func (p *play) applied(account string, change meter.ID) bool {

@@ -141,6 +141,19 @@ func (s *stage) revoke(name, grant string, amount meter.Credits) {
 	}))
 }
 
+// reverse undoes a revocation as its entry has it; owed is what Postgres has as the grant's debt.
+func (s *stage) reverse(name, grant string, amount, owed meter.Credits) {
+	s.t.Helper()
+	s.do(fmt.Sprintf("reverse %s: %s of %s", name, amount, grant),
+		meter.ReverseOp(s.layout.PartitionOf(customer), meter.Reversal{
+			ID: s.id(name), Account: customer, Amount: amount, CheckedPseq: 99,
+			Grant: meter.Grant{
+				ID: s.id(grant), Bucket: grant, Rank: 1, Debt: owed, ExpiresMs: meter.Never, CreatedMs: s.id(grant).CreatedMs(),
+			},
+			Note: meter.Note{Reason: "dispute won"},
+		}))
+}
+
 func (s *stage) moveExpiry(name, grant string, hours int64) {
 	s.t.Helper()
 	s.do(fmt.Sprintf("move %s: %s to %+dh", name, grant, hours), meter.MoveExpiryOp(s.layout.PartitionOf(customer), meter.ExpiryMove{
@@ -247,6 +260,16 @@ func scenarios() map[string]func(*stage) {
 			s.revoke("v1", "monthly", 2500)
 			s.revoke("v1", "monthly", 2500)
 			s.release("r1") // pays the debt of 1.5 first
+		},
+		"reverse": func(s *stage) {
+			three(s)
+			s.reserve("r1", 4000)           // 2 of promo, 2 of monthly
+			s.revoke("v1", "monthly", 2500) // 1 taken, 1.5 debt
+			s.reverse("w1", "monthly", 2500, 0)
+			s.reverse("w1", "monthly", 2500, 0)
+			s.revoke("v2", "monthly", 3000) // 1 taken, 2 debt
+			s.release("r1")                 // pays it: nothing is left of monthly
+			s.reverse("w2", "monthly", 3000, 0)
 		},
 		"lapse": func(s *stage) {
 			three(s)

@@ -48,6 +48,30 @@ type Revocation struct {
 	Account     string
 	Grant       ID
 	Amount      Credits
+	Beyond      Beyond
+	Note        Note
+	CheckedPseq uint64
+}
+
+// Beyond says what becomes of the part of a revocation that is not available any more.
+type Beyond uint8
+
+// What can become of it.
+const (
+	BeyondDebt    Beyond = iota // debt: returned draws pay it
+	BeyondNothing               // nothing: it is written off
+	// BeyondHeld makes debt of what is held, so that nothing of the grant can be spent and nothing is owed for what is
+	// spent already.
+	BeyondHeld
+)
+
+// Reversal undoes a revocation that is in the ledger: what the grant still owes goes first, which forgives the debt of
+// the revocation, and the rest is given back to the grant.
+type Reversal struct {
+	ID          ID
+	Account     string
+	Grant       Grant   // its terms; Debt is what Postgres has at CheckedPseq, and counts when Redis has it no more
+	Amount      Credits // of the revocation's entry: taken or owed
 	Note        Note
 	CheckedPseq uint64
 }

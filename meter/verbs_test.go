@@ -92,6 +92,16 @@ func (w *world) revoking(r meter.Revocation) verb {
 	}
 }
 
+func (w *world) reversing(r meter.Reversal) verb {
+	p := w.layout.PartitionOf(r.Account)
+	return verb{
+		"reverse %+v",
+		[]any{r},
+		p, func() *meter.Op { return meter.ReverseOp(p, r) },
+		func(m *metertest.Model) meter.Decision { return m.Reverse(r) },
+	}
+}
+
 func (w *world) moving(v meter.ExpiryMove) verb {
 	p := w.layout.PartitionOf(v.Account)
 	return verb{

@@ -192,16 +192,21 @@ local function take(a, amount, now)
   return taken
 end
 
+-- Says that only Postgres has the debt of a grant from the record pseq on, or will once that is flushed: an admin change
+-- that was checked before it is refused (RECHECK).
+local function debt_left(a, pseq) a.pruned = max(a.pruned, pseq) end
+
 -- Forgets what can never move again: grants that hold nothing, and admin changes whose entry is flushed. pruned
 -- keeps the newest forgotten pseq, so that a delayed repeat of a forgotten change is refused (RECHECK). Only a grant
--- that was touched can have come to hold nothing.
+-- that was touched can have come to hold nothing. pseq is the record that this call writes.
 local tidy
-function tidy(a, flushed)
+function tidy(a, flushed, pseq)
   for i = #a.loaded, 1, -1 do
     local g = a.loaded[i]
     if g.touched and g.available == 0 and g.held == 0 then
+      if g.debt > 0 then debt_left(a, pseq) end
       remove_grant(a, g) -- loads all: begin anew
-      return tidy(a, flushed)
+      return tidy(a, flushed, pseq)
     end
   end
   for i = #a.applied, 1, -1 do

@@ -41,6 +41,10 @@ local KIND_LAPSE = 7
 local KIND_REVOKE = 8
 local KIND_ADJUST = 9
 
+-- What becomes of the part of a revocation that is not available any more.
+local BEYOND_NOTHING = 1
+local BEYOND_HELD = 2
+
 local GRANTS_MAX = 64
 local APPLIED_MAX = 64
 local AMOUNT_MAX = 9007199254740991

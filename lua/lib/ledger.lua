@@ -62,6 +62,7 @@ local function settle(sec, op, a, r, charged, state, kind, units)
     g.held, g.touched = g.held - d.amount, true
     local lapsed, paid = 0, 0
     if back > 0 then lapsed, paid = give_back(a, g, back, sec.now) end
+    if paid > 0 then debt_left(a, sec.pseq + 1) end
     lines[i] = line(g.id, 0, d.charged, back, lapsed, paid, -paid)
   end
   a.holds = a.holds - 1

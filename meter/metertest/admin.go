@@ -131,9 +131,24 @@ func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 		return m.told(meter.CodeError, a)
 	}
 	var taken meter.Credits
-	if i := slices.IndexFunc(a.Grants, isGrant(q.Grant)); i >= 0 {
+	i := slices.IndexFunc(a.Grants, isGrant(q.Grant))
+	if i >= 0 {
+		taken = min(q.Amount, a.Grants[i].Available)
+	}
+	switch q.Beyond {
+	case meter.BeyondNothing:
+		q.Amount = taken
+	case meter.BeyondHeld:
+		if i < 0 {
+			q.Amount = 0
+		} else {
+			q.Amount = min(q.Amount, taken+max(0, a.Grants[i].Held-a.Grants[i].Debt))
+		}
+	case meter.BeyondDebt:
+	}
+	switch {
+	case i >= 0:
 		g := &a.Grants[i]
-		taken = min(q.Amount, g.Available)
 		g.Available -= taken
 		g.Debt += q.Amount - taken
 		var total meter.Credits
@@ -143,11 +158,58 @@ func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 		if !total.Valid() {
 			return m.told(meter.CodeError, a)
 		}
+	case q.Amount > 0:
+		a.PrunedPseq = m.Pseq + 1
 	}
 	return m.apply(q.Account, a, meter.Entry{
 		Kind: meter.KindRevoke, Amount: q.Amount, ID: q.ID, Note: q.Note,
 		Lines: []meter.Line{{Grant: q.Grant, Revoked: taken, Debt: q.Amount - taken}},
 	})
+}
+
+// Reverse undoes a revocation: what the grant still owes goes first, the rest is given back to it. Of a grant that is gone, Postgres knows terms and debt.
+func (m *Model) Reverse(q meter.Reversal) meter.Decision {
+	a, code, changed := m.admin(q.Account, q.ID, q.CheckedPseq)
+	if changed {
+		return m.told(code, a)
+	}
+	i := slices.IndexFunc(a.Grants, isGrant(q.Grant.ID))
+	g := q.Grant
+	g.Available, g.Held = 0, 0
+	if i >= 0 {
+		g = a.Grants[i]
+	}
+	settled := min(g.Debt, q.Amount)
+	back := q.Amount - settled
+	g.Debt -= settled
+	e := meter.Entry{Kind: meter.KindAdjust, Amount: q.Amount, ID: q.ID, Note: q.Note}
+	line := meter.Line{Grant: g.ID, Revoked: -back, Debt: -settled}
+	if m.NowMs >= g.ExpiresMs {
+		line.Lapsed = back
+	} else {
+		g.Available += back
+	}
+	switch {
+	case i >= 0:
+		a.Grants[i] = g
+	case g.Available > 0 && len(a.Grants) >= meter.GrantsMax:
+		return m.told(meter.CodeTooManyGrants, a)
+	case g.Available > 0:
+		a.Grants = append(a.Grants, g)
+		slices.SortFunc(a.Grants, meter.CompareGrants)
+	}
+	var total meter.Credits
+	for _, g := range a.Grants {
+		total += g.Available + g.Held + g.Debt
+	}
+	if !total.Valid() {
+		return m.told(meter.CodeError, a)
+	}
+	if settled > 0 {
+		a.PrunedPseq = m.Pseq + 1
+	}
+	e.Lines = []meter.Line{line}
+	return m.apply(q.Account, a, e)
 }
 
 // MoveExpiry sets the end of a grant. Its entry moves no credit; it is there so that Postgres learns of the move in

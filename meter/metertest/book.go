@@ -48,6 +48,13 @@ func (b *Book) AddLot(g meter.Grant) {
 	b.lots[g.ID] = g
 }
 
+// Lot is a grant's terms as they were last written down.
+func (b *Book) Lot(id meter.ID) meter.Grant {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lots[id]
+}
+
 // SetFlags writes down an account's flags.
 func (b *Book) SetFlags(name string, suspended bool, version uint32) {
 	b.mu.Lock()

@@ -221,7 +221,11 @@ func (m *Model) settle(
 	r.Draws = meter.PlanCharge(r.Draws, a.Grants, charged, m.NowMs)
 	e := meter.Entry{Kind: kind, Amount: r.Amount, ID: r.ID.ID, Units: units, Note: r.Note}
 	for _, d := range r.Draws {
-		e.Lines = append(e.Lines, giveBack(grantOf(a, d.Grant), d, m.NowMs))
+		line := giveBack(grantOf(a, d.Grant), d, m.NowMs)
+		if line.Debt != 0 {
+			a.PrunedPseq = m.Pseq + 1
+		}
+		e.Lines = append(e.Lines, line)
 	}
 	a.Holds--
 	delete(m.Open, r.ID.ID)
@@ -363,7 +367,13 @@ func (m *Model) book(name string, a meter.Account, e meter.Entry) {
 // store keeps an account, without what can never move again: grants that hold nothing, and the ids of admin changes
 // whose entries are flushed. Of those only the newest pseq stays.
 func (m *Model) store(name string, a meter.Account) {
-	a.Grants = slices.DeleteFunc(slices.Clone(a.Grants), func(g meter.Grant) bool { return g.Available == 0 && g.Held == 0 })
+	a.Grants = slices.DeleteFunc(slices.Clone(a.Grants), func(g meter.Grant) bool {
+		gone := g.Available == 0 && g.Held == 0
+		if gone && g.Debt > 0 { // only the ledger remembers it from here on
+			a.PrunedPseq = max(a.PrunedPseq, m.Pseq+1)
+		}
+		return gone
+	})
 	a.Applied = slices.DeleteFunc(slices.Clone(a.Applied), func(c meter.AppliedChange) bool {
 		if c.Pseq <= m.FlushedPseq {
 			a.PrunedPseq = max(a.PrunedPseq, c.Pseq)
