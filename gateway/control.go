@@ -26,7 +26,7 @@ const (
 	actorMax       = 120
 	reasonMax      = 120 // what a ledger entry keeps
 	storageTimeout = 5 * time.Second
-	segmentsMax    = 6
+	segmentsMax    = 7
 )
 
 // controlRoute is one row of the control plane's table. A segment of the pattern in braces matches any name.
@@ -46,6 +46,10 @@ func (g *Gateway) controlRoutes() []controlRoute {
 		{"POST", "/v1/accounts/{account}/grants", false, g.postGrant},
 		{"PATCH", "/v1/accounts/{account}/grants/{grant}", false, g.patchGrant},
 		{"POST", "/v1/accounts/{account}/revocations", false, g.postRevocation},
+		{"POST", "/v1/accounts/{account}/revocations/{revocation}/reversal", false, g.postReversal},
+		{"POST", "/v1/accounts/{account}/purchases", false, g.postPurchase},
+		{"GET", "/v1/purchases/{purchase}", false, g.getPurchase},
+		{"POST", "/v1/purchases/{purchase}/payment", false, g.postPayment},
 		{"GET", "/v1/accounts/{account}/balance", false, g.getBalance},
 		{"GET", "/v1/accounts/{account}/entries", false, g.getEntries},
 		{"POST", "/v1/reservations", false, g.postReservation},
@@ -240,6 +244,9 @@ func checkReason(s string) *problem {
 
 // storageProblem maps what an Admin or a Ledger answered.
 func (g *Gateway) storageProblem(err error) *problem {
+	if r, ok := errors.AsType[*RefusalError](err); ok {
+		return refusal(r)
+	}
 	switch {
 	case errors.Is(err, meter.ErrNoAccount):
 		return &problem{code: codeNotFound, detail: "there is no such account"}

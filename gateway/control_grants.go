@@ -171,6 +171,10 @@ type revocationView struct {
 	Credits      meter.Credits `json:"credits"`
 	Applied      bool          `json:"applied"`
 	ExternalRef  string        `json:"external_ref"`
+	// What was there to be taken, what became debt, what was written off; null until the ledger has it.
+	Taken      *meter.Credits `json:"taken"`
+	Debt       *meter.Credits `json:"debt"`
+	WrittenOff *meter.Credits `json:"written_off"`
 }
 
 // postRevocation takes credit back: what is available at once, the rest as the grant's debt.
@@ -196,7 +200,13 @@ func (g *Gateway) postRevocation(c *call) (int, any, *problem) {
 	if err != nil {
 		return 0, nil, g.storageProblem(err)
 	}
-	return changed(s.Applied, s.Repeated), revocationView{s.RevocationID, s.GrantID, s.Credits, s.Applied, s.Ref}, nil
+	v := revocationView{
+		RevocationID: s.RevocationID, GrantID: s.GrantID, Credits: s.Credits, Applied: s.Applied, ExternalRef: s.Ref,
+	}
+	if s.Booked != nil {
+		v.Taken, v.Debt, v.WrittenOff = &s.Booked.Taken, &s.Booked.Debt, &s.Booked.WrittenOff
+	}
+	return changed(s.Applied, s.Repeated), v, nil
 }
 
 // target checks what is to be revoked, and that there is a reason: it is the customer's money.

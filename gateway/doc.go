@@ -29,7 +29,7 @@
 //	control*.go    the control plane, by noun
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults
-//	ports.go       what the gateway asks of the rest of the house
+//	ports*.go      what the gateway asks of the rest of the house
 //	server.go      listeners, connections, shutdown
 //	deadline.go    connections whose deadlines cost nothing to move
 //	hungup_*.go    whether the peer of an idle connection has gone

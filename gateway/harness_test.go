@@ -147,7 +147,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 		},
 		Policies: policy.NewCatalog(map[string]*policy.Policy{"studio": pol}),
 		Meter:    b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
-		Ledger: b.house, Statements: b.house, Admin: b.house, Health: b.house, Registerer: b.reg, Gatherer: b.reg, Log: log,
+		Ledger: b.house, Statements: b.house, Admin: b.house, Purchases: b.house, Health: b.house, Registerer: b.reg, Gatherer: b.reg, Log: log,
 	}
 	for _, tweak := range tweaks {
 		tweak(&o)
@@ -350,6 +350,7 @@ func (j *journalFake) entries() []meter.Settle {
 
 // house plays package persist: accounts and keys in maps, grants applied through the engine.
 type house struct {
+	till     till
 	mu       sync.Mutex
 	book     *metertest.Book
 	engine   *meter.Engine

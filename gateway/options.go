@@ -93,6 +93,7 @@ type Options struct {
 	Ledger     Ledger
 	Statements Statements
 	Admin      Admin
+	Purchases  Purchases
 	Health     Health
 
 	Registerer prometheus.Registerer
@@ -228,7 +229,8 @@ func (o *Options) validate() error {
 	for name, missing := range map[string]bool{
 		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
-		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil, "Health": o.Health == nil,
+		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil,
+		"Purchases": o.Purchases == nil, "Health": o.Health == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {
 		if missing {

@@ -213,7 +213,7 @@ type Grants interface {
 	Grant(ctx context.Context, g NewGrant) (GrantState, error)
 	// MoveExpiry sets the expiry of a grant.
 	MoveExpiry(ctx context.Context, m ExpiryChange) (GrantState, error)
-	// Revoke takes back credit of one grant, or of all grants of a purchase.
+	// Revoke takes back credit of one grant, or of a purchase; a *RefusalError where the terms of the sale forbid it.
 	Revoke(ctx context.Context, r NewRevocation) (RevocationState, error)
 }
 
@@ -269,6 +269,7 @@ type RevocationState struct {
 	GrantID      meter.ID
 	Credits      meter.Credits
 	Ref          string
+	Booked       *Booked // nil until the ledger has it
 	Applied      bool
 	Repeated     bool
 }

@@ -16,30 +16,33 @@ type code string
 
 // The problem codes of the HTTP contract.
 const (
-	codeUnauthenticated     code = "unauthenticated"
-	codeSuspended           code = "account-suspended"
-	codeInsufficient        code = "insufficient-credits"
-	codeFairUse             code = "fair-use-exceeded"
-	codeTooManyInFlight     code = "too-many-in-flight"
-	codeAmbiguousPrice      code = "ambiguous-price"
-	codeInvalid             code = "invalid-request"
-	codeUnpriced            code = "unpriced-route"
-	codeNotFound            code = "not-found"
-	codeEncoding            code = "unsupported-encoding"
-	codeTooLarge            code = "payload-too-large"
-	codeHeadersTooLarge     code = "headers-too-large"
-	codeInProgress          code = "request-in-progress"
-	codeMismatch            code = "idempotency-mismatch"
-	codeReplayUnavailable   code = "replay-unavailable"
-	codeConflict            code = "conflict"
-	codeTooManyGrants       code = "too-many-grants"
-	codeUpstreamUnreachable code = "upstream-unreachable"
-	codeUpstreamFailed      code = "upstream-failed"
-	codeUpstreamTimeout     code = "upstream-timeout"
-	codeUpstreamUnavailable code = "upstream-unavailable"
-	codeMeteringUnavailable code = "metering-unavailable"
-	codeStorageUnavailable  code = "storage-unavailable"
-	codeInternal            code = "internal-error"
+	codeUnauthenticated      code = "unauthenticated"
+	codeSuspended            code = "account-suspended"
+	codeInsufficient         code = "insufficient-credits"
+	codeFairUse              code = "fair-use-exceeded"
+	codeTooManyInFlight      code = "too-many-in-flight"
+	codeAmbiguousPrice       code = "ambiguous-price"
+	codeInvalid              code = "invalid-request"
+	codeUnpriced             code = "unpriced-route"
+	codeNotFound             code = "not-found"
+	codeEncoding             code = "unsupported-encoding"
+	codeTooLarge             code = "payload-too-large"
+	codeHeadersTooLarge      code = "headers-too-large"
+	codeInProgress           code = "request-in-progress"
+	codeMismatch             code = "idempotency-mismatch"
+	codeReplayUnavailable    code = "replay-unavailable"
+	codeConflict             code = "conflict"
+	codeTooManyGrants        code = "too-many-grants"
+	codeNotEligible          code = "pack-not-eligible"
+	codeSubscriptionRequired code = "subscription-required"
+	codeNotRefundable        code = "not-refundable"
+	codeUpstreamUnreachable  code = "upstream-unreachable"
+	codeUpstreamFailed       code = "upstream-failed"
+	codeUpstreamTimeout      code = "upstream-timeout"
+	codeUpstreamUnavailable  code = "upstream-unavailable"
+	codeMeteringUnavailable  code = "metering-unavailable"
+	codeStorageUnavailable   code = "storage-unavailable"
+	codeInternal             code = "internal-error"
 )
 
 type meaning struct {
@@ -50,30 +53,33 @@ type meaning struct {
 // problems is the one table that turns what went wrong into HTTP. Nothing else in the house knows a status.
 func problems() map[code]meaning {
 	return map[code]meaning{
-		codeUnauthenticated:     {fasthttp.StatusUnauthorized, "No valid API key"},
-		codeSuspended:           {fasthttp.StatusForbidden, "Account suspended"},
-		codeInsufficient:        {fasthttp.StatusPaymentRequired, "Not enough credits"},
-		codeFairUse:             {fasthttp.StatusTooManyRequests, "Fair-use limit reached"},
-		codeTooManyInFlight:     {fasthttp.StatusTooManyRequests, "Too many requests in flight"},
-		codeAmbiguousPrice:      {fasthttp.StatusBadRequest, "Price is ambiguous"},
-		codeInvalid:             {fasthttp.StatusBadRequest, "Invalid request"},
-		codeUnpriced:            {fasthttp.StatusNotFound, "Route has no price"},
-		codeNotFound:            {fasthttp.StatusNotFound, "Not found"},
-		codeEncoding:            {fasthttp.StatusUnsupportedMediaType, "Content encoding not supported"},
-		codeTooLarge:            {fasthttp.StatusRequestEntityTooLarge, "Body too large"},
-		codeHeadersTooLarge:     {fasthttp.StatusRequestHeaderFieldsTooLarge, "Headers too large"},
-		codeInProgress:          {fasthttp.StatusConflict, "Request with this key is in progress"},
-		codeMismatch:            {fasthttp.StatusUnprocessableEntity, "Key was used for another request"},
-		codeReplayUnavailable:   {fasthttp.StatusConflict, "Answer is no longer stored"},
-		codeConflict:            {fasthttp.StatusConflict, "Conflict"},
-		codeTooManyGrants:       {fasthttp.StatusConflict, "Too many grants"},
-		codeUpstreamUnreachable: {fasthttp.StatusBadGateway, "Backend unreachable"},
-		codeUpstreamFailed:      {fasthttp.StatusBadGateway, "Backend failed"},
-		codeUpstreamTimeout:     {fasthttp.StatusGatewayTimeout, "Backend timed out"},
-		codeUpstreamUnavailable: {fasthttp.StatusServiceUnavailable, "Backend unavailable"},
-		codeMeteringUnavailable: {fasthttp.StatusServiceUnavailable, "Metering unavailable"},
-		codeStorageUnavailable:  {fasthttp.StatusServiceUnavailable, "Storage unavailable"},
-		codeInternal:            {fasthttp.StatusInternalServerError, "Internal error"},
+		codeUnauthenticated:      {fasthttp.StatusUnauthorized, "No valid API key"},
+		codeSuspended:            {fasthttp.StatusForbidden, "Account suspended"},
+		codeInsufficient:         {fasthttp.StatusPaymentRequired, "Not enough credits"},
+		codeFairUse:              {fasthttp.StatusTooManyRequests, "Fair-use limit reached"},
+		codeTooManyInFlight:      {fasthttp.StatusTooManyRequests, "Too many requests in flight"},
+		codeAmbiguousPrice:       {fasthttp.StatusBadRequest, "Price is ambiguous"},
+		codeInvalid:              {fasthttp.StatusBadRequest, "Invalid request"},
+		codeUnpriced:             {fasthttp.StatusNotFound, "Route has no price"},
+		codeNotFound:             {fasthttp.StatusNotFound, "Not found"},
+		codeEncoding:             {fasthttp.StatusUnsupportedMediaType, "Content encoding not supported"},
+		codeTooLarge:             {fasthttp.StatusRequestEntityTooLarge, "Body too large"},
+		codeHeadersTooLarge:      {fasthttp.StatusRequestHeaderFieldsTooLarge, "Headers too large"},
+		codeInProgress:           {fasthttp.StatusConflict, "Request with this key is in progress"},
+		codeMismatch:             {fasthttp.StatusUnprocessableEntity, "Key was used for another request"},
+		codeReplayUnavailable:    {fasthttp.StatusConflict, "Answer is no longer stored"},
+		codeConflict:             {fasthttp.StatusConflict, "Conflict"},
+		codeTooManyGrants:        {fasthttp.StatusConflict, "Too many grants"},
+		codeNotEligible:          {fasthttp.StatusForbidden, "Pack is not for this account"},
+		codeSubscriptionRequired: {fasthttp.StatusForbidden, "Subscription required"},
+		codeNotRefundable:        {fasthttp.StatusConflict, "Not refundable"},
+		codeUpstreamUnreachable:  {fasthttp.StatusBadGateway, "Backend unreachable"},
+		codeUpstreamFailed:       {fasthttp.StatusBadGateway, "Backend failed"},
+		codeUpstreamTimeout:      {fasthttp.StatusGatewayTimeout, "Backend timed out"},
+		codeUpstreamUnavailable:  {fasthttp.StatusServiceUnavailable, "Backend unavailable"},
+		codeMeteringUnavailable:  {fasthttp.StatusServiceUnavailable, "Metering unavailable"},
+		codeStorageUnavailable:   {fasthttp.StatusServiceUnavailable, "Storage unavailable"},
+		codeInternal:             {fasthttp.StatusInternalServerError, "Internal error"},
 	}
 }
 

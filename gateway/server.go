@@ -32,6 +32,7 @@ type Gateway struct {
 	ledger     Ledger
 	statements Statements
 	admin      Admin
+	purchases  Purchases
 	health     Health
 
 	exchanges sync.Pool // of *exchange
@@ -74,7 +75,7 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		set: o.Settings, policies: o.Policies, clock: o.Clock, meter: o.Meter, lookup: o.Lookup, journal: o.Journal,
-		answers: o.Answers, ledger: o.Ledger, statements: o.Statements, admin: o.Admin, health: o.Health,
+		answers: o.Answers, ledger: o.Ledger, statements: o.Statements, admin: o.Admin, purchases: o.Purchases, health: o.Health,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}

@@ -16,6 +16,7 @@ type Engine interface {
 	Grant(ctx context.Context, c meter.GrantChange) (meter.Decision, error)
 	Revoke(ctx context.Context, c meter.Revocation) (meter.Decision, error)
 	MoveExpiry(ctx context.Context, c meter.ExpiryMove) (meter.Decision, error)
+	Reverse(ctx context.Context, r meter.Reversal) (meter.Decision, error)
 	Suspend(ctx context.Context, account string, suspended bool, version uint32) (meter.Decision, error)
 }
 
@@ -30,8 +31,11 @@ type Admin struct {
 }
 
 // recheckMax bounds how often a change is read again because Redis had forgotten newer ones than the cursor it was
-// checked at. Each time the cursor has moved past them, so one is enough but for another change at that moment.
-const recheckMax = 4
+// checked at, recheckPause how long the flusher gets to move the cursor past them.
+const (
+	recheckMax   = 8
+	recheckPause = 20 * time.Millisecond
+)
 
 // applyTimeout bounds how long an administrator waits for Redis after Postgres has the change.
 const applyTimeout = 3 * time.Second
@@ -74,9 +78,12 @@ func (a *Admin) Revoke(ctx context.Context, v NewRevocation) (RevocationState, e
 	if err != nil {
 		return RevocationState{}, err
 	}
-	applied := a.apply(ctx, revocationChange, r.id) != notApplied
+	done := a.apply(ctx, revocationChange, r.id)
+	if done == applied {
+		a.awaitBooked(ctx, v.Account, r.id)
+	}
 	state, err := a.revocationState(ctx, r.id)
-	state.Applied, state.Repeated = applied, r.repeated
+	state.Applied, state.Repeated = done != notApplied, r.repeated
 	return state, err
 }
 
@@ -116,13 +123,19 @@ func (a *Admin) apply(ctx context.Context, kind changeKind, id meter.ID) result 
 			log.Warn().Err(err).Msg("change stays pending")
 			return notApplied
 		}
-		switch {
-		case c.status == "applied":
+		switch c.status {
+		case "applied":
 			return applied
-		case c.status == "void":
+		case "void":
 			return nothingToApply
-		case kind != grantChange && c.grantStatus == "pending" && a.apply(ctx, grantChange, c.grant.ID) != applied:
-			return notApplied // Redis would take a grant that it never got for one that is used up
+		}
+		if ready, again := a.prepared(ctx, c); again {
+			continue
+		} else if !ready {
+			return notApplied
+		}
+		if kind == reversalChange && c.undone.amount == 0 {
+			return a.void(ctx, id, c)
 		}
 		decision, err := a.send(ctx, id, c)
 		if err != nil {
@@ -133,7 +146,8 @@ func (a *Admin) apply(ctx context.Context, kind changeKind, id meter.ID) result 
 		case meter.CodeOK:
 			return applied
 		case meter.CodeRecheck:
-			continue
+			a.hurry(a.partitionOf(c.account))
+			sleep(ctx, recheckPause)
 		case meter.CodeGone:
 			return a.void(ctx, id, c)
 		default:
@@ -148,11 +162,17 @@ func (a *Admin) send(ctx context.Context, id meter.ID, c change) (meter.Decision
 	switch c.kind {
 	case revocationChange:
 		return a.engine.Revoke(ctx, meter.Revocation{
-			ID: id, Account: c.account, Grant: c.grant.ID, Amount: c.credits, Note: c.note, CheckedPseq: c.checked,
+			ID: id, Account: c.account, Grant: c.grant.ID, Amount: c.credits, Beyond: c.beyond, Note: c.note,
+			CheckedPseq: c.checked,
 		})
 	case expiryChange:
 		return a.engine.MoveExpiry(ctx, meter.ExpiryMove{
 			ID: id, Account: c.account, Grant: c.grant.ID, ExpiresMs: c.expiresMs, Note: c.note, CheckedPseq: c.checked,
+		})
+	case reversalChange:
+		return a.engine.Reverse(ctx, meter.Reversal{
+			ID: id, Account: c.account, Grant: c.grant, Amount: c.undone.amount, Note: c.note,
+			CheckedPseq: c.checked,
 		})
 	default:
 		return a.engine.Grant(ctx, meter.GrantChange{
@@ -161,14 +181,18 @@ func (a *Admin) send(ctx context.Context, id meter.ID, c change) (meter.Decision
 	}
 }
 
-// void ends an expiry move whose grant is used up. A grant whose own entry is not flushed yet may only be unknown to
-// a Redis that lost it, so the move then waits for the entry.
+// void ends a reversal with nothing to undo, or an expiry move whose grant is used up. A grant whose own entry is not
+// flushed yet may only be unknown to a Redis that lost it, so the move then waits for the entry.
 func (a *Admin) void(ctx context.Context, id meter.ID, c change) result {
 	if c.grantStatus != "applied" {
 		return notApplied
 	}
-	if err := a.voidMove(ctx, id); err != nil {
-		a.log.Warn().Err(err).Stringer("id", id).Msg("expiry move stays pending")
+	end := a.voidMove
+	if c.kind == reversalChange {
+		end = a.voidReversal
+	}
+	if err := end(ctx, id); err != nil {
+		a.log.Warn().Err(err).Stringer("id", id).Msg("change stays pending")
 		return notApplied
 	}
 	return nothingToApply

@@ -42,9 +42,12 @@ type NewRevocation struct {
 	GrantID     meter.ID
 	PurchaseRef string
 	Credits     meter.Credits
+	Beyond      meter.Beyond // what becomes of the part that is spent; of a purchase, the policy decides
 	Ref         string
 	Reason      string
 	Actor       string
+
+	purchase *meter.ID // the purchase that is taken back, if it is one
 }
 
 // ExpiryChange moves the expiry of a grant.
@@ -221,6 +224,9 @@ func (s *Store) recordRevocation(ctx context.Context, tx pgx.Tx, v NewRevocation
 	if found || err != nil {
 		return r, err
 	}
+	if err := findPurchase(ctx, tx, &v); err != nil {
+		return r, err
+	}
 	grant, left, err := revocable(ctx, tx, v)
 	if err != nil {
 		return r, err
@@ -234,16 +240,18 @@ func (s *Store) recordRevocation(ctx context.Context, tx pgx.Tx, v NewRevocation
 	}
 	r.id = meter.NewID(s.clock.Now())
 	_, err = tx.Exec(ctx, `INSERT INTO creditgate.revocation
-			(id, account, grant_id, credits, external_ref, fingerprint, reason, actor, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, [16]byte(r.id), v.Account, [16]byte(grant), int64(credits),
-		v.Ref, content, v.Reason, v.Actor, fromMs(r.id.CreatedMs()))
+			(id, account, grant_id, credits, external_ref, fingerprint, reason, actor, created_at, beyond, purchase_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, [16]byte(r.id), v.Account, [16]byte(grant), int64(credits),
+		v.Ref, content, v.Reason, v.Actor, fromMs(r.id.CreatedMs()), int16(v.Beyond), (*[16]byte)(v.purchase))
 	return r, invalid(err)
 }
 
-// revocable finds the grant and what of it no earlier revocation asked for. The account's lock is held.
+// revocable finds the grant and what of it no earlier revocation asked for, but those that were undone. The account's
+// lock is held.
 func revocable(ctx context.Context, tx pgx.Tx, v NewRevocation) (grant meter.ID, left meter.Credits, err error) {
 	err = tx.QueryRow(ctx, `SELECT g.id, g.credits - coalesce(sum(r.credits), 0)::bigint
 		FROM creditgate.grant_lot g LEFT JOIN creditgate.revocation r ON r.grant_id = g.id
+			AND NOT EXISTS (SELECT FROM creditgate.reversal v WHERE v.revocation_id = r.id)
 		WHERE g.account = $1 AND CASE WHEN $3 = '' THEN g.id = $2 ELSE g.external_ref = $3 END
 		GROUP BY g.id`, v.Account, [16]byte(v.GrantID), v.PurchaseRef).Scan((*[16]byte)(&grant), (*int64)(&left))
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -23,6 +23,18 @@ var (
 	ErrGrantGone = errors.New("grant is used up")
 	// ErrNoGrant says that the account has no such grant.
 	ErrNoGrant = errors.New("no such grant")
+	// ErrNoRevocation says that the account has no such revocation.
+	ErrNoRevocation = errors.New("no such revocation")
+	// ErrNoPurchase says that nothing was bought under this reference.
+	ErrNoPurchase = errors.New("no such purchase")
+	// ErrNotEligible says that the account may not buy this pack.
+	ErrNotEligible = errors.New("pack is not for this account")
+	// ErrSubscriptionRequired says that the pack is sold to subscribers only.
+	ErrSubscriptionRequired = errors.New("pack needs an active subscription")
+	// ErrNotRefundable says that the pack was sold without a right to a refund.
+	ErrNotRefundable = errors.New("pack is not refundable")
+	// ErrRefused says that what is recorded or the policy forbids the change.
+	ErrRefused = errors.New("refused")
 	// ErrNoKey says that there is no such API key.
 	ErrNoKey = errors.New("no such key")
 	// ErrExceedsGrant says that the revocations of a grant would exceed what it granted.
@@ -32,6 +44,23 @@ var (
 	// ErrLayout says that the database was made for another layout.
 	ErrLayout = errors.New("layout mismatch")
 )
+
+// RefusalError is why something that was asked for is not done, in words for whoever asked. It unwraps to its sentinel.
+type RefusalError struct {
+	Is     error
+	Param  string // what was asked for wrongly, as the request names it; may be empty
+	Detail string
+}
+
+// Error is the reason.
+func (r *RefusalError) Error() string { return r.Is.Error() + ": " + r.Detail }
+
+// Unwrap is the sentinel.
+func (r *RefusalError) Unwrap() error { return r.Is }
+
+func refuse(is error, param, format string, args ...any) error {
+	return &RefusalError{Is: is, Param: param, Detail: fmt.Sprintf(format, args...)}
+}
 
 // SQLSTATEs that are told apart (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 const (

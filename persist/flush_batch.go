@@ -20,8 +20,8 @@ type flushBatch struct {
 	spans    []seqSpan    // what accounts points to, or did before this grew
 	deltas   []grantDelta // what grants points to, likewise
 	// Changes whose entry is among the records.
-	granted, revoked, moved []meter.ID
-	buckets                 []bucketCredits // told by Postgres, which knows the grants' buckets
+	granted, revoked, moved, reversed []meter.ID
+	buckets                           []bucketCredits // told by Postgres, which knows the grants' buckets
 }
 
 // bucketCredits is what a batch does to one bucket, in thousandths, for the metrics: a float will do.
@@ -83,7 +83,7 @@ func merge(writes []*flushWrite) *flushBatch {
 		b := w.batch
 		all.records, all.hashes = append(all.records, b.records...), append(all.hashes, b.hashes...)
 		all.granted, all.revoked = append(all.granted, b.granted...), append(all.revoked, b.revoked...)
-		all.moved = append(all.moved, b.moved...)
+		all.moved, all.reversed = append(all.moved, b.moved...), append(all.reversed, b.reversed...)
 		all.entries, all.lines = all.entries+b.entries, all.lines+b.lines
 		accounts, grants = accounts+len(b.accounts), grants+len(b.grants)
 		maps.Copy(all.accounts, b.accounts)
@@ -130,7 +130,11 @@ func (b *flushBatch) add(e *meter.Entry) error {
 	case meter.KindRevoke:
 		b.revoked = append(b.revoked, e.ID)
 	case meter.KindAdjust:
-		b.moved = append(b.moved, e.ID)
+		if reverses(e) {
+			b.reversed = append(b.reversed, e.ID)
+		} else {
+			b.moved = append(b.moved, e.ID)
+		}
 	default: // nothing here knows of it yet
 	}
 	for i := range e.Lines {
@@ -142,6 +146,9 @@ func (b *flushBatch) add(e *meter.Entry) error {
 	b.lines += len(e.Lines)
 	return nil
 }
+
+// reverses reports whether an adjustment undoes a revocation; one that moves no credit moves an expiry.
+func reverses(e *meter.Entry) bool { return e.Amount != 0 }
 
 // balanced checks that an entry's lines account for its amount.
 func balanced(e *meter.Entry) error {
@@ -159,6 +166,8 @@ func balanced(e *meter.Entry) error {
 			part = l.Lapsed
 		case meter.KindRevoke:
 			part = l.Revoked + l.Debt
+		case meter.KindAdjust:
+			part = -l.Revoked - l.Debt
 		default: // they move no credit
 		}
 		var err error
@@ -168,7 +177,7 @@ func balanced(e *meter.Entry) error {
 	}
 	want := e.Amount
 	switch e.Kind {
-	case meter.KindUncollected, meter.KindAdjust, meter.KindHold:
+	case meter.KindUncollected, meter.KindHold:
 		want = 0
 	default:
 	}

@@ -121,7 +121,7 @@ func (b *flushBatch) statuses() []expectation {
 	for _, c := range [...]struct {
 		table string
 		ids   []meter.ID
-	}{{"grant_lot", b.granted}, {"revocation", b.revoked}, {"expiry_move", b.moved}} {
+	}{{"grant_lot", b.granted}, {"revocation", b.revoked}, {"expiry_move", b.moved}, {"reversal", b.reversed}} {
 		if len(c.ids) > 0 {
 			out = append(out, expectation{
 				what: c.table + " rows", rows: len(c.ids), args: []any{uuids(c.ids)},
@@ -134,7 +134,7 @@ func (b *flushBatch) statuses() []expectation {
 		grants := map[meter.ID]bool{}
 		for _, rec := range b.records {
 			for _, e := range rec.Entries {
-				if e.Kind == meter.KindAdjust {
+				if e.Kind == meter.KindAdjust && !reverses(&e) {
 					for _, l := range e.Lines {
 						grants[l.Grant] = true
 					}

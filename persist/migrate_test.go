@@ -97,7 +97,7 @@ func TestFinanceReadsItsViewsAndNothingElse(t *testing.T) {
 			AND has_schema_privilege('finance_reader', n.oid, 'USAGE')
 			AND has_any_column_privilege('finance_reader', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES')
 		ORDER BY 1`)
-	require.Equal(t, [][]any{{"finance.balances"}, {"finance.entries"}, {"finance.usage_by_operation"}}, readable)
+	require.Equal(t, [][]any{{"finance.balances"}, {"finance.entries"}, {"finance.purchases"}, {"finance.usage_by_operation"}}, readable)
 
 	finance := persisttest.AsFinance(t, b.url)
 	require.Equal(t, [][]any{{int64(1)}}, queryAs(t, finance, `SELECT count(*) FROM finance.entries`))

@@ -17,11 +17,12 @@ const (
 	grantChange      changeKind = "grant"
 	revocationChange changeKind = "revocation"
 	expiryChange     changeKind = "expiry move"
+	reversalChange   changeKind = "reversal"
 )
 
 // PendingChange names a change that Redis may not have yet.
 type PendingChange struct {
-	Kind      string // grant, revocation, expiry move, suspension
+	Kind      string // grant, revocation, expiry move, reversal, suspension
 	ID        meter.ID
 	Account   string
 	CreatedAt time.Time
@@ -38,7 +39,19 @@ type change struct {
 	grant       meter.Grant
 	grantStatus string
 	credits     meter.Credits // of a revocation
+	beyond      meter.Beyond  // of a revocation
 	expiresMs   int64         // of a move
+	undone      undone        // of a reversal
+	// Revocations and reversals of one grant reach Redis in the order in which they were recorded: what comes first of
+	// those that may not be there yet.
+	first *PendingChange
+}
+
+// undone is what a reversal undoes, as the ledger has it.
+type undone struct {
+	id     meter.ID
+	booked bool
+	amount meter.Credits // taken or owed
 }
 
 // The same columns from each table, so that one function reads them.
@@ -52,6 +65,10 @@ const (
 	changeOfExpiry = `SELECT c.status, c.account, c.reason, c.actor, g.status, 0::bigint, c.expires_at,
 			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, g.expires_at, g.created_at
 		FROM creditgate.expiry_move c JOIN creditgate.grant_lot g ON g.id = c.grant_id WHERE c.id = $1`
+	changeOfReversal = `SELECT c.status, c.account, c.reason, c.actor, g.status, 0::bigint, NULL::timestamptz,
+			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, t.expires_at, g.created_at
+		FROM creditgate.reversal c JOIN creditgate.grant_lot g ON g.id = c.grant_id
+		JOIN creditgate.grant_state t ON t.grant_id = c.grant_id WHERE c.id = $1`
 )
 
 // change reads a change and the flush cursor of its partition in one snapshot. That the change is pending at this
@@ -60,6 +77,7 @@ const (
 func (s *Store) change(ctx context.Context, kind changeKind, id meter.ID) (c change, err error) {
 	query := map[changeKind]string{
 		grantChange: changeOfGrant, revocationChange: changeOfRevocation, expiryChange: changeOfExpiry,
+		reversalChange: changeOfReversal,
 	}[kind]
 	c.kind = kind
 	err = s.snapshot(ctx, "read "+string(kind), func(tx pgx.Tx) error {
@@ -74,6 +92,9 @@ func (s *Store) change(ctx context.Context, kind changeKind, id meter.ID) (c cha
 		c.expiresMs = expiryToMs(moved)
 		c.grant.EffectiveMs, c.grant.CreatedMs = effective.UnixMilli(), created.UnixMilli()
 		c.grant.ExpiresMs = expiryToMs(expires)
+		if err := s.clawback(ctx, tx, id, &c); err != nil {
+			return err
+		}
 		at, err := s.cursor(ctx, tx, s.partitionOf(c.account))
 		c.checked = at.Pseq
 		return err
@@ -97,6 +118,7 @@ func (s *Store) Pending(
 			SELECT 'grant' AS kind, id, account, created_at FROM creditgate.grant_lot WHERE status = 'pending'
 			UNION ALL SELECT 'revocation', id, account, created_at FROM creditgate.revocation WHERE status = 'pending'
 			UNION ALL SELECT 'expiry move', id, account, created_at FROM creditgate.expiry_move WHERE status = 'pending'
+			UNION ALL SELECT 'reversal', id, account, created_at FROM creditgate.reversal WHERE status = 'pending'
 			UNION ALL SELECT 'suspension', '00000000-0000-0000-0000-000000000000', id, flags_changed_at
 				FROM creditgate.account WHERE applied_flags_version <> flags_version) c
 		JOIN creditgate.account a ON a.id = c.account
@@ -150,13 +172,22 @@ type RevocationState struct {
 	GrantID      meter.ID
 	Credits      meter.Credits
 	Ref          string
+	Booked       *Booked // nil until the ledger has it
 	Applied      bool
 	Repeated     bool
 }
 
+// Booked is what became of a revocation: what was taken back at once, what became debt, and what was written off.
+type Booked struct{ Taken, Debt, WrittenOff meter.Credits }
+
 func (s *Store) revocationState(ctx context.Context, id meter.ID) (r RevocationState, err error) {
-	err = s.pool.QueryRow(ctx, `SELECT id, grant_id, credits, external_ref, status = 'applied'
-		FROM creditgate.revocation WHERE id = $1`, [16]byte(id)).
-		Scan((*[16]byte)(&r.RevocationID), (*[16]byte)(&r.GrantID), (*int64)(&r.Credits), &r.Ref, &r.Applied)
+	var taken, debt *int64
+	err = s.pool.QueryRow(ctx, `SELECT c.id, c.grant_id, c.credits, c.external_ref, c.status = 'applied', l.revoked, l.debt
+		FROM creditgate.revocation c `+bookedLine+` WHERE c.id = $1`, [16]byte(id)).
+		Scan((*[16]byte)(&r.RevocationID), (*[16]byte)(&r.GrantID), (*int64)(&r.Credits), &r.Ref, &r.Applied, &taken, &debt)
+	if taken != nil && debt != nil {
+		r.Booked = &Booked{Taken: meter.Credits(*taken), Debt: meter.Credits(*debt)}
+		r.Booked.WrittenOff = r.Credits - r.Booked.Taken - r.Booked.Debt
+	}
 	return r, storeError("read revocation", err)
 }

@@ -33,7 +33,8 @@ const (
 			c.status
 		FROM (SELECT id, account, status, 'grant' AS kind FROM creditgate.grant_lot
 			UNION ALL SELECT id, account, status, 'revoke' FROM creditgate.revocation
-			UNION ALL SELECT id, account, status, 'adjust' FROM creditgate.expiry_move) c
+			UNION ALL SELECT id, account, status, 'adjust' FROM creditgate.expiry_move
+			UNION ALL SELECT id, account, status, 'adjust' FROM creditgate.reversal) c
 		LEFT JOIN creditgate.ledger_entry e
 			ON e.subject = c.id AND e.kind = c.kind AND e.kind IN ('grant', 'revoke', 'adjust')
 		WHERE (c.status = 'applied') <> (e.subject IS NOT NULL)`

@@ -105,11 +105,26 @@ func (w *world) Revoke(_ context.Context, c meter.Revocation) (meter.Decision, e
 		line := meter.Line{Grant: c.Grant, Debt: c.Amount}
 		if g := grantOf(a, c.Grant); g != nil {
 			line.Revoked = min(g.Available, c.Amount)
+			if c.Beyond != meter.BeyondDebt { // nothing is held here
+				c.Amount = line.Revoked
+			}
 			line.Debt = c.Amount - line.Revoked
 			g.Available -= line.Revoked
 			g.Debt += line.Debt
 		}
 		return meter.Entry{Kind: meter.KindRevoke, Amount: c.Amount, Note: c.Note, Lines: []meter.Line{line}}
+	})
+}
+
+func (w *world) Reverse(_ context.Context, c meter.Reversal) (meter.Decision, error) {
+	return w.change(c.Account, c.ID, c.CheckedPseq, func(a *meter.Account) meter.Entry {
+		g := grantOf(a, c.Grant.ID)
+		settled := min(g.Debt, c.Amount)
+		g.Debt -= settled
+		g.Available += c.Amount - settled
+		return meter.Entry{Kind: meter.KindAdjust, Amount: c.Amount, Note: c.Note, Lines: []meter.Line{
+			{Grant: g.ID, Revoked: settled - c.Amount, Debt: -settled},
+		}}
 	})
 }
 

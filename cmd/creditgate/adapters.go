@@ -20,6 +20,7 @@ var (
 	_ gateway.Ledger     = ledger{}
 	_ gateway.Statements = statements{}
 	_ gateway.Admin      = admin{}
+	_ gateway.Purchases  = purchases{}
 	_ gateway.Journal    = journalled{}
 	_ gateway.Health     = health{}
 	_ gateway.Meter      = (*meter.Engine)(nil)
@@ -29,9 +30,13 @@ var (
 
 // asGateway says what went wrong in the words that gateway branches on.
 func asGateway(err error) error {
+	if r, ok := errors.AsType[*persist.RefusalError](err); ok {
+		return asRefusal(r)
+	}
 	var is error
 	switch {
-	case errors.Is(err, persist.ErrNoKey), errors.Is(err, persist.ErrNoGrant):
+	case errors.Is(err, persist.ErrNoKey), errors.Is(err, persist.ErrNoGrant), errors.Is(err, persist.ErrNoPurchase),
+		errors.Is(err, persist.ErrNoRevocation):
 		is = gateway.ErrUnknown
 	case errors.Is(err, persist.ErrRefConflict), errors.Is(err, persist.ErrGrantGone),
 		errors.Is(err, persist.ErrExceedsGrant), errors.Is(err, persist.ErrInvalid):
@@ -42,6 +47,21 @@ func asGateway(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", is, err)
+}
+
+func asRefusal(r *persist.RefusalError) error {
+	is := gateway.ErrConflict
+	switch {
+	case errors.Is(r.Is, persist.ErrInvalid):
+		is = gateway.ErrInvalid
+	case errors.Is(r.Is, persist.ErrNotEligible):
+		is = gateway.ErrNotEligible
+	case errors.Is(r.Is, persist.ErrSubscriptionRequired):
+		is = gateway.ErrSubscriptionRequired
+	case errors.Is(r.Is, persist.ErrNotRefundable):
+		is = gateway.ErrNotRefundable
+	}
+	return &gateway.RefusalError{Is: is, Param: r.Param, Detail: r.Detail}
 }
 
 type identities struct{ store *persist.Store }
@@ -131,8 +151,39 @@ func (a admin) MoveExpiry(ctx context.Context, m gateway.ExpiryChange) (gateway.
 }
 
 func (a admin) Revoke(ctx context.Context, r gateway.NewRevocation) (gateway.RevocationState, error) {
-	state, err := a.Admin.Revoke(ctx, persist.NewRevocation(r))
-	return gateway.RevocationState(state), asGateway(err)
+	s, err := a.Admin.Revoke(ctx, persist.NewRevocation{
+		Account: r.Account, GrantID: r.GrantID, PurchaseRef: r.PurchaseRef, Credits: r.Credits, Ref: r.Ref, Reason: r.Reason,
+		Actor: r.Actor,
+	})
+	return gateway.RevocationState{
+		RevocationID: s.RevocationID, GrantID: s.GrantID, Credits: s.Credits, Ref: s.Ref, Booked: (*gateway.Booked)(s.Booked),
+		Applied: s.Applied, Repeated: s.Repeated,
+	}, asGateway(err)
+}
+
+type purchases struct{ admin *persist.Admin }
+
+func (p purchases) Purchase(ctx context.Context, n gateway.NewPurchase) (gateway.PurchaseState, error) {
+	state, err := p.admin.Purchase(ctx, persist.NewPurchase(n))
+	return gateway.PurchaseState(state), asGateway(err)
+}
+
+func (p purchases) PurchaseState(ctx context.Context, ref string) (gateway.PurchaseState, error) {
+	state, err := p.admin.PurchaseState(ctx, ref)
+	return gateway.PurchaseState(state), asGateway(err)
+}
+
+func (p purchases) Payment(ctx context.Context, n gateway.NewPayment) (gateway.PurchaseState, error) {
+	state, err := p.admin.Payment(ctx, persist.NewPayment(n))
+	return gateway.PurchaseState(state), asGateway(err)
+}
+
+func (p purchases) Reverse(ctx context.Context, r gateway.NewReversal) (gateway.ReversalState, error) {
+	s, err := p.admin.Reverse(ctx, persist.NewReversal(r))
+	return gateway.ReversalState{
+		ReversalID: s.ReversalID, GrantID: s.GrantID, RevocationRef: s.RevocationRef, Ref: s.Ref, ExpiresAt: s.ExpiresAt,
+		Undone: (*gateway.Undone)(s.Undone), Applied: s.Applied, Repeated: s.Repeated,
+	}, asGateway(err)
 }
 
 type journalled struct{ journal *journal.Journal }

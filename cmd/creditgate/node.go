@@ -82,7 +82,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 		Settings: c.Gateway, Policies: policies,
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
-		Admin: admin{changes}, Health: health{n.engine},
+		Admin: admin{changes}, Purchases: purchases{changes}, Health: health{n.engine},
 		Registerer: metrics, Gatherer: metrics, Log: log,
 	})
 	return n, err

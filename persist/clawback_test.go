@@ -1,0 +1,240 @@
+package persist_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"creditgate/meter"
+	"creditgate/persist"
+)
+
+func booked(taken, debt, writtenOff meter.Credits) *persist.Booked {
+	return &persist.Booked{Taken: taken * meter.Credit, Debt: debt * meter.Credit, WrittenOff: writtenOff * meter.Credit}
+}
+
+func undone(back, forgiven, lapsed meter.Credits) *persist.Undone {
+	return &persist.Undone{GivenBack: back * meter.Credit, Settled: forgiven * meter.Credit, Lapsed: lapsed * meter.Credit}
+}
+
+func (h *house) refusedToTakeBack(t *testing.T, v persist.NewRevocation, is error, say string) {
+	t.Helper()
+	_, err := h.admin.Revoke(t.Context(), v)
+	require.ErrorIs(t, err, is)
+	require.ErrorContains(t, err, say)
+}
+
+// The part that is left first, the rest as debt; several times, up to the whole.
+func TestClawbackInParts(t *testing.T) {
+	t.Parallel()
+	h := newShop(t, "")
+	h.subscriber(t, "ada", "plus")
+	h.buy(t, "ada", "small", "order-1")
+	h.charge(t, "ada", 30, 30) // 20 are left
+
+	require.Equal(t, booked(15, 0, 0), h.takeBack(t, "ada", "order-1", "refund", "refund-1", 15*meter.Credit).Booked)
+	require.Equal(t, booked(5, 5, 0), h.takeBack(t, "ada", "order-1", "chargeback", "refund-2", 10*meter.Credit).Booked)
+	again := h.takeBack(t, "ada", "order-1", "refund", "refund-1", 15*meter.Credit)
+	require.True(t, again.Repeated)
+	require.Equal(t, booked(15, 0, 0), again.Booked)
+	whole := persist.NewRevocation{Account: "ada", PurchaseRef: "order-1", Credits: 26 * meter.Credit, Ref: "refund-3", Reason: "refund"}
+	h.refusedToTakeBack(t, whole, persist.ErrExceedsGrant, "25 of grant")
+	require.Equal(t, booked(0, 25, 0), h.takeBack(t, "ada", "order-1", "error", "refund-3", 0).Booked)
+	s, err := h.admin.PurchaseState(t.Context(), "order-1")
+	require.NoError(t, err)
+	require.Equal(t, persist.PurchaseRevoked, s.State)
+	h.conserved(t)
+	require.Equal(t, [][]any{{"15.000", "10.000", "25.000", "30.000", "20.000", "0.000"}}, h.query(t, `SELECT refunded::text,
+		charged_back::text, corrected::text, debt::text, revoked::text, written_off::text FROM finance.purchases`))
+
+	require.Equal(t, undone(0, 10, 0), h.reverse(t, "ada", "refund-2", "won-1").Undone,
+		"5 of debt forgiven; the 5 that were taken pay what the grant owes otherwise")
+	require.Zero(t, h.available(t, "ada"))
+	h.conserved(t)
+}
+
+func TestClawbackOfWhatIsNotRefundable(t *testing.T) {
+	t.Parallel()
+	h := newShop(t, "on_overdue: freeze")
+	h.subscriber(t, "ada", "plus")
+	h.subscriber(t, "bob", "plus")
+	h.buy(t, "ada", "large", "order-1")
+	v := persist.NewRevocation{Account: "ada", PurchaseRef: "order-1", Ref: "back-1", Reason: "refund"}
+	h.refusedToTakeBack(t, v, persist.ErrNotRefundable, "large")
+	v.Reason = "because"
+	h.refusedToTakeBack(t, v, persist.ErrInvalid, "refund, chargeback or error")
+	other := v
+	other.Account = "bob"
+	h.refusedToTakeBack(t, other, persist.ErrNoGrant, "bob")
+	h.pay(t, "order-1", persist.PaymentOverdue, "late-1")
+	v.Reason = "chargeback"
+	h.refusedToTakeBack(t, v, persist.ErrRefused, "frozen")
+	h.pay(t, "order-1", persist.PaymentPaid, "pay-1")
+	require.Equal(t, booked(200, 0, 0), h.takeBack(t, "ada", "order-1", "chargeback", "back-1", 0).Booked)
+	h.conserved(t)
+}
+
+// A dispute that is won gives back what was taken, to the same grant and its expiry, and forgives the debt.
+func TestDisputeWon(t *testing.T) {
+	t.Parallel()
+	h := newShop(t, "")
+	h.subscriber(t, "ada", "plus")
+	expires := h.buy(t, "ada", "small", "order-1").ExpiresAt
+	h.charge(t, "ada", 10, 10)
+	id := h.engine.NewReservationID("ada")
+	_, err := h.engine.Reserve(t.Context(), meter.Reserve{ID: id, Account: "ada", Amount: 30 * meter.Credit, Lease: time.Minute})
+	require.NoError(t, err)
+	require.Equal(t, booked(10, 40, 0), h.takeBack(t, "ada", "order-1", "chargeback", "dispute-1", 0).Booked)
+	_, err = h.engine.Commit(t.Context(), meter.Settle{ID: id, Account: "ada", Amount: 25 * meter.Credit, Units: 25})
+	require.NoError(t, err)
+	require.Zero(t, h.available(t, "ada"), "the 5 that came back paid debt, and the grant is gone")
+
+	won := h.reverse(t, "ada", "dispute-1", "won-1")
+	require.Equal(t, undone(15, 35, 0), won.Undone)
+	require.Equal(t, expires, won.ExpiresAt)
+	require.Equal(t, 15*meter.Credit, h.available(t, "ada"), "50 less 35 spent")
+	again := h.reverse(t, "ada", "dispute-1", "won-1")
+	require.True(t, again.Repeated)
+	again.Repeated = false
+	require.Equal(t, won, again)
+	require.Equal(t, won.ReversalID, h.reverse(t, "ada", "dispute-1", "won-2").ReversalID, "won twice is won once")
+	_, err = h.admin.Reverse(t.Context(), persist.NewReversal{Account: "ada", RevocationRef: "dispute-9", Ref: "won-9"})
+	require.ErrorIs(t, err, persist.ErrNoRevocation)
+	require.Equal(t, 15*meter.Credit, h.available(t, "ada"))
+	s, err := h.admin.PurchaseState(t.Context(), "order-1")
+	require.NoError(t, err)
+	require.Equal(t, persist.PurchaseGranted, s.State)
+	h.conserved(t)
+
+	require.Equal(t, booked(15, 35, 0), h.takeBack(t, "ada", "order-1", "chargeback", "dispute-2", 0).Booked, "it can be lost again")
+	h.conserved(t)
+}
+
+// What was taken of a grant that is over by now comes back too late.
+func TestDisputeWonAfterTheExpiry(t *testing.T) {
+	t.Parallel()
+	h := newShop(t, "")
+	grant := h.addAccount(t, "ada", 10)
+	h.charge(t, "ada", 4, 4)
+	v, err := h.admin.Revoke(t.Context(), persist.NewRevocation{
+		Account: "ada", GrantID: grant, Credits: 5 * meter.Credit, Ref: "dispute-1", Reason: "chargeback",
+	})
+	require.NoError(t, err)
+	require.Equal(t, booked(5, 0, 0), v.Booked)
+	_, err = h.admin.MoveExpiry(t.Context(), persist.ExpiryChange{
+		Account: "ada", GrantID: grant, ExpiresAt: time.Now().Add(-time.Second), Ref: "over",
+	})
+	require.NoError(t, err)
+	won := h.reverse(t, "ada", "dispute-1", "won-1")
+	require.Equal(t, undone(0, 0, 5), won.Undone, "recorded, and it says that it lapsed")
+	require.NotZero(t, won.ExpiresAt)
+	require.Zero(t, h.available(t, "ada"))
+	h.conserved(t)
+}
+
+// The spent part of a written-off pack is nobody's debt, and what becomes free later stays the customer's.
+func TestClawbackWrittenOff(t *testing.T) {
+	t.Parallel()
+	h := newShop(t, "clawback: write_off")
+	h.subscriber(t, "ada", "plus")
+	h.buy(t, "ada", "small", "order-1")
+	h.charge(t, "ada", 45, 45)
+	require.Equal(t, booked(5, 0, 45), h.takeBack(t, "ada", "order-1", "refund", "refund-1", 0).Booked)
+	h.conserved(t)
+	require.Equal(t, undone(5, 0, 0), h.reverse(t, "ada", "refund-1", "won-1").Undone)
+	h.charge(t, "ada", 5, 5)
+	require.Equal(t, booked(0, 0, 50), h.takeBack(t, "ada", "order-1", "refund", "refund-2", 0).Booked, "nothing is left")
+	require.Equal(t, undone(0, 0, 0), h.reverse(t, "ada", "refund-2", "won-2").Undone, "there is nothing to give back")
+	h.conserved(t)
+	require.Equal(t, [][]any{{"void"}}, h.query(t, `SELECT status FROM creditgate.reversal WHERE external_ref = 'won-2'`))
+}
+
+// A refund races with requests that spend the same credit: every credit goes to one of them.
+func TestRefundRacesWithRequests(t *testing.T) {
+	t.Parallel()
+	for settings, total := range map[string]meter.Credits{"clawback: debt": 50, "clawback: write_off": 50} {
+		t.Run(settings, func(t *testing.T) {
+			t.Parallel()
+			h := newShop(t, settings)
+			h.subscriber(t, "ada", "plus")
+			h.buy(t, "ada", "small", "order-1")
+			begin, spent := make(chan struct{}), make(chan meter.Credits, 4)
+			for range cap(spent) {
+				go func() { spent <- h.spend(t, begin, "ada", 20) }()
+			}
+			close(begin)
+			r := h.takeBack(t, "ada", "order-1", "refund", "refund-1", 0)
+			var sum meter.Credits
+			for range cap(spent) {
+				sum += <-spent
+			}
+			require.Equal(t, total*meter.Credit, r.Booked.Taken+r.Booked.Debt+r.Booked.WrittenOff)
+			left := h.available(t, "ada")
+			h.conserved(t)
+			require.Equal(t, [][]any{{int64(sum), int64(left)}}, h.query(t, `SELECT sum(spent)::bigint,
+				sum(granted - spent - lapsed - revoked)::bigint FROM creditgate.grant_state`))
+			if settings == "clawback: debt" {
+				require.Zero(t, left, "what came back paid the debt")
+			}
+		})
+	}
+}
+
+// spend charges one credit at a time, and gives every third one back.
+func (h *house) spend(t *testing.T, begin <-chan struct{}, account string, times int) (spent meter.Credits) {
+	t.Helper()
+	<-begin
+	for i := range times {
+		id := h.engine.NewReservationID(account)
+		d, err := h.engine.Reserve(t.Context(), meter.Reserve{ID: id, Account: account, Amount: meter.Credit, Lease: time.Minute})
+		if err != nil {
+			t.Error(err)
+			return spent
+		}
+		if d.Code != meter.CodeOK {
+			continue
+		}
+		if i%3 == 2 {
+			_, err = h.engine.Release(t.Context(), meter.Settle{ID: id, Account: account})
+		} else if _, err = h.engine.Commit(t.Context(), meter.Settle{ID: id, Account: account, Amount: meter.Credit, Units: 1}); err == nil {
+			spent += meter.Credit
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	return spent
+}
+
+// Redis is away from the overdue report to the payment: both are recorded, and reach it in their order.
+func TestFrozenAndPaidWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	h := newShop(t, "on_overdue: freeze")
+	h.subscriber(t, "ada", "plus")
+	h.buy(t, "ada", "small", "order-1")
+	h.charge(t, "ada", 20, 20)
+	h.requireNoDrift(t)
+	require.NoError(t, h.redis.Kill())
+	require.False(t, h.pay(t, "order-1", persist.PaymentOverdue, "late-1").Applied)
+	require.False(t, h.pay(t, "order-1", persist.PaymentPaid, "pay-1").Applied)
+	s := h.pay(t, "order-1", persist.PaymentOverdue, "late-2")
+	require.False(t, s.Applied)
+	require.Equal(t, persist.PurchaseFrozen, s.State)
+	require.NoError(t, h.redis.Restart(t.Context()))
+
+	sweeper := persist.NewSweeper(h.admin, h.engine.Ledger(), persist.SweepOptions{Pending: time.Nanosecond},
+		prometheus.NewRegistry(), zerolog.Nop())
+	require.Eventually(t, func() bool {
+		_ = sweeper.Sweep(t.Context()) // fails until Redis is open again
+		s, err := h.admin.PurchaseState(t.Context(), "order-1")
+		return err == nil && s.Applied
+	}, 30*time.Second, 50*time.Millisecond)
+	require.Zero(t, h.available(t, "ada"))
+	h.conserved(t)
+	require.True(t, h.pay(t, "order-1", persist.PaymentPaid, "pay-2").Applied)
+	require.Equal(t, 30*meter.Credit, h.available(t, "ada"))
+	h.conserved(t)
+}
