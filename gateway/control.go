@@ -50,6 +50,12 @@ func (g *Gateway) controlRoutes() []controlRoute {
 		{"POST", "/v1/accounts/{account}/purchases", false, g.postPurchase},
 		{"GET", "/v1/purchases/{purchase}", false, g.getPurchase},
 		{"POST", "/v1/purchases/{purchase}/payment", false, g.postPayment},
+		{"PUT", "/v1/accounts/{account}/subscription", false, g.putSubscription},
+		{"GET", "/v1/accounts/{account}/subscription", false, g.getSubscription},
+		{"DELETE", "/v1/accounts/{account}/subscription", false, g.deleteSubscription},
+		{"GET", "/v1/accounts/{account}/overrides", false, g.getOverrides},
+		{"PUT", "/v1/accounts/{account}/overrides/{override}", false, g.putOverride},
+		{"DELETE", "/v1/accounts/{account}/overrides/{override}", false, g.deleteOverride},
 		{"GET", "/v1/accounts/{account}/balance", false, g.getBalance},
 		{"GET", "/v1/accounts/{account}/entries", false, g.getEntries},
 		{"POST", "/v1/reservations", false, g.postReservation},
@@ -58,6 +64,8 @@ func (g *Gateway) controlRoutes() []controlRoute {
 		{"POST", "/v1/reservations/{reservation}/release", false, g.postRelease},
 		{"POST", "/v1/reservations/{reservation}/extend", false, g.postExtend},
 		{"GET", "/v1/policy", false, g.getPolicy},
+		{"GET", "/v1/clock", false, g.getClock},
+		{"PUT", "/v1/clock", false, g.putClock},
 		{"GET", "/livez", true, g.getLive},
 		{"GET", "/readyz", true, g.getReady},
 		{"GET", "/metrics", true, g.getMetrics},
@@ -77,7 +85,7 @@ type call struct {
 }
 
 func (g *Gateway) serveControl(ctx *fasthttp.RequestCtx) {
-	c := &call{ctx: ctx, id: meter.NewID(time.Now()).String(), static: "none"}
+	c := &call{ctx: ctx, id: meter.NewID(g.clock.Now()).String(), static: "none"}
 	c.path, c.query, _ = strings.Cut(string(ctx.Request.Header.RequestURI()), "?")
 	defer func() {
 		if r := recover(); r != nil {
@@ -244,7 +252,7 @@ func checkReason(s string) *problem {
 
 // storageProblem maps what an Admin or a Ledger answered.
 func (g *Gateway) storageProblem(err error) *problem {
-	if r, ok := errors.AsType[*RefusalError](err); ok {
+	if r, ok := errors.AsType[*Refusal](err); ok {
 		return refusal(r)
 	}
 	switch {
@@ -302,9 +310,13 @@ func (g *Gateway) getReady(*call) (int, any, *problem) {
 		return 0, nil, meteringUnavailable("this gateway is shutting down")
 	}
 	if reasons := g.health.NotReady(); len(reasons) > 0 {
+		if clock := g.clockText(); clock != "" {
+			reasons = append(reasons, "test clock: "+clock)
+		}
 		return 0, nil, meteringUnavailable(strings.Join(reasons, "; "))
 	}
 	return fasthttp.StatusOK, struct {
-		Status string `json:"status"`
-	}{"ready"}, nil
+		Status    string `json:"status"`
+		TestClock string `json:"test_clock,omitempty"` // how far ahead, such as +365d; absent in production
+	}{"ready", g.clockText()}, nil
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"strconv"
-	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -90,7 +89,7 @@ func (g *Gateway) postKey(c *call) (int, any, *problem) {
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
 	k, err := g.admin.CreateKey(ctx, NewKey{
-		Account: c.names[0], KeyID: meter.NewID(time.Now()).String(), Hash: sha256.Sum256([]byte(secret)),
+		Account: c.names[0], KeyID: meter.NewID(g.clock.Now()).String(), Hash: sha256.Sum256([]byte(secret)),
 		Ref: ref, Actor: c.actor,
 	})
 	switch {

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"errors"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -192,18 +191,4 @@ func (g *Gateway) postReversal(c *call) (int, any, *problem) {
 		v.Credits, v.DebtSettled, v.Lapsed = &s.Undone.GivenBack, &s.Undone.Settled, &s.Undone.Lapsed
 	}
 	return changed(s.Applied, s.Repeated), v, nil
-}
-
-// refusal is the problem of what the policy, or what is recorded, forbids.
-func refusal(r *RefusalError) *problem {
-	p := &problem{code: codeConflict, detail: r.Detail, param: r.Param, final: true}
-	for is, code := range map[error]code{
-		ErrInvalid: codeInvalid, ErrNotEligible: codeNotEligible, ErrSubscriptionRequired: codeSubscriptionRequired,
-		ErrNotRefundable: codeNotRefundable,
-	} {
-		if errors.Is(r.Is, is) {
-			p.code = code
-		}
-	}
-	return p
 }

@@ -161,7 +161,7 @@ func TestRefusedPurchases(t *testing.T) {
 		"not-refundable":        {gateway.ErrNotRefundable, 409},
 		"conflict":              {gateway.ErrConflict, 409},
 	} {
-		b.house.till.err = &gateway.RefusalError{Is: c.is, Param: "pack", Detail: "this account may buy none"}
+		b.house.till.err = &gateway.Refusal{Is: c.is, Param: "pack", Detail: "this account may buy none"}
 		r := b.control("POST", "/v1/accounts/acme/purchases", `{"pack":"p","external_ref":"x"}`)
 		require.Equal(t, c.status, r.StatusCode, code)
 		require.Equal(t, code, r.json(t)["code"])

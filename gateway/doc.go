@@ -14,6 +14,7 @@
 //	roundtrip.go   one request on a backend's connection
 //	headers.go     which header fields pass in each direction
 //	settle.go      reserve, commit, release, and the journal when the meter is away
+//	fair_use.go    refusals of an account that is used up without having paid: fair use, free operations at zero
 //	stream.go      responses that are passed on as they come, and settled before their end
 //	holdback.go    the end of a stream that is kept until then
 //	idempotency.go Idempotency-Key: its syntax, and the fingerprint of a request
@@ -29,6 +30,7 @@
 //	control*.go    the control plane, by noun
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults
+//	refusal.go     why something that was asked for is not done
 //	ports*.go      what the gateway asks of the rest of the house
 //	server.go      listeners, connections, shutdown
 //	deadline.go    connections whose deadlines cost nothing to move

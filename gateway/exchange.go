@@ -19,6 +19,7 @@ type exchange struct {
 	ctx     *fasthttp.RequestCtx
 	client  *clientConn // nil in tests without our listener
 	arrived time.Time
+	ahead   time.Duration // of a test clock; ids are of the moved time
 	peer    netip.Addr
 
 	method, target, path, query string   // target is path and query as they came
@@ -59,7 +60,7 @@ func newExchange() any {
 
 func (g *Gateway) begin(ctx *fasthttp.RequestCtx) *exchange {
 	x, _ := g.exchanges.Get().(*exchange) // newExchange makes no others
-	x.ctx, x.arrived, x.method = ctx, time.Now(), methodName(ctx.Method())
+	x.ctx, x.arrived, x.ahead, x.method = ctx, time.Now(), g.clock.Offset(), methodName(ctx.Method())
 	if c, ok := ctx.Conn().(*clientConn); ok {
 		x.client, x.peer = c, c.peer
 		c.begin()
@@ -94,7 +95,7 @@ func methodName(b []byte) string {
 // requestID is this request's id in text; made on first use, unless the reservation gave one.
 func (x *exchange) requestID() string {
 	if x.id.IsZero() {
-		x.id = meter.NewID(x.arrived)
+		x.id = meter.NewID(x.arrived.Add(x.ahead))
 	}
 	switch {
 	case x.idText != "":

@@ -124,7 +124,15 @@ func (x *exchange) creditHeaders(s settled) {
 	h.Set("X-Credits-Reservation", x.reservationID())
 	x.setCredits("X-Credits-Reserved", x.reserve.Amount)
 	x.setCredits("X-Credits-Charged", s.charged)
-	if s.known {
+	x.remainingHeader(s)
+}
+
+// remainingHeader says what is left, where that is known.
+func (x *exchange) remainingHeader(s settled) {
+	switch {
+	case s.unlimited:
+		x.ctx.Response.Header.Set("X-Credits-Remaining", "unlimited")
+	case s.known:
 		x.setCredits("X-Credits-Remaining", s.remaining)
 	}
 }
@@ -141,4 +149,5 @@ type settled struct {
 	charged   meter.Credits
 	remaining meter.Credits
 	known     bool // remaining is: the meter answered
+	unlimited bool // a fair-use cap is in force: the customer is told no number
 }

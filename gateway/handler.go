@@ -88,7 +88,7 @@ func (g *Gateway) match(x *exchange, method, path string) *problem {
 func (g *Gateway) price(x *exchange) *problem {
 	g.passHeaders(x)
 	if x.op == nil || x.op.Free() {
-		return nil
+		return g.atZero(x)
 	}
 	if p := g.assess(x); p != nil {
 		return p

@@ -85,16 +85,18 @@ type Options struct {
 	Policies *policy.Catalog
 	Clock    *meter.Clock // what is in force, and when; nil: the system's
 
-	Meter      Meter
-	Lookup     Lookup
-	Journal    Journal
-	Answers    Answers
-	Identities Identities
-	Ledger     Ledger
-	Statements Statements
-	Admin      Admin
-	Purchases  Purchases
-	Health     Health
+	Meter         Meter
+	Lookup        Lookup
+	Journal       Journal
+	Answers       Answers
+	Identities    Identities
+	Ledger        Ledger
+	Statements    Statements
+	Admin         Admin
+	Purchases     Purchases
+	Subscriptions Subscriptions
+	Health        Health
+	TestClock     TestClock // nil: time cannot be moved
 
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer // what /metrics shows
@@ -230,7 +232,7 @@ func (o *Options) validate() error {
 		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
 		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil,
-		"Purchases": o.Purchases == nil, "Health": o.Health == nil,
+		"Purchases": o.Purchases == nil, "Subscriptions": o.Subscriptions == nil, "Health": o.Health == nil,
 		"Registerer": o.Registerer == nil, "Gatherer": o.Gatherer == nil,
 	} {
 		if missing {

@@ -213,7 +213,7 @@ type Grants interface {
 	Grant(ctx context.Context, g NewGrant) (GrantState, error)
 	// MoveExpiry sets the expiry of a grant.
 	MoveExpiry(ctx context.Context, m ExpiryChange) (GrantState, error)
-	// Revoke takes back credit of one grant, or of a purchase; a *RefusalError where the terms of the sale forbid it.
+	// Revoke takes back credit of one grant, or of a purchase; a *Refusal where the terms of the sale forbid it.
 	Revoke(ctx context.Context, r NewRevocation) (RevocationState, error)
 }
 
@@ -272,6 +272,13 @@ type RevocationState struct {
 	Booked       *Booked // nil until the ledger has it
 	Applied      bool
 	Repeated     bool
+}
+
+// TestClock moves time, for all gateways on a test database. Both answer when what became due by then is done, and with
+// ErrConflict when time would go back, or too far.
+type TestClock interface {
+	Advance(ctx context.Context, by time.Duration) error
+	MoveTo(ctx context.Context, now time.Time) error
 }
 
 // Health says whether the gateway may take traffic: a reason for each partition that is not open, none when all

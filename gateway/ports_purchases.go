@@ -8,10 +8,8 @@ import (
 	"creditgate/meter"
 )
 
-// Sentinels of a RefusalError, besides ErrUnknown and ErrConflict.
+// Sentinels of a Refusal, besides ErrInvalid, ErrUnknown and ErrConflict.
 var (
-	// ErrInvalid says that a value is none that can be taken.
-	ErrInvalid = errors.New("invalid")
 	// ErrNotEligible says that the account may not buy this pack.
 	ErrNotEligible = errors.New("pack not eligible")
 	// ErrSubscriptionRequired says that the pack is sold to subscribers only.
@@ -20,23 +18,10 @@ var (
 	ErrNotRefundable = errors.New("not refundable")
 )
 
-// RefusalError is why something that was asked for is not done. It unwraps to its sentinel.
-type RefusalError struct {
-	Is     error
-	Param  string // what was asked for wrongly, as the request names it; may be empty
-	Detail string // for whoever asked
-}
-
-// Error is the reason.
-func (r *RefusalError) Error() string { return r.Is.Error() + ": " + r.Detail }
-
-// Unwrap is the sentinel.
-func (r *RefusalError) Unwrap() error { return r.Is }
-
 // Purchases records what was bought in a shop and what became of its payment, and undoes what was taken back. A
 // reference seen before with the same content is answered as the first time, with Repeated set.
 type Purchases interface {
-	// Purchase records that a pack was bought, and grants it unless the policy waits for the payment. A *RefusalError where
+	// Purchase records that a pack was bought, and grants it unless the policy waits for the payment. A *Refusal where
 	// the policy forbids it.
 	Purchase(ctx context.Context, n NewPurchase) (PurchaseState, error)
 	// PurchaseState finds a purchase by its reference; ErrUnknown if there is none.

@@ -91,7 +91,13 @@ type problem struct {
 	retryAfter int    // seconds; 0 for none
 	final      bool   // the client must not repeat the request by itself: x-should-retry: false
 	shortfall  *shortfall
+	limit      *fairUseLimit
 	replay     *meter.Reservation
+}
+
+// fairUseLimit is what a fair-use-exceeded problem adds; null if it never ends by itself.
+type fairUseLimit struct {
+	ResetsAt *string `json:"resets_at"`
 }
 
 // shortfall is what an insufficient-credits problem adds.
@@ -119,6 +125,7 @@ type problemView struct {
 	Code      code   `json:"code"`
 	RequestID string `json:"request_id"`
 	*shortfall
+	*fairUseLimit
 	*replayed
 	Error openAIError `json:"error"`
 }
@@ -144,7 +151,7 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	}
 	view := problemView{
 		Type: "/problems/" + string(p.code), Title: m.title, Status: m.status, Detail: p.detail, Code: p.code,
-		RequestID: requestID, shortfall: p.shortfall,
+		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit,
 		Error: openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
 	}
 	if p.param != "" {

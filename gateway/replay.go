@@ -64,7 +64,7 @@ func (g *Gateway) replay(x *exchange) *problem {
 	x.outcome = outcomeReplayed
 	x.reservedAs(first.ID)
 	x.reserve.Amount = first.Amount
-	x.creditHeaders(settled{charged: first.Charged, remaining: first.Available, known: true})
+	x.creditHeaders(settled{charged: first.Charged, remaining: first.Available, known: true, unlimited: first.Unlimited})
 	x.ctx.Response.Header.Set("Idempotent-Replayed", "true")
 	return nil
 }

@@ -22,18 +22,20 @@ import (
 
 // Gateway is the data plane and the control plane of one process.
 type Gateway struct {
-	set        Settings
-	policies   *policy.Catalog
-	clock      *meter.Clock
-	meter      Meter
-	lookup     Lookup
-	journal    Journal
-	answers    Answers
-	ledger     Ledger
-	statements Statements
-	admin      Admin
-	purchases  Purchases
-	health     Health
+	set           Settings
+	policies      *policy.Catalog
+	clock         *meter.Clock
+	testClock     TestClock
+	meter         Meter
+	lookup        Lookup
+	journal       Journal
+	answers       Answers
+	ledger        Ledger
+	statements    Statements
+	admin         Admin
+	purchases     Purchases
+	subscriptions Subscriptions
+	health        Health
 
 	exchanges sync.Pool // of *exchange
 	auth      *authenticator
@@ -74,8 +76,9 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		set: o.Settings, policies: o.Policies, clock: o.Clock, meter: o.Meter, lookup: o.Lookup, journal: o.Journal,
-		answers: o.Answers, ledger: o.Ledger, statements: o.Statements, admin: o.Admin, purchases: o.Purchases, health: o.Health,
+		set: o.Settings, policies: o.Policies, clock: o.Clock, testClock: o.TestClock,
+		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger, statements: o.Statements,
+		admin: o.Admin, purchases: o.Purchases, subscriptions: o.Subscriptions, health: o.Health,
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}
@@ -154,7 +157,7 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error, bodyMax int) {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		p.detail = "the request did not arrive within " + g.set.ClientTimeout.String()
 	}
-	g.problems.write(&ctx.Response, p, meter.NewID(time.Now()).String())
+	g.problems.write(&ctx.Response, p, meter.NewID(g.clock.Now()).String())
 	if c, ok := ctx.Conn().(*clientConn); ok {
 		c.linger = true
 	}

@@ -81,6 +81,9 @@ func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
 func (g *Gateway) insufficient(x *exchange, d meter.Decision) *problem {
 	w := g.wallet(&x.who, d)
 	p := insufficient(x.quote.Credits, &w)
+	if p.shortfall == nil {
+		return p
+	}
 	if x.quote.UnitCredits > 0 {
 		p.shortfall.AffordableUnits = uint32(min(int64(p.shortfall.Available/x.quote.UnitCredits), int64(x.quote.Units)))
 	}
@@ -93,6 +96,9 @@ func (g *Gateway) insufficient(x *exchange, d meter.Decision) *problem {
 
 // insufficient says what is missing. Retrying helps only while the account's own unfinished requests hold it.
 func insufficient(required meter.Credits, w *wallet) *problem {
+	if limit, ok := w.account.Stopped(w.nowMs); ok {
+		return beyondFairUse(limit)
+	}
 	available, held := w.account.Available(w.nowMs), w.account.Held()
 	p := &problem{
 		code: codeInsufficient, detail: required.String() + " credits are needed, " + available.String() + " available",
@@ -129,7 +135,7 @@ func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settl
 		x.outcome = outcomePartial
 	}
 	x.held.State = meter.Committed // asked once, whatever the answer
-	s, attempted := g.settle(x, units, amount), time.Now()
+	s, attempted := g.settle(x, units, amount), time.Now().Add(x.ahead)
 	d, err := g.meter.Commit(g.base, s)
 	if r := d.Reservation; err == nil && (d.Code == meter.CodeOK || d.Code == meter.CodeConflict) {
 		if d.Code == meter.CodeConflict { // somebody else settled it, by the control plane: what is booked stands
@@ -138,7 +144,7 @@ func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settl
 		}
 		g.metrics.settledAs(r.State)
 		x.chargeIsFinal(r.Charged > 0)
-		return settled{amount: amount, charged: r.Charged, remaining: r.Available, known: true}, nil
+		return settled{amount: amount, charged: r.Charged, remaining: r.Available, known: true, unlimited: r.Unlimited}, nil
 	}
 	g.metrics.settlements.WithLabelValues("unknown").Inc()
 	if jerr := g.journal.Append(s, attempted); jerr != nil {
@@ -169,7 +175,7 @@ func (g *Gateway) release(x *exchange) settled {
 		return settled{}
 	}
 	g.metrics.settledAs(d.Reservation.State)
-	return settled{remaining: d.Reservation.Available, known: true}
+	return settled{remaining: d.Reservation.Available, known: true, unlimited: d.Reservation.Unlimited}
 }
 
 // giveBack releases what the request holds and passes its problem on.

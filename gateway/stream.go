@@ -126,9 +126,7 @@ func (t *tap) finish(err error) {
 	}
 	if x.priced() {
 		x.setCredits("X-Credits-Charged", s.charged)
-		if s.known {
-			x.setCredits("X-Credits-Remaining", s.remaining)
-		}
+		x.remainingHeader(s)
 	}
 }
 

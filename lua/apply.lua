@@ -3,6 +3,7 @@ too: what is held must be settled. apply_reserve carries reserve, which alone ta
 KEYS   for each section: meta open ledger, then slots, then lapses, the last two where the call may write them;
        then accounts, outcome slots and key days, as the operations refer to them by number
 ARGV   1 '<i6HH' caller_ms sections operations
+         then, if 32768 was added to sections, '<i6' how far a test clock is ahead of TIME
          then for each section '<HBBi8i8' first_key keys account_prefix_len epoch min_pseq
          then for each operation '<HBHc16HH' size verb section id account_key done_key, and what its verb file says;
          128 added to the verb of a reserve, commit or release asks for a brief answer

@@ -2,7 +2,7 @@
 compared it with Postgres; this function repeats the comparison of what it was told with what is there.
 KEYS   1 meta 2 ledger 3 open 4 lapses 5 slots
 ARGV   1 mode: 'resume' (everything is there), 'rebuild' (nothing is: accounts will be loaded), 'loaded' (they are)
-       2 epoch 3 epoch expected (0: no meta) 4 flushed_pseq 5 flushed_epoch 6 caller_ms
+       2 epoch 3 epoch expected (0: no meta) 4 flushed_pseq 5 flushed_epoch 6 caller_ms 7 how far a test clock is ahead
 REPLY  {code, now_ms} ]]
 
 local function resume(m, now, epoch, expected, flushed)
@@ -28,7 +28,7 @@ local function open(keys, args)
   local mode, epoch, expected = args[1], tonumber(args[2]), tonumber(args[3])
   local flushed, flushed_epoch = tonumber(args[4]), tonumber(args[5])
   local clock = call('TIME')
-  local now = clock[1] * 1000 + floor(clock[2] / 1000)
+  local now = clock[1] * 1000 + floor(clock[2] / 1000) + tonumber(args[7])
   local packed, m, code = call('GET', keys[1]), nil, OK
   if packed then
     m = {}

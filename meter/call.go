@@ -18,6 +18,7 @@ type call struct {
 	function any // its name
 	ops      []*op
 	now      time.Time
+	offset   time.Duration // of a test clock
 	sections []section
 	number   [PartitionsMax]uint16 // partition → section number, from 1; 0: none yet
 	accounts map[string]uint16     // account → position in KEYS, from 1
@@ -65,8 +66,9 @@ func newCalls() *sync.Pool {
 }
 
 // build encodes the operations, which are in ops.
-func (c *call) build(function string, partitions []*partition, now time.Time) {
-	if c.now = now; c.function != function {
+func (c *call) build(function string, partitions []*partition, now time.Time, offset time.Duration) {
+	c.now, c.offset = now, offset
+	if c.function != function {
 		c.function = function // which allocates: a name in an interface
 	}
 	for _, s := range c.sections {
@@ -78,6 +80,9 @@ func (c *call) build(function string, partitions []*partition, now time.Time) {
 	c.args, c.texts, c.names = append(c.args[:0], "fcall", c.function, nil), c.texts[:0], c.names[:0]
 	c.packed.b = appendInt48(c.packed.b[:0], now.UnixMilli())
 	c.packed.b = append(c.packed.b, 0, 0, 0, 0)
+	if c.offset != 0 {
+		c.packed.b = appendInt48(c.packed.b, c.offset.Milliseconds())
+	}
 	keys := sectionKeysMin
 	for _, o := range c.ops {
 		keys = max(keys, o.sectionKeys())
@@ -88,13 +93,24 @@ func (c *call) build(function string, partitions []*partition, now time.Time) {
 		}
 		o.epoch = c.section(o).fence.epoch
 	}
-	binary.LittleEndian.PutUint16(c.packed.b[6:], uint16(len(c.sections)))
+	binary.LittleEndian.PutUint16(c.packed.b[6:], c.sectionCount())
 	binary.LittleEndian.PutUint16(c.packed.b[8:], uint16(len(c.ops)))
 	for _, o := range c.ops {
 		c.encode(o)
 	}
 	c.args[2] = len(c.args) - callKeysAt
 	c.args = append(c.args, &c.packed)
+}
+
+// callMoved is added to the number of sections when an offset follows. In production there is none, and it costs nothing.
+const callMoved = 1 << 15
+
+func (c *call) sectionCount() uint16 {
+	n := uint16(len(c.sections)) // at most PartitionsMax
+	if c.offset != 0 {
+		n += callMoved
+	}
+	return n
 }
 
 func (c *call) section(o *op) *section { return &c.sections[c.number[o.partition]-1] }

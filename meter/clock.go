@@ -18,5 +18,21 @@ func (c *Clock) Now() time.Time { return time.Now().Add(c.Offset()) }
 // Offset is how far the clock is ahead of the system's, 0 in production.
 func (c *Clock) Offset() time.Duration { return time.Duration(c.offset.Load()) }
 
-// Set moves the clock. Only a test clock does this.
+// Read is the current time and the offset that is in it.
+func (c *Clock) Read() (now time.Time, offset time.Duration) {
+	offset = c.Offset()
+	return time.Now().Add(offset), offset
+}
+
+// Set moves the clock. Only a test does this.
 func (c *Clock) Set(offset time.Duration) { c.offset.Store(int64(offset)) }
+
+// Advance moves the clock to an offset unless it is further ahead: time does not go back.
+func (c *Clock) Advance(offset time.Duration) {
+	for {
+		now := c.offset.Load()
+		if now >= int64(offset) || c.offset.CompareAndSwap(now, int64(offset)) {
+			return
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -26,6 +27,16 @@ const (
 	noteMax        = 1 + 5*(1+noteTextMax) + 2*16 // format, five texts, Idempotency-Key
 )
 
+// Flags of a packed account and of a packed grant; lua/lib/account.lua has the same.
+const (
+	accountSuspended = 1
+	accountFair      = 2 // a grant is unlimited or stops others
+
+	grantPaid      = 1
+	grantUnlimited = 2
+	grantStops     = 4
+)
+
 // ErrPacked says that a packed value is damaged or of a format this binary does not know.
 var ErrPacked = errors.New("packed value is damaged or of an unknown format")
 
@@ -33,7 +44,10 @@ var ErrPacked = errors.New("packed value is damaged or of an unknown format")
 func AppendAccount(b []byte, a Account) []byte {
 	var flags byte
 	if a.Suspended {
-		flags |= 1
+		flags |= accountSuspended
+	}
+	if a.fair() {
+		flags |= accountFair
 	}
 	b = append(b, accountFormat)
 	b = binary.LittleEndian.AppendUint64(b, a.Seq)
@@ -55,10 +69,6 @@ func AppendAccount(b []byte, a Account) []byte {
 }
 
 func appendGrant(b []byte, g Grant) []byte {
-	var flags byte
-	if g.Paid {
-		flags |= 1
-	}
 	b = append(b, g.ID[:]...)
 	for _, c := range [...]Credits{g.Available, g.Held, g.Debt} {
 		b = binary.LittleEndian.AppendUint64(b, uint64(c))
@@ -66,7 +76,7 @@ func appendGrant(b []byte, g Grant) []byte {
 	for _, ms := range [...]int64{g.EffectiveMs, g.ExpiresMs, g.CreatedMs} {
 		b = appendInt48(b, ms)
 	}
-	b = append(b, g.Rank, flags, byte(len(g.Bucket)))
+	b = append(b, g.Rank, g.flags(), byte(len(g.Bucket)))
 	return append(b, g.Bucket...)
 }
 
@@ -75,7 +85,8 @@ func UnpackAccount(b []byte) (Account, error) {
 	r := reader{b: b}
 	r.format(accountFormat)
 	a := Account{Seq: r.u64()}
-	a.Suspended = r.flag()
+	flags := r.flags(accountSuspended | accountFair)
+	a.Suspended = flags&accountSuspended != 0
 	a.FlagsVersion, a.Holds, a.PrunedPseq = r.u32(), r.u32(), r.u64()
 	a.Sum = AvailableSum{Available: r.credits(), FromMs: r.i48(), UntilMs: r.i48()}
 	applied, grants := r.u8(), r.u8()
@@ -88,7 +99,27 @@ func UnpackAccount(b []byte) (Account, error) {
 	for range grants {
 		a.Grants = append(a.Grants, r.grant())
 	}
+	r.bad = r.bad || a.fair() != (flags&accountFair != 0) // the scripts rely on it
 	return a, r.end("account")
+}
+
+// flags are the grant's in one byte.
+func (g Grant) flags() (b byte) {
+	if g.Paid {
+		b |= grantPaid
+	}
+	if g.Unlimited {
+		b |= grantUnlimited
+	}
+	if g.Stops {
+		b |= grantStops
+	}
+	return b
+}
+
+// fair reports whether a fair-use cap is among the grants, live or not.
+func (a Account) fair() bool {
+	return slices.ContainsFunc(a.Grants, func(g Grant) bool { return g.Unlimited || g.Stops })
 }
 
 func (r *reader) grant() (g Grant) {
@@ -96,7 +127,8 @@ func (r *reader) grant() (g Grant) {
 	g.Available, g.Held, g.Debt = r.credits(), r.credits(), r.credits()
 	g.EffectiveMs, g.ExpiresMs, g.CreatedMs = r.i48(), r.i48(), r.i48()
 	g.Rank = r.u8()
-	g.Paid = r.flag()
+	flags := r.flags(grantPaid | grantUnlimited | grantStops)
+	g.Paid, g.Unlimited, g.Stops = flags&grantPaid != 0, flags&grantUnlimited != 0, flags&grantStops != 0
 	g.Bucket = r.str(int(r.u8()))
 	return g
 }
@@ -104,7 +136,11 @@ func (r *reader) grant() (g Grant) {
 // AppendReservation packs r without its id, which is the field it is stored under.
 func AppendReservation(b []byte, r Reservation) []byte {
 	b = append(b, reservationFormat, byte(r.State))
-	for _, c := range [...]Credits{r.Amount, r.Charged, r.Available} {
+	available := r.Available
+	if r.Unlimited {
+		available = -1 - available
+	}
+	for _, c := range [...]Credits{r.Amount, r.Charged, available} {
 		b = binary.LittleEndian.AppendUint64(b, uint64(c))
 	}
 	b = appendInt48(b, r.DeadlineMs)
@@ -160,9 +196,22 @@ func unpackBrief(b []byte) (Reservation, error) {
 
 func (r *reader) brief() Reservation {
 	r.format(reservationFormat)
-	return Reservation{
-		State: State(r.u8()), Amount: r.credits(), Charged: r.credits(), Available: r.credits(), DeadlineMs: r.i48(),
+	v := Reservation{
+		State: State(r.u8()), Amount: r.credits(), Charged: r.credits(),
 	}
+	v.Available, v.Unlimited = r.shown()
+	v.DeadlineMs = r.i48()
+	return v
+}
+
+// shown reads what is available, which is below 0, as -1 - available, where a fair-use cap is in force.
+func (r *reader) shown() (available Credits, unlimited bool) {
+	available = Credits(r.u64())
+	if unlimited = available < 0; unlimited {
+		available = -1 - available
+	}
+	r.bad = r.bad || !available.Valid()
+	return available, unlimited
 }
 
 // AppendNote packs n. An empty note packs to nothing.

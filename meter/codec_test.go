@@ -38,7 +38,8 @@ func anyAccount() *rapid.Generator[Account] {
 	grant := rapid.Custom(func(t *rapid.T) Grant {
 		return Grant{
 			ID: anyID().Draw(t, "id"), Bucket: anyName().Draw(t, "bucket"), Rank: rapid.Byte().Draw(t, "rank"),
-			Paid: rapid.Bool().Draw(t, "paid"), Available: anyAmount().Draw(t, "available"),
+			Paid: rapid.Bool().Draw(t, "paid"), Unlimited: rapid.Bool().Draw(t, "unlimited"),
+			Stops: rapid.Bool().Draw(t, "stops"), Available: anyAmount().Draw(t, "available"),
 			Held: anyAmount().Draw(t, "held"), Debt: anyAmount().Draw(t, "debt"),
 			EffectiveMs: anyTime().Draw(t, "from"), ExpiresMs: anyTime().Draw(t, "to"), CreatedMs: anyTime().Draw(t, "at"),
 		}
@@ -67,7 +68,8 @@ func anyReservation() *rapid.Generator[Reservation] {
 		r := Reservation{
 			State:   State(rapid.Uint8Range(uint8(Held), uint8(Uncollected)).Draw(t, "state")),
 			Account: anyName().Draw(t, "account"), Amount: anyAmount().Draw(t, "amount"),
-			Charged: anyAmount().Draw(t, "charged"), Available: anyAmount().Draw(t, "available"),
+			Charged: anyAmount().Draw(t, "charged"), Unlimited: rapid.Bool().Draw(t, "unlimited"),
+			Available:  Credits(rapid.Int64Range(0, int64(MaxCredits)).Draw(t, "available")),
 			DeadlineMs: anyTime().Draw(t, "deadline"), SettledMs: anyTime().Draw(t, "settled"),
 			Note: anyNote().Draw(t, "note"),
 		}

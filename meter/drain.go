@@ -5,7 +5,8 @@ import "slices"
 // This file is the pure burn-down: which grants pay, and which get back. lua/lib decides in production; these
 // functions price quotes and serve as the rule that the scripts are tested against.
 
-// PlanDraws takes amount from the live grants in drain order. It returns nil when they do not suffice.
+// PlanDraws takes amount from the live grants in drain order, up to the first that stops. It returns nil when they do
+// not suffice.
 func PlanDraws(grants []Grant, amount Credits, nowMs int64) []Draw {
 	var draws []Draw
 	for _, g := range grants {
@@ -15,6 +16,9 @@ func PlanDraws(grants []Grant, amount Credits, nowMs int64) []Draw {
 		if take := min(amount, g.Available); take > 0 && g.Live(nowMs) {
 			draws = append(draws, Draw{Grant: g.ID, Amount: take})
 			amount -= take
+		}
+		if g.Stops && g.Live(nowMs) {
+			break
 		}
 	}
 	if amount > 0 {

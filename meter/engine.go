@@ -26,7 +26,7 @@ const ledgerBacklogMax = 500_000
 // being loaded. It equals the settle budget.
 const verbBudget = 2 * time.Second
 
-// Options configure an Engine. All fields but Now are required.
+// Options configure an Engine. All fields but Clock and Now are required.
 type Options struct {
 	RedisURL string
 	Layout   Layout
@@ -34,7 +34,8 @@ type Options struct {
 	Rebuild  RebuildSource
 	Log      zerolog.Logger
 	Metrics  prometheus.Registerer
-	Now      func() time.Time // nil: time.Now
+	Clock    *Clock           // nil: the system's. Its offset goes with every call, so that Redis' clock is moved too
+	Now      func() time.Time // nil: Clock.Now; for a time that stands still
 }
 
 // Engine carries verbs to the scripts. Its methods are safe for concurrent use; calls made at the same time share
@@ -44,7 +45,8 @@ type Engine struct {
 	book    Book
 	rebuild RebuildSource
 	log     zerolog.Logger
-	now     func() time.Time
+	clock   *Clock
+	still   func() time.Time // Options.Now
 	metrics *engineMetrics
 
 	library    lua.Library
@@ -68,18 +70,18 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("meter: layout %d with %d partitions: a layout has a number above 0 and 1 to %d partitions",
 			o.Layout.Number, o.Layout.Partitions, PartitionsMax)
 	}
-	if o.Now == nil {
-		o.Now = time.Now
+	if o.Clock == nil {
+		o.Clock = new(Clock)
 	}
 	library, err := lua.Load()
 	if err != nil {
 		return nil, err
 	}
 	e := &Engine{
-		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, now: o.Now, library: library, calls: newCalls(),
+		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, clock: o.Clock, still: o.Now, library: library, calls: newCalls(),
 		ops:     &sync.Pool{New: func() any { return new(op) }},
 		metrics: newEngineMetrics(o.Metrics), breaker: newBreaker(), orphans: make(chan Settle, orphansMax),
-		name: NewID(o.Now()).String(), newClient: func() (redis.UniversalClient, error) { return NewRedis(o.RedisURL) },
+		name: NewID(time.Now()).String(), newClient: func() (redis.UniversalClient, error) { return NewRedis(o.RedisURL) },
 	}
 	client, err := e.newClient()
 	if err != nil {
@@ -93,6 +95,20 @@ func New(o Options) (*Engine, error) {
 		e.metrics.open.WithLabelValues(strconv.Itoa(int(p))) // a series from the start; the sweep fills it in
 	}
 	return e, nil
+}
+
+// read is the time that decides, and how far a test clock is ahead in it: of one moment, since Redis adds the same.
+func (e *Engine) read() (now time.Time, offset time.Duration) {
+	now, offset = e.clock.Read()
+	if e.still != nil {
+		now = e.still()
+	}
+	return now, offset
+}
+
+func (e *Engine) now() time.Time {
+	now, _ := e.read()
+	return now
 }
 
 // NewReservationID makes an id for a reservation of the account.

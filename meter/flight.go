@@ -126,7 +126,7 @@ func send(ctx context.Context, client redis.UniversalClient, calls []*call) {
 // newCalls groups operations by function, settlements first, and in Cluster, where a call may not span partitions, by
 // partition.
 func (e *Engine) newCalls(calls []*call, ops []*op) []*call {
-	now := e.now()
+	now, offset := e.read()
 	for _, g := range [...]struct {
 		function string
 		reserves bool
@@ -148,7 +148,7 @@ func (e *Engine) newCalls(calls []*call, ops []*op) []*call {
 			calls[at].ops = append(calls[at].ops, o)
 		}
 		for _, c := range calls[first:] {
-			c.build(g.function, e.partitions, now)
+			c.build(g.function, e.partitions, now, offset)
 		}
 	}
 	return calls

@@ -16,12 +16,14 @@ const GrantsMax = 64
 // Grant is one dated lot of credit in one bucket, as an account holds it now. What was granted, spent and lapsed
 // is in the ledger; here is only what can still move.
 type Grant struct {
-	ID          ID
-	Bucket      string
-	Rank        uint8 // position of the bucket in the policy's drain order, 0 first
-	Paid        bool  // a price was paid: such draws are returned first
-	Unlimited   bool  // a fair-use cap: shown as unlimited, counted all the same
-	Stops       bool  // while it is in force nothing behind it in drain order is drawn, even when it is used up
+	ID        ID
+	Bucket    string
+	Rank      uint8 // position of the bucket in the policy's drain order, 0 first
+	Paid      bool  // a price was paid: such draws are returned first
+	Unlimited bool  // a fair-use cap: shown as unlimited, counted all the same
+	// Stops says that while the grant is in force nothing behind it in drain order is drawn, even when it is used up;
+	// until anything is revoked of it.
+	Stops       bool
 	Available   Credits
 	Held        Credits
 	Debt        Credits // revoked but already drawn; returned draws pay it first
@@ -79,14 +81,34 @@ type AppliedChange struct {
 	Pseq uint64
 }
 
-// Available is what can be drawn at nowMs.
+// Available is what can be drawn at nowMs: of the live grants in drain order, up to the first that stops.
 func (a Account) Available(nowMs int64) (sum Credits) {
 	for _, g := range a.Grants {
-		if g.Live(nowMs) {
-			sum += g.Available
+		if !g.Live(nowMs) {
+			continue
+		}
+		sum += g.Available
+		if g.Stops {
+			break
 		}
 	}
 	return sum
+}
+
+// Stopped is the live grant that keeps those behind it from being drawn, if there is one: a request beyond what is
+// available is then one beyond fair use, until the grant expires.
+func (a Account) Stopped(nowMs int64) (Grant, bool) {
+	for _, g := range a.Grants {
+		if g.Stops && g.Live(nowMs) {
+			return g, true
+		}
+	}
+	return Grant{}, false
+}
+
+// Unlimited reports whether a fair-use cap is in force: the customer then sees no number.
+func (a Account) Unlimited(nowMs int64) bool {
+	return slices.ContainsFunc(a.Grants, func(g Grant) bool { return g.Unlimited && g.Live(nowMs) })
 }
 
 // Held is what open reservations hold.
@@ -118,23 +140,25 @@ func (a Account) Buckets(names []string, nowMs int64) []BucketBalance {
 	for _, n := range names {
 		out = append(out, BucketBalance{Name: n})
 	}
+	stopped := false
 	for _, g := range a.Grants {
 		i := slices.IndexFunc(out, func(b BucketBalance) bool { return b.Name == g.Bucket })
-		if i < 0 && g.Held == 0 && (g.Available == 0 || !g.Live(nowMs)) {
+		if i < 0 && g.Held == 0 && (stopped || g.Available == 0 || !g.Live(nowMs)) {
 			continue
 		}
 		if i < 0 {
 			out = append(out, BucketBalance{Name: g.Bucket})
 			i = len(out) - 1
 		}
-		out[i].add(g, nowMs)
+		out[i].add(g, nowMs, stopped)
+		stopped = stopped || g.Stops && g.Live(nowMs)
 	}
 	return out
 }
 
-func (b *BucketBalance) add(g Grant, nowMs int64) {
+func (b *BucketBalance) add(g Grant, nowMs int64, stopped bool) {
 	b.Held += g.Held
-	if !g.Live(nowMs) || g.Available == 0 {
+	if stopped || !g.Live(nowMs) || g.Available == 0 {
 		return
 	}
 	b.Available += g.Available

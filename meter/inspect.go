@@ -23,7 +23,7 @@ func NewInspector(redisURL string, layout Layout) (*Inspector, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{layout: layout}
+	e := &Engine{layout: layout, clock: new(Clock)}
 	e.redis.Store(&client)
 	return &Inspector{client: client, engine: e, layout: layout}, nil
 }
@@ -197,13 +197,17 @@ func (i *Inspector) RecordAt(ctx context.Context, partition uint16, at Position)
 	return body, nil
 }
 
-// NowMs is Redis' clock.
-func (i *Inspector) NowMs(ctx context.Context) (int64, error) {
+// NowMs is the clock of an account's partition: Redis', unless a test clock moved it, as its last write then shows.
+func (i *Inspector) NowMs(ctx context.Context, partition uint16) (int64, error) {
 	t, err := i.client.Time(ctx).Result()
 	if err != nil {
 		return 0, i.failed("clock", err)
 	}
-	return t.UnixMilli(), nil
+	m, err := i.engine.readMeta(ctx, i.client, partition)
+	if err != nil {
+		return 0, i.failed("clock", err)
+	}
+	return max(t.UnixMilli(), m.LastMs), nil
 }
 
 func (i *Inspector) failed(what string, err error) error {

@@ -136,6 +136,7 @@ func TestConstants(t *testing.T) {
 		"BEYOND_NOTHING": int64(BeyondNothing), "BEYOND_HELD": int64(BeyondHeld), "GRANTS_MAX": GrantsMax, "APPLIED_MAX": appliedMax, "AMOUNT_MAX": int64(MaxCredits), "NEVER": Never,
 		"CLOCK_SKEW_MAX_MS": 60_000, "DONE_SLOT_MS": doneSlotMs, "DONE_KEEP_MS": 15 * 60 * 1000, "KEY_KEEP_MS": keySlotMs,
 		"SLOT_NOTE_MS": SlotNoteMs, "BRIEF": verbBrief, "BRIEF_SIZE": briefSize,
+		"UNLIMITED": grantUnlimited, "STOPS": grantStops, "FAIR": accountFair, "MOVED": callMoved,
 	}
 	for name, v := range want {
 		require.Equal(t, strconv.FormatInt(v, 10), got[name], name)

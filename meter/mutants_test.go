@@ -63,6 +63,16 @@ func mutants() []mutant {
 		{"a drop is not remembered", "if what == 1 then sec.outcomes_from = max(sec.outcomes_from, end_ms) end", ""},
 		{"a restart goes unnoticed", "elseif sec.inc ~= incarnation then sec.code = FENCED", ""},
 		{"another's epoch goes unnoticed", "elseif sec.epoch ~= sec.called_epoch then sec.code = EPOCH", ""},
+		{"a cap stops nobody", "g.flags >= STOPS\n", "false\n"},
+		{"a cap that is over stops", "if not stopped and is_live(g, now) then", "if not stopped and g.effective <= now then"},
+		{"a cap that has not begun stops", "if not stopped and is_live(g, now) then", "if not stopped and now < g.expires then"},
+		{"a used-up cap is forgotten", "(g.flags < STOPS or now >= g.expires)", "true"},
+		{"a used-up cap is kept for ever", "if g and g.available == 0 and g.flags >= STOPS then keep_account(sec, op, a) end", ""},
+		{"what is behind a cap is in the kept sum", "if a.fair then a.till = 0", "if false then a.till = 0"},
+		{"an account forgets that it has a cap", "if g.flags >= UNLIMITED then a.fair = true end", ""},
+		{"an account goes on with a cap it has not", "if g.flags < UNLIMITED then return end", "if true then return end"},
+		{"a revoked cap stops", "g.flags = g.flags - STOPS", ""},
+		{"the unlimited are told a number", "then return -1 - left end", "then return left end"},
 		{"one bad operation spoils the rest", "ok, err = pcall(compute, failed)", "ok, err = true, compute(failed)"},
 	}
 }

@@ -174,12 +174,8 @@ func (o *op) settle(v verb, id ReservationID, account string) *op {
 }
 
 func grantOp(partition uint16, g GrantChange) *op {
-	flags := byte(0)
-	if g.Grant.Paid {
-		flags = 1
-	}
 	o := newOp(verbGrant, partition, g.Grant.ID, g.Account)
-	return o.u64(g.CheckedPseq).u8(g.Grant.Rank).u8(flags).str8(g.Grant.Bucket).credits(g.Grant.Available).
+	return o.u64(g.CheckedPseq).u8(g.Grant.Rank).u8(g.Grant.flags()).str8(g.Grant.Bucket).credits(g.Grant.Available).
 		i48(g.Grant.EffectiveMs).i48(g.Grant.ExpiresMs).i48(g.Grant.CreatedMs).note(g.Note)
 }
 
@@ -189,13 +185,9 @@ func revokeOp(partition uint16, r Revocation) *op {
 }
 
 func reverseOp(partition uint16, r Reversal) *op {
-	flags := byte(0)
-	if r.Grant.Paid {
-		flags = 1
-	}
 	o := newOp(verbReverse, partition, r.ID, r.Account)
 	return o.u64(r.CheckedPseq).uuid(r.Grant.ID).credits(r.Amount).credits(r.Grant.Debt).
-		u8(r.Grant.Rank).u8(flags).str8(r.Grant.Bucket).i48(r.Grant.EffectiveMs).i48(r.Grant.ExpiresMs).
+		u8(r.Grant.Rank).u8(r.Grant.flags()).str8(r.Grant.Bucket).i48(r.Grant.EffectiveMs).i48(r.Grant.ExpiresMs).
 		i48(r.Grant.CreatedMs).note(r.Note)
 }
 

@@ -187,9 +187,10 @@ func (e *Engine) callOpen(
 	ctx context.Context, partition uint16, mode string, epoch, expected uint64, flushed Position,
 ) error {
 	keys := e.layout.Keys(partition)
+	now, offset := e.read()
 	reply, err := e.client().FCall(ctx, e.library.Open,
 		[]string{keys.Meta(), keys.Ledger(), keys.Open(), keys.Lapses(), keys.Slots()},
-		mode, epoch, expected, flushed.Pseq, flushed.Epoch, e.now().UnixMilli()).Int64Slice()
+		mode, epoch, expected, flushed.Pseq, flushed.Epoch, now.UnixMilli(), offset.Milliseconds()).Int64Slice()
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
@@ -241,7 +242,7 @@ return {string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), 
 		return m, fmt.Errorf("read meta: %w", err)
 	}
 	nowMs, _ := strconv.ParseInt(about[1], 10, 64)
-	m.exists, m.idle = true, time.Duration(nowMs-m.LastMs)*time.Millisecond
+	m.exists, m.idle = true, time.Duration(nowMs-m.LastMs)*time.Millisecond+e.clock.Offset()
 	return m, nil
 }
 

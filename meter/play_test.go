@@ -50,7 +50,7 @@ func newPlay(
 func (p *play) fund() {
 	for _, a := range accounts {
 		for i, lasts := range []int64{30_000, 30_000, 2_000, never} {
-			p.grants = append(p.grants, p.lot(a, uint8(i/2), i%2 == 1, 4, 0, lasts))
+			p.grants = append(p.grants, p.lot(a, uint8(i/2), i%2 == 1, 4, 0, lasts, noCap))
 			p.do(0, false, p.granting(p.grants[len(p.grants)-1]))
 		}
 	}
@@ -66,6 +66,7 @@ func (p *play) actions() map[string]func(*rapid.T) {
 		"keep":         func(t *rapid.T) { p.send(t, p.extend(t)) },
 		"expire":       func(t *rapid.T) { p.send(t, p.expire(t)) },
 		"grant":        func(t *rapid.T) { p.send(t, p.grant(t)) },
+		"cap":          func(t *rapid.T) { p.send(t, p.cap(t)) },
 		"administer":   func(t *rapid.T) { p.send(t, p.administer(t)) },
 		"lapse":        func(t *rapid.T) { p.send(t, p.lapse(t)) },
 		"flight": func(t *rapid.T) {
@@ -220,18 +221,42 @@ func (p *play) grant(t *rapid.T) verb {
 	return p.granting(g)
 }
 
+// cap adds a small fair-use cap that stops what is behind it from now on, in front of most.
+func (p *play) cap(t *rapid.T) verb {
+	if len(p.grants) >= grantsEver {
+		return p.balancing(p.account(t))
+	}
+	g := p.lot(p.account(t), rapid.Uint8Range(0, 1).Draw(t, "rank"), false, meter.Credits(rapid.IntRange(1, 4).Draw(t, "credits")),
+		0, rapid.SampledFrom([]int64{never, 1_500, 4_000}).Draw(t, "lasts"), capStops)
+	p.grants = append(p.grants, g)
+	return p.granting(g)
+}
+
 func (p *play) newGrant(t *rapid.T) meter.GrantChange {
 	return p.lot(p.account(t), rapid.Uint8Range(0, 2).Draw(t, "rank"), rapid.Bool().Draw(t, "paid"),
 		meter.Credits(rapid.IntRange(1, 12).Draw(t, "credits")),
-		rapid.SampledFrom([]int64{0, 0, 0, 2_000}).Draw(t, "from"), p.lasts(t))
+		rapid.SampledFrom([]int64{0, 0, 0, 2_000}).Draw(t, "from"), p.lasts(t),
+		rapid.SampledFrom([]fairUse{noCap, noCap, noCap, noCap, capDraws, capStops}).Draw(t, "cap"))
 }
 
+// fairUse says whether a grant is a fair-use cap, and what comes after it.
+type fairUse int
+
+const (
+	noCap fairUse = iota
+	capDraws
+	capStops
+)
+
 // lot writes a grant down in the book, as Postgres has it before it is applied.
-func (p *play) lot(account string, rank uint8, paid bool, credits meter.Credits, from, lasts int64) meter.GrantChange {
+func (p *play) lot(
+	account string, rank uint8, paid bool, credits meter.Credits, from, lasts int64, fair fairUse,
+) meter.GrantChange {
 	nowMs := p.home(account).NowMs
 	g := meter.Grant{
 		ID: p.id(nowMs), Rank: rank, Bucket: []string{"promo", "monthly", "purchased"}[rank], Paid: paid,
 		Available: credits, EffectiveMs: nowMs + from, ExpiresMs: p.expiry(account, lasts), CreatedMs: nowMs,
+		Unlimited: fair != noCap, Stops: fair == capStops,
 	}
 	p.book.AddLot(g)
 	at, err := p.book.Cursor(p.ctx, p.layout.PartitionOf(account))
@@ -358,7 +383,7 @@ func (p *play) reversalOf(r meter.Revocation) meter.Reversal {
 // terms are a grant as the book has it: where its expiry was moved to, and what it owes.
 func (p *play) terms(grant meter.ID) meter.Grant {
 	g := p.book.Lot(grant)
-	g.Debt = 0
+	g.Debt, g.Stops = 0, false // what anything was revoked of stops no others
 	for _, e := range p.book.Entries() {
 		for _, l := range e.Lines {
 			if l.Grant == grant {
@@ -444,6 +469,13 @@ func (p *play) balance(t *rapid.T) verb { return p.balancing(p.account(t)) }
 func (p *play) lapse(t *rapid.T) verb {
 	if len(p.grants) == 0 {
 		return p.balancing(p.account(t))
+	}
+	account := p.account(t)
+	m := p.home(account)
+	for _, g := range m.Accounts[account].Grants { // the first that is over, as the sweeper sees it
+		if g.ExpiresMs <= m.NowMs && rapid.Bool().Draw(t, "over") {
+			return p.lapsing(account, g.ID)
+		}
 	}
 	g := p.someGrant(t)
 	return p.lapsing(g.Account, g.Grant.ID)

@@ -77,6 +77,15 @@ func (r *reader) flag() bool {
 	return v == 1
 }
 
+// flags reads a byte of flags of which only the known ones may be set.
+func (r *reader) flags(known byte) byte {
+	v := r.u8()
+	if v&^known != 0 {
+		r.bad = true
+	}
+	return v
+}
+
 // i48 reads a time: Unix milliseconds from 0 to Never.
 func (r *reader) i48() int64 {
 	b := r.fixed(6)

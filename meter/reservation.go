@@ -46,6 +46,7 @@ type Reservation struct {
 	Amount     Credits
 	Charged    Credits
 	Available  Credits // of the account, right after the last change of this reservation
+	Unlimited  bool    // a fair-use cap was in force then: what the customer sees is no number
 	DeadlineMs int64   // end of the lease, Unix milliseconds
 	SettledMs  int64   // 0 while held
 	Note       Note    // empty once nothing can follow: the ledger entry has it

@@ -50,8 +50,8 @@ func (e *Engine) releaseLoop(ctx context.Context) {
 }
 
 func (e *Engine) releaseOrphan(ctx context.Context, s Settle) {
-	giveUp := e.now().Add(orphanLifetime)
-	for e.now().Before(giveUp) {
+	giveUp := time.Now().Add(orphanLifetime)
+	for time.Now().Before(giveUp) {
 		if _, err := e.Release(ctx, s); err == nil {
 			e.metrics.orphans.WithLabelValues("released").Inc()
 			return

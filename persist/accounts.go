@@ -64,9 +64,9 @@ func (s *Store) updateAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (
 			product = coalesce($2, product),
 			suspended = coalesce($3, suspended),
 			flags_version = flags_version + CASE WHEN $3 <> suspended THEN 1 ELSE 0 END,
-			flags_changed_at = CASE WHEN $3 <> suspended THEN now() ELSE flags_changed_at END,
+			flags_changed_at = CASE WHEN $3 <> suspended THEN $5 ELSE flags_changed_at END,
 			actor = CASE WHEN $2 <> product OR $3 <> suspended THEN $4 ELSE actor END
-		WHERE id = $1 RETURNING `+accountColumns, c.Account, c.Product, c.Suspended, c.Actor))
+		WHERE id = $1 RETURNING `+accountColumns, c.Account, c.Product, c.Suspended, c.Actor, s.clock.Now()))
 }
 
 func (s *Store) createAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (AccountState, error) {
@@ -75,10 +75,10 @@ func (s *Store) createAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (
 	}
 	suspended := c.Suspended != nil && *c.Suspended
 	a, err := scanAccount(tx.QueryRow(ctx, `INSERT INTO creditgate.account
-			(id, layout, partition, product, suspended, flags_version, actor)
-		VALUES ($1, $2, $3, $4, $5, CASE WHEN $5 THEN 1 ELSE 0 END, $6)
+			(id, layout, partition, product, suspended, flags_version, actor, created_at, flags_changed_at)
+		VALUES ($1, $2, $3, $4, $5, CASE WHEN $5 THEN 1 ELSE 0 END, $6, $7, $7)
 		ON CONFLICT (id) DO NOTHING RETURNING `+accountColumns,
-		c.Account, s.layoutNumber(), s.partitionOf(c.Account), *c.Product, suspended, c.Actor))
+		c.Account, s.layoutNumber(), s.partitionOf(c.Account), *c.Product, suspended, c.Actor, s.clock.Now()))
 	if errors.Is(err, meter.ErrNoAccount) { // another call created it at this moment
 		return s.updateAccount(ctx, tx, c)
 	}

@@ -87,7 +87,7 @@ func (s *Store) Account(ctx context.Context, account string) (a meter.Account, a
 		if err != nil {
 			return err
 		}
-		if a.Grants, err = liveGrants(ctx, tx, account); err != nil {
+		if a.Grants, err = s.liveGrants(ctx, tx, account); err != nil {
 			return err
 		}
 		at, err = s.cursor(ctx, tx, s.partitionOf(account))
@@ -97,18 +97,35 @@ func (s *Store) Account(ctx context.Context, account string) (a meter.Account, a
 	return a, at, err
 }
 
-func liveGrants(ctx context.Context, tx pgx.Tx, account string) ([]meter.Grant, error) {
-	rows, err := tx.Query(ctx, `SELECT g.id, g.bucket, g.rank, g.paid, g.effective_at, g.created_at, t.expires_at,
-			t.granted - t.spent - t.lapsed - t.revoked, t.debt
-		FROM creditgate.grant_state t JOIN creditgate.grant_lot g ON g.id = t.grant_id
-		WHERE t.account = $1 AND t.live`, account)
+// stoppingGrants are the grants of account $1 that hold nothing and are kept all the same, because they stop others
+// until they expire, those that expired before $2 left out. What anything was revoked of does not stop any more.
+const stoppingGrants = `SELECT t.grant_id
+	FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
+	WHERE g.account = $1 AND g.stops AND t.granted > 0 AND NOT t.live AND t.revoked = 0 AND t.debt = 0
+		AND (t.expires_at IS NULL OR t.expires_at > $2)`
+
+// overSince is when a grant must have expired to be over for Redis too, whose clock may be behind. A script that is
+// given one too many forgets it.
+func (s *Store) overSince() time.Time { return s.clock.Now().Add(-clockSkewMax) }
+
+// clockSkewMax is how far Redis' clock may be off this host's; it refuses who is further off.
+const clockSkewMax = time.Minute
+
+// liveGrants are what the account's balance is made of: grants that hold something, and those that stop others.
+func (s *Store) liveGrants(ctx context.Context, tx pgx.Tx, account string) ([]meter.Grant, error) {
+	rows, err := tx.Query(ctx, `SELECT g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops AND t.revoked = 0 AND t.debt = 0,
+			g.effective_at, g.created_at, t.expires_at, t.granted - t.spent - t.lapsed - t.revoked, t.debt
+		FROM (SELECT grant_id FROM creditgate.grant_state WHERE account = $1 AND live
+			UNION ALL `+stoppingGrants+`) l
+		JOIN creditgate.grant_state t USING (grant_id) JOIN creditgate.grant_lot g ON g.id = l.grant_id`,
+		account, s.overSince())
 	if err != nil {
 		return nil, err
 	}
 	grants, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g meter.Grant, err error) {
 		var effective, created time.Time
 		var expires *time.Time
-		err = row.Scan((*[16]byte)(&g.ID), &g.Bucket, &g.Rank, &g.Paid, &effective, &created, &expires,
+		err = row.Scan((*[16]byte)(&g.ID), &g.Bucket, &g.Rank, &g.Paid, &g.Unlimited, &g.Stops, &effective, &created, &expires,
 			(*int64)(&g.Available), (*int64)(&g.Debt))
 		g.EffectiveMs, g.CreatedMs, g.ExpiresMs = effective.UnixMilli(), created.UnixMilli(), expiryToMs(expires)
 		return g, err

@@ -26,7 +26,11 @@ type NewGrant struct {
 	Actor       string
 	Price       *Price // nil: nothing was paid for it
 	Unlimited   bool   // a fair-use cap, shown as unlimited
-	Stops       bool   // nothing behind it is drawn while it is in force
+	// Stops lets nothing behind the grant in drain order be drawn while it is in force, even when it is used up. Moving
+	// its expiry to now ends that, as does revoking anything of it.
+	Stops bool
+	// FollowsRenewal lets the grant end with the account's cycle, wherever that end moves to.
+	FollowsRenewal bool
 }
 
 // Price is what was paid for a grant, in the currency's minor unit (ISO 4217).
@@ -129,22 +133,31 @@ func (s *Store) recordGrant(ctx context.Context, tx pgx.Tx, g NewGrant) (recorde
 	if err := g.check(); err != nil {
 		return recorded{}, err
 	}
-	content := fingerprint(g.Account, g.Bucket, g.Credits, stamp(g.EffectiveAt), stamp(g.ExpiresAt), g.Reason, g.priceText())
-	r, found, err := earlier(ctx, tx, "grant_lot", g.Ref, content)
+	r, found, err := earlier(ctx, tx, "grant_lot", g.Ref, g.content())
 	if found || err != nil {
 		return r, err
 	}
-	if err := checkRoom(ctx, tx, g.Account); err != nil {
+	if err := s.checkRoom(ctx, tx, g.Account); err != nil {
 		return recorded{}, err
 	}
 	r.id = meter.NewID(s.clock.Now())
-	return r, g.insert(ctx, tx, r.id, content)
+	return r, g.insert(ctx, tx, r.id)
 }
 
-func checkRoom(ctx context.Context, tx pgx.Tx, account string) error {
+// content is the fingerprint of what was asked for.
+func (g NewGrant) content() []byte {
+	parts := []any{g.Account, g.Bucket, g.Credits, stamp(g.EffectiveAt), stamp(g.ExpiresAt), g.Reason, g.priceText()}
+	if g.Unlimited || g.Stops {
+		parts = append(parts, g.Unlimited, g.Stops)
+	}
+	return fingerprint(parts...)
+}
+
+func (s *Store) checkRoom(ctx context.Context, tx pgx.Tx, account string) error {
 	var live int
 	err := tx.QueryRow(ctx, `SELECT (SELECT count(*) FROM creditgate.grant_state WHERE account = $1 AND live)
-		+ (SELECT count(*) FROM creditgate.grant_lot WHERE account = $1 AND status = 'pending')`, account).Scan(&live)
+		+ (SELECT count(*) FROM creditgate.grant_lot WHERE account = $1 AND status = 'pending')
+		+ (SELECT count(*) FROM (`+stoppingGrants+`) s)`, account, s.overSince()).Scan(&live)
 	if err == nil && live >= meter.GrantsMax {
 		return fmt.Errorf("%w: %q has %d, which is the most", ErrTooManyGrants, account, live)
 	}
@@ -174,7 +187,7 @@ func (g NewGrant) priceText() string {
 	return fmt.Sprintf("%d %s", g.Price.Minor, g.Price.Currency)
 }
 
-func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID, content []byte) error {
+func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID) error {
 	created := fromMs(id.CreatedMs())
 	effective := created
 	if !g.EffectiveAt.IsZero() {
@@ -187,10 +200,12 @@ func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID, content []
 	}
 	expires := optionalTime(g.ExpiresAt)
 	_, err := tx.Exec(ctx, `INSERT INTO creditgate.grant_lot (id, account, bucket, rank, credits, paid, price_minor,
-			currency, effective_at, expires_at, external_ref, fingerprint, reason, actor, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+			currency, effective_at, expires_at, external_ref, fingerprint, reason, actor, created_at, unlimited, stops,
+			follows_renewal)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
 		[16]byte(id), g.Account, g.Bucket, int16(g.Rank), int64(g.Credits), g.Price != nil && g.Price.Minor > 0,
-		minor, currency, effective, expires, g.Ref, content, g.Reason, g.Actor, created)
+		minor, currency, effective, expires, g.Ref, g.content(), g.Reason, g.Actor, created, g.Unlimited, g.Stops,
+		g.FollowsRenewal)
 	if err != nil {
 		return invalid(err)
 	}

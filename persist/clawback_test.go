@@ -30,7 +30,7 @@ func (h *house) refusedToTakeBack(t *testing.T, v persist.NewRevocation, is erro
 // The part that is left first, the rest as debt; several times, up to the whole.
 func TestClawbackInParts(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "")
+	h := newSeller(t, "")
 	h.subscriber(t, "ada", "plus")
 	h.buy(t, "ada", "small", "order-1")
 	h.charge(t, "ada", 30, 30) // 20 are left
@@ -58,7 +58,7 @@ func TestClawbackInParts(t *testing.T) {
 
 func TestClawbackOfWhatIsNotRefundable(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "on_overdue: freeze")
+	h := newSeller(t, "on_overdue: freeze")
 	h.subscriber(t, "ada", "plus")
 	h.subscriber(t, "bob", "plus")
 	h.buy(t, "ada", "large", "order-1")
@@ -80,7 +80,7 @@ func TestClawbackOfWhatIsNotRefundable(t *testing.T) {
 // A dispute that is won gives back what was taken, to the same grant and its expiry, and forgives the debt.
 func TestDisputeWon(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "")
+	h := newSeller(t, "")
 	h.subscriber(t, "ada", "plus")
 	expires := h.buy(t, "ada", "small", "order-1").ExpiresAt
 	h.charge(t, "ada", 10, 10)
@@ -116,7 +116,7 @@ func TestDisputeWon(t *testing.T) {
 // What was taken of a grant that is over by now comes back too late.
 func TestDisputeWonAfterTheExpiry(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "")
+	h := newSeller(t, "")
 	grant := h.addAccount(t, "ada", 10)
 	h.charge(t, "ada", 4, 4)
 	v, err := h.admin.Revoke(t.Context(), persist.NewRevocation{
@@ -138,7 +138,7 @@ func TestDisputeWonAfterTheExpiry(t *testing.T) {
 // The spent part of a written-off pack is nobody's debt, and what becomes free later stays the customer's.
 func TestClawbackWrittenOff(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "clawback: write_off")
+	h := newSeller(t, "clawback: write_off")
 	h.subscriber(t, "ada", "plus")
 	h.buy(t, "ada", "small", "order-1")
 	h.charge(t, "ada", 45, 45)
@@ -158,7 +158,7 @@ func TestRefundRacesWithRequests(t *testing.T) {
 	for settings, total := range map[string]meter.Credits{"clawback: debt": 50, "clawback: write_off": 50} {
 		t.Run(settings, func(t *testing.T) {
 			t.Parallel()
-			h := newShop(t, settings)
+			h := newSeller(t, settings)
 			h.subscriber(t, "ada", "plus")
 			h.buy(t, "ada", "small", "order-1")
 			begin, spent := make(chan struct{}), make(chan meter.Credits, 4)
@@ -212,7 +212,7 @@ func (h *house) spend(t *testing.T, begin <-chan struct{}, account string, times
 // Redis is away from the overdue report to the payment: both are recorded, and reach it in their order.
 func TestFrozenAndPaidWhileRedisIsAway(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "on_overdue: freeze")
+	h := newSeller(t, "on_overdue: freeze")
 	h.subscriber(t, "ada", "plus")
 	h.buy(t, "ada", "small", "order-1")
 	h.charge(t, "ada", 20, 20)

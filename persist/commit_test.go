@@ -118,7 +118,7 @@ func TestPostgresAway(t *testing.T) {
 	_, err = b.admin.Grant(t.Context(), persist.NewGrant{Account: "ada", Bucket: "promo", Credits: 1, Ref: "order-1"})
 	require.ErrorIs(t, err, persist.ErrUnavailable)
 	require.Zero(t, b.account("ada").Seq, "nothing reaches Redis that Postgres does not have")
-	away, err := persist.Open(context.Background(), dbURL, layout)
+	away, err := persist.Open(context.Background(), dbURL, layout, nil)
 	require.NoError(t, err, "a gateway starts without Postgres")
 	away.Close()
 

@@ -41,7 +41,7 @@ func flushUntilKilled(args []string) error {
 	if err != nil {
 		return err
 	}
-	store, err := persist.Open(ctx, args[3], layout)
+	store, err := persist.Open(ctx, args[3], layout, nil)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,14 @@
 //	payment.go             that they were paid, or were not in time
 //	clawback.go            what is taken back of them, what debt means, and how it is undone
 //	book.go, outcome.go    what the engine asks: meter.Book and meter.RebuildSource
-//	terms.go               what was decided about subscriptions
+//	clock.go               test databases, and the clock that moves in them
+//	subscriptions.go       subscriptions: begun, changed, ended, shown; terms.go is what was decided about them
+//	decide.go              … when a change counts
+//	overrides.go           what was negotiated with one account
+//	subscriber.go          what deciding about accounts needs, read for many at once
+//	reconcile.go           what is due against what was given
+//	issue.go, apply.go     … recorded for many accounts in one transaction, sent to Redis side by side
+//	issuer.go              the worker that is a cycle ahead
 //	history.go             an account's entries, page by page
 //	statement.go           what a balance and a billing page need beyond Redis: caps, debt, usage
 //	flusher.go             why each record arrives exactly once; one worker per partition

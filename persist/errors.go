@@ -45,21 +45,21 @@ var (
 	ErrLayout = errors.New("layout mismatch")
 )
 
-// RefusalError is why something that was asked for is not done, in words for whoever asked. It unwraps to its sentinel.
-type RefusalError struct {
+// Refusal is why something that was asked for is not done, in words for whoever asked. It unwraps to its sentinel.
+type Refusal struct {
 	Is     error
 	Param  string // what was asked for wrongly, as the request names it; may be empty
 	Detail string
 }
 
 // Error is the reason.
-func (r *RefusalError) Error() string { return r.Is.Error() + ": " + r.Detail }
+func (r *Refusal) Error() string { return r.Is.Error() + ": " + r.Detail }
 
 // Unwrap is the sentinel.
-func (r *RefusalError) Unwrap() error { return r.Is }
+func (r *Refusal) Unwrap() error { return r.Is }
 
 func refuse(is error, param, format string, args ...any) error {
-	return &RefusalError{Is: is, Param: param, Detail: fmt.Sprintf(format, args...)}
+	return &Refusal{Is: is, Param: param, Detail: fmt.Sprintf(format, args...)}
 }
 
 // SQLSTATEs that are told apart (https://www.postgresql.org/docs/current/errcodes-appendix.html).

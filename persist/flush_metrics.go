@@ -60,7 +60,7 @@ func (m *flushMetrics) watch(reg prometheus.Registerer, w *flushWorker) {
 	gauge("creditgate_ledger_lag_seconds", "Age of the oldest ledger record that this gateway read and Postgres has not.",
 		func() float64 {
 			if oldest := w.oldestMs.Load(); oldest > 0 {
-				return max(0, time.Since(time.UnixMilli(oldest)).Seconds())
+				return max(0, w.flusher.store.clock.Now().Sub(time.UnixMilli(oldest)).Seconds())
 			}
 			return 0
 		})

@@ -47,9 +47,9 @@ func (s *Store) CreateKey(ctx context.Context, k NewKey) (out KeyCreated, err er
 		ref = &k.Ref
 	}
 	err = s.tx(ctx, "create key for "+k.Account, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `INSERT INTO creditgate.api_key (id, account, hash, external_ref, actor)
-			VALUES ($1, $2, $3, $4, $5) ON CONFLICT (external_ref) DO NOTHING`,
-			[16]byte(id), k.Account, k.Hash[:], ref, k.Actor)
+		tag, err := tx.Exec(ctx, `INSERT INTO creditgate.api_key (id, account, hash, external_ref, actor, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (external_ref) DO NOTHING`,
+			[16]byte(id), k.Account, k.Hash[:], ref, k.Actor, s.clock.Now())
 		if constraint, ok := violates(err, uniqueViolation); ok {
 			return fmt.Errorf("%w: %s", ErrRefConflict, constraint)
 		}
@@ -84,8 +84,8 @@ func (s *Store) RevokeKey(ctx context.Context, account, keyID, actor string) err
 	}
 	tag, err := s.pool.Exec(ctx, `UPDATE creditgate.api_key SET
 			revoked_by = CASE WHEN revoked_at IS NULL THEN $3 ELSE revoked_by END,
-			revoked_at = coalesce(revoked_at, now())
-		WHERE id = $1 AND account = $2`, [16]byte(id), account, actor)
+			revoked_at = coalesce(revoked_at, $4)
+		WHERE id = $1 AND account = $2`, [16]byte(id), account, actor, s.clock.Now())
 	if err == nil && tag.RowsAffected() == 0 {
 		return fmt.Errorf("%w: %s of account %s", ErrNoKey, keyID, account)
 	}

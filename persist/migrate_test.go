@@ -51,7 +51,7 @@ func TestMigrationsRunAtOnce(t *testing.T) {
 
 func TestUnmigratedDatabaseNamesTheFix(t *testing.T) {
 	t.Parallel()
-	store, err := persist.Open(t.Context(), persisttest.Empty(t), layout)
+	store, err := persist.Open(t.Context(), persisttest.Empty(t), layout, nil)
 	require.NoError(t, err)
 	t.Cleanup(store.Close)
 	err = store.CheckSchema(t.Context())
@@ -112,14 +112,14 @@ func TestDatabaseOfAnotherLayoutIsRefused(t *testing.T) {
 	url := persisttest.DB(t)
 	persisttest.Open(t, url, meter.Layout{Number: 1, Partitions: 4})
 	for _, other := range []meter.Layout{{Number: 1, Partitions: 8}, {Number: 2, Partitions: 4}} {
-		store, err := persist.Open(t.Context(), url, other)
+		store, err := persist.Open(t.Context(), url, other, nil)
 		require.NoError(t, err)
 		err = store.EnsureLayout(t.Context())
 		store.Close()
 		require.ErrorIs(t, err, persist.ErrLayout)
 		require.ErrorContains(t, err, "layout 1 with 4 partitions")
 	}
-	_, err := persist.Open(t.Context(), url, meter.Layout{})
+	_, err := persist.Open(t.Context(), url, meter.Layout{}, nil)
 	require.ErrorIs(t, err, persist.ErrLayout)
 }
 

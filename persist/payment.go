@@ -33,7 +33,7 @@ func (n NewPayment) check(now time.Time) error {
 		return refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
 	case n.Status != PaymentPaid && n.Status != PaymentOverdue:
 		return refuse(ErrInvalid, "status", "status %q must be %s or %s", n.Status, PaymentPaid, PaymentOverdue)
-	case n.At.After(now.Add(clockSkewMax)):
+	case n.At.After(now.Add(aheadMax)):
 		return refuse(ErrInvalid, "at", "at lies in the future; it is %s now", now.UTC().Format(time.RFC3339))
 	}
 	return nil
@@ -176,6 +176,7 @@ func (a *Admin) grantPaid(ctx context.Context, tx pgx.Tx, p purchaseRow, n NewPa
 	r, err := a.recordGrant(ctx, tx, NewGrant{
 		Account: p.account, Bucket: p.bucket, Rank: p.rank, Credits: p.credits, ExpiresAt: p.expires, Ref: grantRef(p.id),
 		Reason: "purchase", Actor: n.Actor, Price: &Price{Minor: p.net, Currency: p.currency},
+		FollowsRenewal: p.followsRenewal,
 	})
 	if err != nil {
 		return grant, err

@@ -57,16 +57,16 @@ type undone struct {
 // The same columns from each table, so that one function reads them.
 const (
 	changeOfGrant = `SELECT g.status, g.account, g.reason, g.actor, g.status, g.credits, g.expires_at,
-			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, g.expires_at, g.created_at
+			g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops, g.credits, g.effective_at, g.expires_at, g.created_at
 		FROM creditgate.grant_lot g WHERE g.id = $1`
 	changeOfRevocation = `SELECT c.status, c.account, c.reason, c.actor, g.status, c.credits, NULL::timestamptz,
-			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, g.expires_at, g.created_at
+			g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops, g.credits, g.effective_at, g.expires_at, g.created_at
 		FROM creditgate.revocation c JOIN creditgate.grant_lot g ON g.id = c.grant_id WHERE c.id = $1`
 	changeOfExpiry = `SELECT c.status, c.account, c.reason, c.actor, g.status, 0::bigint, c.expires_at,
-			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, g.expires_at, g.created_at
+			g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops, g.credits, g.effective_at, g.expires_at, g.created_at
 		FROM creditgate.expiry_move c JOIN creditgate.grant_lot g ON g.id = c.grant_id WHERE c.id = $1`
 	changeOfReversal = `SELECT c.status, c.account, c.reason, c.actor, g.status, 0::bigint, NULL::timestamptz,
-			g.id, g.bucket, g.rank, g.paid, g.credits, g.effective_at, t.expires_at, g.created_at
+			g.id, g.bucket, g.rank, g.paid, g.unlimited, false, g.credits, g.effective_at, t.expires_at, g.created_at
 		FROM creditgate.reversal c JOIN creditgate.grant_lot g ON g.id = c.grant_id
 		JOIN creditgate.grant_state t ON t.grant_id = c.grant_id WHERE c.id = $1`
 )
@@ -85,7 +85,7 @@ func (s *Store) change(ctx context.Context, kind changeKind, id meter.ID) (c cha
 		var moved, expires *time.Time
 		err := tx.QueryRow(ctx, query, [16]byte(id)).Scan(&c.status, &c.account, &c.note.Reason, &c.note.Actor,
 			&c.grantStatus, (*int64)(&c.credits), &moved, (*[16]byte)(&c.grant.ID), &c.grant.Bucket, &c.grant.Rank,
-			&c.grant.Paid, (*int64)(&c.grant.Available), &effective, &expires, &created)
+			&c.grant.Paid, &c.grant.Unlimited, &c.grant.Stops, (*int64)(&c.grant.Available), &effective, &expires, &created)
 		if err != nil {
 			return err
 		}
@@ -122,10 +122,10 @@ func (s *Store) Pending(
 			UNION ALL SELECT 'suspension', '00000000-0000-0000-0000-000000000000', id, flags_changed_at
 				FROM creditgate.account WHERE applied_flags_version <> flags_version) c
 		JOIN creditgate.account a ON a.id = c.account
-		WHERE a.layout = $1 AND a.partition = $2 AND c.created_at < now() - $3::interval
+		WHERE a.layout = $1 AND a.partition = $2 AND c.created_at < $3
 			AND (c.created_at, c.account::text, c.id) > ($4, $5, $6)
 		ORDER BY c.created_at, c.account::text, c.id LIMIT $7`,
-		s.layoutNumber(), int(partition), olderThan, after.CreatedAt, after.Account, [16]byte(after.ID), limit)
+		s.layoutNumber(), int(partition), s.clock.Now().Add(-olderThan), after.CreatedAt, after.Account, [16]byte(after.ID), limit)
 	if err != nil {
 		return nil, storeError("list pending changes", err)
 	}

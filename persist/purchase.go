@@ -214,6 +214,7 @@ func (o *order) grant(purchase meter.ID, n NewPurchase) NewGrant {
 	return NewGrant{
 		Account: n.Account, Bucket: o.pack.Bucket, Rank: o.pack.Rank, Credits: o.credits, ExpiresAt: o.expires,
 		Ref: grantRef(purchase), Reason: "purchase", Actor: n.Actor,
-		Price: &Price{Minor: o.net, Currency: o.pack.Price.Currency},
+		Price:          &Price{Minor: o.net, Currency: o.pack.Price.Currency},
+		FollowsRenewal: o.pack.Lifetime.Kind == policy.NextRenewal,
 	}
 }

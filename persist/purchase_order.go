@@ -16,7 +16,7 @@ import (
 const (
 	quantityMax   = 1000
 	invoiceRefMax = 120
-	clockSkewMax  = time.Minute // by which a shop's clock may be ahead of this one
+	aheadMax      = time.Minute // by which a shop's clock may be ahead of this one
 )
 
 // order is a purchase as the policy in force prices it.
@@ -47,9 +47,9 @@ func (n NewPurchase) check(now time.Time) error {
 		return refuse(ErrInvalid, "net_minor", "net_minor must not be negative")
 	case n.TaxMinor < 0:
 		return refuse(ErrInvalid, "tax_minor", "tax_minor must not be negative")
-	case n.PurchasedAt.After(now.Add(clockSkewMax)):
+	case n.PurchasedAt.After(now.Add(aheadMax)):
 		return refuse(ErrInvalid, "purchased_at", "purchased_at lies in the future; it is %s now", now.UTC().Format(time.RFC3339))
-	case n.PaidAt.After(now.Add(clockSkewMax)):
+	case n.PaidAt.After(now.Add(aheadMax)):
 		return refuse(ErrInvalid, "paid_at", "paid_at lies in the future; it is %s now", now.UTC().Format(time.RFC3339))
 	}
 	return nil

@@ -241,7 +241,7 @@ func (c *customer) check() {
 // Random schedules of buying, upgrading, requesting, refunding, disputing and not paying, up to four things at once.
 func TestPurchasePlay(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "on_overdue: freeze")
+	h := newSeller(t, "on_overdue: freeze")
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		n++

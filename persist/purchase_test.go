@@ -16,8 +16,8 @@ import (
 	"creditgate/persist/persisttest"
 )
 
-// studioPolicy sells what the tests buy. Settings of purchases are put in for %s.
-const studioPolicy = `
+// sellingPolicy sells what the tests buy. Settings of purchases are put in for %s.
+const sellingPolicy = `
 name: studio
 timezone: Europe/Berlin
 buckets: [promo, monthly, purchased]
@@ -47,15 +47,15 @@ operations:
 
 func studio(tb testing.TB, settings string) *policy.Catalog {
 	tb.Helper()
-	p, err := policy.Parse("studio.yaml", fmt.Appendf(nil, studioPolicy, settings))
+	p, err := policy.Parse("studio.yaml", fmt.Appendf(nil, sellingPolicy, settings))
 	require.NoError(tb, err)
 	open, err := policy.Parse("foundry.yaml", []byte(foundryPolicy))
 	require.NoError(tb, err)
 	return policy.NewCatalog(map[string]*policy.Policy{"studio": p, "foundry": open})
 }
 
-// shop is a house that sells, by a policy with these settings of purchases.
-func newShop(t *testing.T, settings string) *house {
+// newSeller is a house that sells, by a policy with these settings of purchases.
+func newSeller(t *testing.T, settings string) *house {
 	t.Helper()
 	h := newHouse(t)
 	h.sell(t, settings)
@@ -138,7 +138,7 @@ func (h *house) conserved(t *testing.T) {
 
 func TestPurchase(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "discounts: none")
+	h := newSeller(t, "discounts: none")
 	h.subscriber(t, "ada", "plus")
 	s := h.buy(t, "ada", "small", "order-1")
 	require.Equal(t, persist.PurchaseGranted, s.State)
@@ -189,7 +189,7 @@ func TestPurchase(t *testing.T) {
 // Who may buy what, and at which price.
 func TestPurchaseEligibility(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "discounts: none")
+	h := newSeller(t, "discounts: none")
 	for name, plan := range map[string]string{"ada": "plus", "bob": "basic", "eve": "", "fay": "none sold"} {
 		h.subscriber(t, name, plan)
 	}
@@ -243,7 +243,7 @@ func TestPurchaseEligibility(t *testing.T) {
 
 func TestPurchaseWhileCreditIsLeft(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "while_credit_left: refuse")
+	h := newSeller(t, "while_credit_left: refuse")
 	h.subscriber(t, "ada", "plus")
 	h.buy(t, "ada", "small", "order-1")
 	second := persist.NewPurchase{Account: "ada", Pack: "small", Ref: "order-2"}
@@ -258,7 +258,7 @@ func TestPurchaseWhileCreditIsLeft(t *testing.T) {
 
 func TestPurchaseIsGrantedWhenPaid(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "grant_on: payment")
+	h := newSeller(t, "grant_on: payment")
 	h.subscriber(t, "ada", "plus")
 	h.subscriber(t, "bob", "basic")
 	s := h.buy(t, "ada", "small", "order-1")
@@ -307,7 +307,7 @@ func TestOverduePurchase(t *testing.T) {
 	} {
 		t.Run(c.settings, func(t *testing.T) {
 			t.Parallel()
-			h := newShop(t, c.settings)
+			h := newSeller(t, c.settings)
 			h.subscriber(t, "ada", "plus")
 			expires := h.buy(t, "ada", "small", "order-1").ExpiresAt
 			h.charge(t, "ada", 10, 10)
@@ -349,7 +349,7 @@ func (h *house) overdueAt(t *testing.T, ref string, at time.Time) persist.Purcha
 // A thousand times the same order is one order.
 func TestSamePurchaseFromManyClients(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "")
+	h := newSeller(t, "")
 	h.subscriber(t, "ada", "plus")
 	const clients = 32
 	grants := make([]meter.ID, clients)
@@ -416,7 +416,7 @@ func TestPurchaseWhileRedisIsAway(t *testing.T) {
 // What finance sees of purchases.
 func TestFinancePurchases(t *testing.T) {
 	t.Parallel()
-	h := newShop(t, "clawback: write_off")
+	h := newSeller(t, "clawback: write_off")
 	h.subscriber(t, "ada", "plus")
 	net := int64(9520)
 	_, err := h.admin.Purchase(t.Context(), persist.NewPurchase{

@@ -27,8 +27,9 @@ type Store struct {
 // connectTimeout bounds dialling, so that a database that is away is noticed and not waited for.
 const connectTimeout = 5 * time.Second
 
-// Open prepares a store on url. It does not connect: a gateway starts, and goes on, while Postgres is away.
-func Open(ctx context.Context, url string, layout meter.Layout) (*Store, error) {
+// Open prepares a store on url, whose time is clock's; nil is the system's. It does not connect: a gateway starts, and
+// goes on, while Postgres is away.
+func Open(ctx context.Context, url string, layout meter.Layout, clock *meter.Clock) (*Store, error) {
 	if layout.Number == 0 || layout.Partitions == 0 || layout.Partitions > meter.PartitionsMax {
 		return nil, fmt.Errorf("%w: number %d with %d partitions; the number starts at 1, the partitions go from 1 to %d",
 			ErrLayout, layout.Number, layout.Partitions, meter.PartitionsMax)
@@ -43,7 +44,10 @@ func Open(ctx context.Context, url string, layout meter.Layout) (*Store, error) 
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	s := &Store{pool: pool, layout: layout, clock: new(meter.Clock), hurried: make([]chan struct{}, layout.Partitions)}
+	if clock == nil {
+		clock = new(meter.Clock)
+	}
+	s := &Store{pool: pool, layout: layout, clock: clock, hurried: make([]chan struct{}, layout.Partitions)}
 	for p := range s.hurried {
 		s.hurried[p] = make(chan struct{}, 1)
 	}

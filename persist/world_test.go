@@ -203,6 +203,7 @@ type bundle struct {
 	*world
 
 	url   string
+	clock *meter.Clock
 	store *persist.Store
 	admin *persist.Admin
 }
@@ -215,11 +216,15 @@ func setup(t *testing.T) *bundle {
 func setupOn(t *testing.T, url string) *bundle {
 	t.Helper()
 	w := newWorld(t)
-	store := persisttest.Open(t, url, layout)
+	clock := new(meter.Clock)
+	store := persisttest.OpenAt(t, url, layout, clock)
 	epoch, err := store.ClaimEpoch(t.Context(), 0, 0) // as opening the partition does
 	require.NoError(t, err)
 	w.ledger.setEpoch(epoch)
-	return &bundle{world: w, url: url, store: store, admin: persist.NewAdmin(store, w, policy.NewCatalog(nil), zerolog.Nop())}
+	return &bundle{
+		world: w, url: url, clock: clock, store: store,
+		admin: persist.NewAdmin(store, w, policy.NewCatalog(nil), zerolog.Nop()),
+	}
 }
 
 // addAccount creates an account with one grant of ten credits that Redis has.

@@ -115,7 +115,7 @@ func (s *Stage) fill(ctx context.Context) error {
 		return err
 	}
 	s.writer = writer
-	if s.store, err = persist.Open(ctx, writer, s.layout); err != nil {
+	if s.store, err = persist.Open(ctx, writer, s.layout, nil); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, func() error { s.store.Close(); return nil })

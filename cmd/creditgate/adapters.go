@@ -16,27 +16,29 @@ import (
 // convert where their fields are the same, so that a field added on one side alone does not compile.
 
 var (
-	_ gateway.Identities = identities{}
-	_ gateway.Ledger     = ledger{}
-	_ gateway.Statements = statements{}
-	_ gateway.Admin      = admin{}
-	_ gateway.Purchases  = purchases{}
-	_ gateway.Journal    = journalled{}
-	_ gateway.Health     = health{}
-	_ gateway.Meter      = (*meter.Engine)(nil)
-	_ gateway.Lookup     = (*meter.Engine)(nil)
-	_ gateway.Answers    = (*meter.ReplayStore)(nil)
+	_ gateway.Identities    = identities{}
+	_ gateway.Ledger        = ledger{}
+	_ gateway.Statements    = statements{}
+	_ gateway.Admin         = admin{}
+	_ gateway.Purchases     = purchases{}
+	_ gateway.Journal       = journalled{}
+	_ gateway.Subscriptions = subscriptions{}
+	_ gateway.Health        = health{}
+	_ gateway.Meter         = (*meter.Engine)(nil)
+	_ gateway.Lookup        = (*meter.Engine)(nil)
+	_ gateway.Answers       = (*meter.ReplayStore)(nil)
 )
 
 // asGateway says what went wrong in the words that gateway branches on.
 func asGateway(err error) error {
-	if r, ok := errors.AsType[*persist.RefusalError](err); ok {
+	if r, ok := errors.AsType[*persist.Refusal](err); ok {
 		return asRefusal(r)
 	}
 	var is error
 	switch {
 	case errors.Is(err, persist.ErrNoKey), errors.Is(err, persist.ErrNoGrant), errors.Is(err, persist.ErrNoPurchase),
-		errors.Is(err, persist.ErrNoRevocation):
+		errors.Is(err, persist.ErrNoRevocation), errors.Is(err, persist.ErrNoSubscription),
+		errors.Is(err, persist.ErrNoOverride):
 		is = gateway.ErrUnknown
 	case errors.Is(err, persist.ErrRefConflict), errors.Is(err, persist.ErrGrantGone),
 		errors.Is(err, persist.ErrExceedsGrant), errors.Is(err, persist.ErrInvalid):
@@ -49,7 +51,7 @@ func asGateway(err error) error {
 	return fmt.Errorf("%w: %w", is, err)
 }
 
-func asRefusal(r *persist.RefusalError) error {
+func asRefusal(r *persist.Refusal) error {
 	is := gateway.ErrConflict
 	switch {
 	case errors.Is(r.Is, persist.ErrInvalid):
@@ -61,7 +63,7 @@ func asRefusal(r *persist.RefusalError) error {
 	case errors.Is(r.Is, persist.ErrNotRefundable):
 		is = gateway.ErrNotRefundable
 	}
-	return &gateway.RefusalError{Is: is, Param: r.Param, Detail: r.Detail}
+	return &gateway.Refusal{Is: is, Param: r.Param, Detail: r.Detail}
 }
 
 type identities struct{ store *persist.Store }
@@ -184,6 +186,47 @@ func (p purchases) Reverse(ctx context.Context, r gateway.NewReversal) (gateway.
 		ReversalID: s.ReversalID, GrantID: s.GrantID, RevocationRef: s.RevocationRef, Ref: s.Ref, ExpiresAt: s.ExpiresAt,
 		Undone: (*gateway.Undone)(s.Undone), Applied: s.Applied, Repeated: s.Repeated,
 	}, asGateway(err)
+}
+
+type subscriptions struct{ admin *persist.Admin }
+
+func asSubscription(s persist.Subscription, err error) (gateway.Subscription, error) {
+	return gateway.Subscription{
+		Account: s.Account, Plan: s.Plan, Slots: s.Slots, Yearly: s.Yearly, StartsAt: s.StartsAt, EndsAt: s.EndsAt,
+		CycleStarts: s.Cycle.From, CycleEnds: s.Cycle.To, NextReset: s.NextReset,
+		Scheduled: (*gateway.ScheduledTerm)(s.Scheduled), Created: s.Created, Applied: s.Applied,
+	}, asGateway(err)
+}
+
+func (s subscriptions) PutSubscription(ctx context.Context, c gateway.SubscriptionChange) (gateway.Subscription, error) {
+	return asSubscription(s.admin.PutSubscription(ctx, persist.SubscriptionChange(c)))
+}
+
+func (s subscriptions) EndSubscription(ctx context.Context, e gateway.SubscriptionEnd) (gateway.Subscription, error) {
+	return asSubscription(s.admin.EndSubscription(ctx, persist.SubscriptionEnd(e)))
+}
+
+func (s subscriptions) Subscription(ctx context.Context, account string) (gateway.Subscription, error) {
+	return asSubscription(s.admin.Subscription(ctx, account))
+}
+
+func (s subscriptions) PutOverride(ctx context.Context, n gateway.NewOverride) (gateway.OverrideState, error) {
+	state, err := s.admin.PutOverride(ctx, persist.NewOverride(n))
+	return gateway.OverrideState(state), asGateway(err)
+}
+
+func (s subscriptions) EndOverride(ctx context.Context, account, ref string) (gateway.OverrideState, error) {
+	state, err := s.admin.EndOverride(ctx, account, ref)
+	return gateway.OverrideState(state), asGateway(err)
+}
+
+func (s subscriptions) Overrides(ctx context.Context, account string) ([]gateway.OverrideState, error) {
+	all, err := s.admin.Overrides(ctx, account)
+	out := make([]gateway.OverrideState, len(all))
+	for i, o := range all {
+		out[i] = gateway.OverrideState(o)
+	}
+	return out, asGateway(err)
 }
 
 type journalled struct{ journal *journal.Journal }

@@ -63,7 +63,7 @@ func (d *dev) seed(ctx context.Context) error {
 
 // seedKeys stores the fixed keys. The control plane makes only random ones, and rightly.
 func (d *dev) seedKeys(ctx context.Context) error {
-	store, err := persist.Open(ctx, d.postgres.writerURL(), defaultConfig().Layout)
+	store, err := persist.Open(ctx, d.postgres.writerURL(), defaultConfig().Layout, nil)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@
 //	serve.go           creditgate serve
 //	heap.go            how often it collects garbage
 //	node.go            one gateway: its parts, how they start, and the order in which they end
+//	clock.go           the test clock, in the words of gateway's ports.go
 //	adapters.go        persist and journal in the words of gateway's ports.go
 //	drift.go           compares Redis with Postgres now and then
 //	logging.go         the logger

@@ -85,7 +85,7 @@ func inspectAccount(ctx context.Context, i *meter.Inspector, w io.Writer, name s
 	if !ok {
 		return fmt.Errorf("account %s is not in Redis: it is loaded from Postgres when it is first used", name)
 	}
-	nowMs, err := i.NowMs(ctx)
+	nowMs, err := i.NowMs(ctx, i.Layout().PartitionOf(name))
 	if err != nil {
 		return err
 	}
@@ -103,12 +103,27 @@ func inspectAccount(ctx context.Context, i *meter.Inspector, w io.Writer, name s
 	for _, c := range account.Applied {
 		rows(w, "", fmt.Sprintf("%s in record %d", c.ID, c.Pseq))
 	}
-	_, _ = fmt.Fprintln(w, "\nBUCKET\tGRANT\tAVAILABLE\tHELD\tDEBT\tPAID\tEFFECTIVE\tEXPIRES")
+	_, _ = fmt.Fprintln(w, "\nBUCKET\tGRANT\tAVAILABLE\tHELD\tDEBT\tKIND\tEFFECTIVE\tEXPIRES")
 	for _, g := range account.Grants {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%t\t%s\t%s\n", g.Bucket, g.ID, g.Available, g.Held, g.Debt, g.Paid,
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", g.Bucket, g.ID, g.Available, g.Held, g.Debt, kindOf(g),
 			when(g.EffectiveMs, nowMs), when(g.ExpiresMs, nowMs))
 	}
 	return nil
+}
+
+// kindOf says in words what a grant's flags say.
+func kindOf(g meter.Grant) string {
+	kind := "free"
+	if g.Paid {
+		kind = "paid"
+	}
+	if g.Unlimited {
+		kind += ", unlimited"
+	}
+	if g.Stops {
+		kind += ", stops what follows"
+	}
+	return kind
 }
 
 func inspectReservation(ctx context.Context, i *meter.Inspector, w io.Writer, text string) error {
@@ -124,7 +139,7 @@ func inspectReservation(ctx context.Context, i *meter.Inspector, w io.Writer, te
 		return fmt.Errorf("reservation %s is not in Redis: it was never made, or its outcome is in Postgres only: "+
 			"see finance.entries where reservation_id = '%s'", id, id)
 	}
-	nowMs, err := i.NowMs(ctx)
+	nowMs, err := i.NowMs(ctx, id.Partition)
 	if err != nil {
 		return err
 	}

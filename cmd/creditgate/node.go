@@ -31,6 +31,8 @@ const (
 type node struct {
 	config   *config
 	log      zerolog.Logger
+	clock    *meter.Clock
+	moving   *persist.TestClock // nil: time cannot be moved
 	store    *persist.Store
 	engine   *meter.Engine
 	answers  *meter.ReplayStore
@@ -38,13 +40,14 @@ type node struct {
 	replayer *journal.Replayer
 	flusher  *persist.Flusher
 	sweeper  *persist.Sweeper
+	issuer   *persist.Issuer
 	drift    *driftWatch
 	gate     *gateway.Gateway
 }
 
 // newNode makes the parts and introduces them to each other. Nothing is asked of Redis or Postgres yet.
 func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerolog.Logger) (_ *node, err error) {
-	n := &node{config: c, log: log}
+	n := &node{config: c, log: log, clock: new(meter.Clock)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -54,11 +57,11 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	if n.store, err = persist.Open(ctx, c.PostgresURL, c.Layout); err != nil {
+	if n.store, err = persist.Open(ctx, c.PostgresURL, c.Layout, n.clock); err != nil {
 		return nil, err
 	}
 	n.engine, err = meter.New(meter.Options{
-		RedisURL: c.RedisURL, Layout: c.Layout, Book: n.store, Rebuild: n.store, Log: log, Metrics: metrics,
+		RedisURL: c.RedisURL, Layout: c.Layout, Book: n.store, Rebuild: n.store, Log: log, Metrics: metrics, Clock: n.clock,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("redis_url: %w", err)
@@ -77,12 +80,17 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	changes := persist.NewAdmin(n.store, n.engine, policies, log)
 	n.flusher = persist.NewFlusher(n.store, n.engine.Ledger(), persist.FlushOptions{TrimLag: c.TrimLag}, metrics, log)
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
+	n.issuer = persist.NewIssuer(changes, persist.IssueOptions{}, metrics, log)
 	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
+	if c.TestClock {
+		n.moving = persist.NewTestClock(n.store, log, n.issue, n.sweeper.Sweep, n.engine.SweepNow)
+		metrics.MustRegister(clockGauge(n.clock))
+	}
 	n.gate, err = gateway.New(ctx, gateway.Options{
-		Settings: c.Gateway, Policies: policies,
+		Settings: c.Gateway, Policies: policies, Clock: n.clock, TestClock: asTestClock(n.moving),
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
-		Admin: admin{changes}, Purchases: purchases{changes}, Health: health{n.engine},
+		Admin: admin{changes}, Purchases: purchases{changes}, Subscriptions: subscriptions{changes}, Health: health{n.engine},
 		Registerer: metrics, Gatherer: metrics, Log: log,
 	})
 	return n, err
@@ -193,11 +201,22 @@ func (n *node) keepBook(ctx context.Context, checked bool) error {
 		}
 	}
 	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)
+	issue := start(ctx, n.issuer.Run)
+	if n.moving != nil {
+		defer start(ctx, n.moving.Run).end()
+	}
 	<-ctx.Done()
+	issue.end()
 	sweep.end()
 	watch.end()
 	flush.end()
 	return nil
+}
+
+// issue gives subscriptions what is due by the time that a test clock was moved to.
+func (n *node) issue(ctx context.Context) error {
+	_, err := n.issuer.Issue(ctx)
+	return err
 }
 
 func (n *node) checkDatabase(ctx context.Context) error {
@@ -206,7 +225,14 @@ func (n *node) checkDatabase(ctx context.Context) error {
 	if err := n.store.CheckSchema(ctx); err != nil {
 		return err
 	}
-	return n.store.EnsureLayout(ctx)
+	if err := n.store.EnsureLayout(ctx); err != nil {
+		return err
+	}
+	err := n.store.EnsureClock(ctx, n.config.TestClock)
+	if err == nil && n.config.TestClock {
+		n.log.Warn().Time("now", n.clock.Now()).Dur("offset", n.clock.Offset()).Msg("test clock: time can be moved")
+	}
+	return err
 }
 
 // await polls until done says so, at most limit; what names that which may be left over.

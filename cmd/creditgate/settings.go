@@ -25,6 +25,7 @@ type config struct {
 	TrimLag         time.Duration
 	ShutdownTimeout time.Duration
 	VerifyEvery     time.Duration
+	TestClock       bool
 	LogLevel        string
 	LogFormat       string
 	Gateway         gateway.Settings
@@ -181,6 +182,11 @@ func (c *config) operation() []setting {
 			"verify_every", duration(&c.VerifyEvery), false,
 			"how often every account in Redis is compared with Postgres; the result is the metric " +
 				"creditgate_drift_accounts. 0: never",
+		},
+		{
+			"test_clock", truth(&c.TestClock), false,
+			"let time be moved by PUT /v1/clock, for tests. Only on a database that was begun with it: one that was " +
+				"begun without it refuses to start with it, and the other way round",
 		},
 		{
 			"drain_delay", duration(&g.DrainDelay), false,

@@ -38,7 +38,7 @@ func verify(ctx context.Context, c *config) (*persist.Report, error) {
 	if err := c.require("redis_url", "postgres_url"); err != nil {
 		return nil, err
 	}
-	store, err := persist.Open(ctx, c.PostgresURL, c.Layout)
+	store, err := persist.Open(ctx, c.PostgresURL, c.Layout, nil)
 	if err != nil {
 		return nil, err
 	}

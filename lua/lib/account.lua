@@ -15,7 +15,7 @@ local function unpack_account(packed)
     applied[i] = {id = id, pseq = pseq}
   end
   return {
-    packed = packed, seq = seq, suspended = flags % 2 == 1, version = version, holds = holds, pruned = pruned,
+    packed = packed, seq = seq, suspended = flags % 2 == 1, fair = flags >= FAIR, version = version, holds = holds, pruned = pruned,
     sum = sum, as_of = as_of, till = till, applied = applied, n = n_grants, first = at, loaded = {}, reshaped = false, key = false,
   }
 end
@@ -89,7 +89,9 @@ local function only_touched(a)
 end
 
 local function pack_account(a)
-  local head = pack('<Bi8BI4I4i8i8i6i6BB', 2, a.seq, a.suspended and 1 or 0, a.version, a.holds, a.pruned,
+  local flags = a.suspended and 1 or 0
+  if a.fair then flags = flags + FAIR end
+  local head = pack('<Bi8BI4I4i8i8i6i6BB', 2, a.seq, flags, a.version, a.holds, a.pruned,
     a.sum, a.as_of, a.till, #a.applied, a.n)
   local g = not a.reshaped and #a.applied == 0 and only_touched(a)
   if g then -- nearly always; one concatenation instead of a list of parts
@@ -138,6 +140,7 @@ local function insert_grant(a, g)
   while i > 0 and drains_before(g, order[i]) do i = i - 1 end
   table.insert(order, i + 1, g)
   a.n = #order
+  if g.flags >= UNLIMITED then a.fair = true end
 end
 
 local function remove_grant(a, g)
@@ -149,17 +152,24 @@ local function remove_grant(a, g)
     end
   end
   a.n = #order
+  if g.flags < UNLIMITED then return end
+  a.fair = false
+  for _, other in ipairs(order) do
+    if other.flags >= UNLIMITED then a.fair = true end
+  end
 end
 
 local function is_live(g, now) return g.effective <= now and now < g.expires end
 
--- What can be drawn now. The sum is kept with the span of time in which no grant begins or ends, so that it need not
--- be added up at every call.
+-- What can be drawn now: of the live grants in drain order, up to the first that stops. The sum is kept with the span of
+-- time in which no grant begins or ends, so that it need not be added up at every call.
 local function available(a, now)
   if now < a.as_of or now >= a.till then
-    local sum, till = 0, NEVER
+    local sum, till, stopped = 0, NEVER, false
     for _, g in ipairs(all_grants(a)) do
-      if is_live(g, now) then sum = sum + g.available end
+      if not stopped and is_live(g, now) then
+        sum, stopped = sum + g.available, g.flags >= STOPS
+      end
       if now < g.effective then till = min(till, g.effective) end
       if now < g.expires then till = min(till, g.expires) end
     end
@@ -168,13 +178,26 @@ local function available(a, now)
   return a.sum
 end
 
--- Changes what a grant has available, and the sum with it while the sum counts the grant.
-local function add_available(a, g, n, now)
-  g.available, g.touched = g.available + n, true
-  if now >= a.as_of and now < a.till and is_live(g, now) then a.sum = a.sum + n end
+-- What an outcome says is available: below 0, as -1 - left, while a live grant that stays is shown as unlimited.
+local function shown(a, left, now)
+  if not a.fair then return left end
+  for _, g in ipairs(all_grants(a)) do
+    local stays = g.available > 0 or g.held > 0 or g.flags >= STOPS
+    if stays and g.flags % STOPS >= UNLIMITED and is_live(g, now) then return -1 - left end
+  end
+  return left
 end
 
--- Takes amount in drain order. The caller has checked that it is there.
+-- Changes what a grant has available, and the sum with it while the sum counts the grant. Where one may stop others it
+-- is added up anew, since not every live grant counts.
+local function add_available(a, g, n, now)
+  g.available, g.touched = g.available + n, true
+  if a.fair then a.till = 0
+  elseif now >= a.as_of and now < a.till and is_live(g, now) then a.sum = a.sum + n end
+end
+
+-- Takes amount in drain order. The caller has checked that it is available, so nothing behind a grant that stops is
+-- reached.
 local function take(a, amount, now)
   local taken, i = {}, 1
   local g = grant_number(a, 1, nil)
@@ -196,17 +219,19 @@ end
 -- that was checked before it is refused (RECHECK).
 local function debt_left(a, pseq) a.pruned = max(a.pruned, pseq) end
 
--- Forgets what can never move again: grants that hold nothing, and admin changes whose entry is flushed. pruned
--- keeps the newest forgotten pseq, so that a delayed repeat of a forgotten change is refused (RECHECK). Only a grant
--- that was touched can have come to hold nothing. pseq is the record that this call writes.
+-- Forgets what can never move again: grants that hold nothing, unless they still stop others, and admin changes whose
+-- entry is flushed. pruned keeps the newest forgotten pseq, so that a delayed repeat of a forgotten change is refused
+-- (RECHECK). Only a grant that was touched can have come to hold nothing; one that stopped others may also be over. pseq is
+-- the record that this call writes.
 local tidy
-function tidy(a, flushed, pseq)
+function tidy(a, flushed, now, pseq)
+  if a.fair then all_grants(a) end
   for i = #a.loaded, 1, -1 do
     local g = a.loaded[i]
-    if g.touched and g.available == 0 and g.held == 0 then
+    if (g.touched or a.fair) and g.available == 0 and g.held == 0 and (g.flags < STOPS or now >= g.expires) then
       if g.debt > 0 then debt_left(a, pseq) end
       remove_grant(a, g) -- loads all: begin anew
-      return tidy(a, flushed, pseq)
+      return tidy(a, flushed, now, pseq)
     end
   end
   for i = #a.applied, 1, -1 do

@@ -37,18 +37,23 @@ local function read_op(packed, at)
   return op, at + size
 end
 
--- Reads the calls' one argument. Returns the caller's time.
+-- Reads the calls' one argument. Returns the caller's time, and how far a test clock is ahead.
 local function read_call(packed)
   local caller, n_sections, n_ops, at = read('<i6HH', packed)
+  local offset = 0
+  if n_sections >= MOVED then
+    n_sections = n_sections - MOVED
+    offset, at = read('<i6', packed, at)
+  end
   for i = 1, n_sections do sections[i], at = read_section(packed, at, i) end
   for i = 1, n_ops do ops[i], at = read_op(packed, at) end
-  return caller
+  return caller, offset
 end
 
 -- Reads every meta and every account that is named, with one command.
-local function read_values(caller)
+local function read_values(caller, offset)
   local clock = call('TIME')
-  local wall = clock[1] * 1000 + floor(clock[2] / 1000)
+  local wall = clock[1] * 1000 + floor(clock[2] / 1000) + offset
   local incarnation = string.match(call('INFO', 'replication'), 'master_replid:(%x+)')
   for i = 1, #order, 1000 do
     local last = min(i + 999, #order)
@@ -205,8 +210,7 @@ local function apply(keys, args)
   begin()
   KEYS, account_raw = keys, {}
   sections, ops, codes, bodies, order = {}, {}, {}, {}, {}
-  local caller = read_call(args[1])
-  read_values(caller)
+  read_values(read_call(args[1]))
   for _, sec in ipairs(sections) do
     if not sec.code then read_reservations(sec) end
   end

@@ -55,9 +55,20 @@ local DONE_KEEP_MS = 900000
 local KEY_KEEP_MS = 86400000
 local SLOT_NOTE_MS = 10000
 
+-- Of a grant's flags; the first, 1, is that it was paid for. Unlimited: a fair-use cap, shown as unlimited. Stops: while
+-- the grant is in force those behind it in drain order are not available, even when it is used up. It is the highest
+-- flag, so `flags >= STOPS` asks for it.
+local UNLIMITED = 2
+local STOPS = 4
+-- Of an account's flags: one of its grants is unlimited or stops. Other accounts pay nothing for the rule.
+local FAIR = 2
+
 -- An operation whose verb has this added is answered OK with the first bytes of the reservation only: up to its deadline.
 local BRIEF = 128
 local BRIEF_SIZE = 32
+
+-- Added to the number of sections when the caller's clock is a test clock that was moved.
+local MOVED = 32768
 
 -- Where a section's own keys stand after its first one, meta.
 local OPEN_RESERVATIONS, LEDGER, SLOTS, LAPSES = 1, 2, 3, 4

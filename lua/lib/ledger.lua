@@ -68,6 +68,6 @@ local function settle(sec, op, a, r, charged, state, kind, units)
   a.holds = a.holds - 1
   r.deadline = r.deadline + sec.now - sec.up -- wall time from here on: no later outage moves it
   add_entry(sec, a, r.account, kind, r.amount, op.id, units, r.note, lines)
-  r.state, r.charged, r.settled, r.available = state, charged, sec.now, available(a, sec.now)
+  r.state, r.charged, r.settled, r.available = state, charged, sec.now, shown(a, available(a, sec.now), sec.now)
   keep_reservation(sec, op, r)
 end

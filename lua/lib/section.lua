@@ -75,7 +75,7 @@ local function find_account(sec, op)
 end
 
 local function keep_account(sec, op, a)
-  tidy(a, sec.flushed, sec.pseq + 1)
+  tidy(a, sec.flushed, sec.now, sec.pseq + 1)
   sec.accounts[op.account_key] = a
   if a.key then return end -- kept before, in this call
   a.key = op.account_key

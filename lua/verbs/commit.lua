@@ -24,7 +24,7 @@ local function commit_late(sec, op, a, r, key, amount, units)
     r.state, r.charged, r.draws = UNCOLLECTED, 0, {}
     add_entry(sec, a, r.account, KIND_UNCOLLECTED, amount, op.id, units, r.note, {})
   end
-  r.settled, r.available = sec.now, available(a, sec.now)
+  r.settled, r.available = sec.now, shown(a, available(a, sec.now), sec.now)
   keep_account(sec, op, a)
   keep_reservation(sec, op, r)
   if key and r.state == LATE then keep_key(sec, key, op.id, r.packed) end

@@ -1,7 +1,8 @@
 --[[ lapse — book what an expired grant still had.
 OP         8 '<c16' grant_id
 REPLY      OK | NOT_DUE (the expiry was moved) | GONE (nothing left of it) | NOT_LOADED
-INVARIANT  only what is available lapses; what is held lapses if it comes back; a repeat finds nothing
+INVARIANT  only what is available lapses; what is held lapses if it comes back; a repeat finds nothing; a used-up
+           grant that was kept because it stopped others is forgotten
 COST       O(grants) ]]
 verbs[8] = function(sec, op)
   local grant_id = read('<c16', op.packed, op.at)
@@ -13,6 +14,7 @@ verbs[8] = function(sec, op)
     return NOT_DUE
   end
   watch(sec, op.account, grant_id, false)
+  if g and g.available == 0 and g.flags >= STOPS then keep_account(sec, op, a) end
   if not g or g.available == 0 then return GONE end
   local lapsed = g.available
   add_available(a, g, -lapsed, sec.now)

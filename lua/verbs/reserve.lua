@@ -2,7 +2,8 @@
 OP         1 '<i8i6I4Hc0' amount lease_ms holds_max note, then the key part
 REPLY      OK reservation | CONFLICT reservation (settled) | INSUFFICIENT account | KEY_IN_PROGRESS, KEY_REPLAY id
            and reservation | KEY_MISMATCH | NOT_LOADED | SUSPENDED | IN_FLIGHT | STALE
-INVARIANT  available + held of every grant is unchanged; nothing changes unless OK; no entry, no seq
+INVARIANT  available + held of every grant is unchanged; nothing changes unless OK; no entry, no seq; nothing is drawn
+           behind a live grant that stops
 COST       O(grants) ]]
 verbs[1] = function(sec, op)
   local amount, lease, holds_max, note, at = read('<i8i6I4Hc0', op.packed, op.at)
@@ -24,7 +25,7 @@ verbs[1] = function(sec, op)
   if left < 0 then return INSUFFICIENT, pack_account(a) end
 
   r = {
-    state = HELD, amount = amount, charged = 0, available = left, deadline = sec.up + lease, settled = 0,
+    state = HELD, amount = amount, charged = 0, available = shown(a, left, sec.now), deadline = sec.up + lease, settled = 0,
     account = op.account, note = note, draws = take(a, amount, sec.now), packed = false, id = false, done_key = false,
   }
   for _, d in ipairs(r.draws) do d.grant.held = d.grant.held + d.amount end

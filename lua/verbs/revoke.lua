@@ -3,7 +3,8 @@
 nothing of the grant can be spent and nothing is owed for what is spent.
 OP         7 '<i8c16i8BHc0' checked_pseq grant_id amount beyond note
 REPLY      OK account | RECHECK | BUSY | NOT_LOADED
-INVARIANT  available never goes below 0; revoked + debt ≤ amount, and equal with beyond 0; available + held + debt of the account stay within
+INVARIANT  a grant that anything was revoked of stops no others any more; available never goes below 0;
+           revoked + debt ≤ amount, and equal with beyond 0; available + held + debt of the account stay within
            AMOUNT_MAX; applied once, as with grant
 COST       O(grants) ]]
 verbs[7] = function(sec, op)
@@ -22,6 +23,11 @@ verbs[7] = function(sec, op)
     if total + amount - taken > AMOUNT_MAX then error('the account would owe more than can be counted exactly') end
     add_available(a, g, -taken, sec.now)
     g.debt = g.debt + amount - taken
+    if g.flags >= STOPS then
+      remove_grant(a, g) -- flags are packed anew only with the whole grant
+      g.flags = g.flags - STOPS
+      insert_grant(a, g)
+    end
   elseif amount > 0 then
     debt_left(a, sec.pseq + 1)
   end

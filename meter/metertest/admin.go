@@ -121,7 +121,7 @@ func (m *Model) Grant(q meter.GrantChange) meter.Decision {
 }
 
 // Revoke takes credit back from a grant: what can still be drawn at once, the rest as debt. Of a grant that is gone
-// all of it is debt, which only the ledger remembers.
+// all of it is debt, which only the ledger remembers. A grant that anything is revoked of stops no others any more.
 func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 	a, code, changed := m.admin(q.Account, q.ID, q.CheckedPseq)
 	if changed {
@@ -151,6 +151,7 @@ func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 		g := &a.Grants[i]
 		g.Available -= taken
 		g.Debt += q.Amount - taken
+		g.Stops = false
 		var total meter.Credits
 		for _, g := range a.Grants {
 			total += g.Available + g.Held + g.Debt // cannot overflow, as in Grant
@@ -245,6 +246,9 @@ func (m *Model) Lapse(account string, grant meter.ID) meter.Decision {
 	switch {
 	case m.NowMs < g.ExpiresMs:
 		return m.answer(meter.CodeNotDue, meter.Reservation{})
+	case g.Available == 0 && g.Stops: // it was kept while it stopped others
+		m.store(account, a)
+		return m.answer(meter.CodeGone, meter.Reservation{})
 	case g.Available == 0:
 		return m.answer(meter.CodeGone, meter.Reservation{})
 	}

@@ -102,6 +102,9 @@ func (b *Book) foldEntry(rec meter.Record, e meter.Entry) error {
 		}
 		a.Grants[i].Available += l.Credits()
 		a.Grants[i].Debt += l.Debt
+		if e.Kind == meter.KindRevoke {
+			a.Grants[i].Stops = false
+		}
 	}
 	return b.foldOutcome(rec, e)
 }
@@ -162,7 +165,7 @@ func (b *Book) Account(_ context.Context, account string) (meter.Account, meter.
 		return meter.Account{}, meter.Cursor{}, meter.ErrNoAccount
 	}
 	out := *a
-	out.Grants = slices.DeleteFunc(slices.Clone(a.Grants), func(g meter.Grant) bool { return g.Available == 0 })
+	out.Grants = slices.DeleteFunc(slices.Clone(a.Grants), func(g meter.Grant) bool { return g.Available == 0 && !g.Stops })
 	for i := range out.Grants {
 		out.Grants[i].ExpiresMs = b.lots[out.Grants[i].ID].ExpiresMs // it may have been moved
 	}

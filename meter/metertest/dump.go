@@ -118,14 +118,24 @@ func (p *printer) account(name string, a meter.Account) {
 		if g.Paid {
 			paid = "paid"
 		}
+		if g.Unlimited {
+			paid += " unlimited"
+		}
+		if g.Stops {
+			paid += " stops"
+		}
 		p.linef("  grant %s  %d %s %s  available %s  held %s  debt %s  from %s  until %s  made %s", p.id(g.ID), g.Rank, g.Bucket,
 			paid, g.Available, g.Held, g.Debt, p.at(g.EffectiveMs), p.at(g.ExpiresMs), p.at(g.CreatedMs))
 	}
 }
 
 func (p *printer) reservation(r meter.Reservation) {
-	p.linef("%s %s  %s  amount %s  charged %s  available %s  lease %s  settled %s%s", r.State, p.id(r.ID.ID), r.Account,
-		r.Amount, r.Charged, r.Available, p.at(r.DeadlineMs), p.at(r.SettledMs), p.note(r.Note))
+	unlimited := ""
+	if r.Unlimited {
+		unlimited = " of unlimited"
+	}
+	p.linef("%s %s  %s  amount %s  charged %s  available %s%s  lease %s  settled %s%s", r.State, p.id(r.ID.ID), r.Account,
+		r.Amount, r.Charged, r.Available, unlimited, p.at(r.DeadlineMs), p.at(r.SettledMs), p.note(r.Note))
 	for _, d := range r.Draws {
 		p.linef("  draw %s  %s  charged %s", p.id(d.Grant), d.Amount, d.Charged)
 	}

@@ -76,6 +76,7 @@ func (m *Model) Reserve(q meter.Reserve) meter.Decision {
 	m.store(q.Account, a)
 	r = meter.Reservation{
 		ID: q.ID, State: meter.Held, Account: q.Account, Amount: q.Amount, Available: a.Available(m.NowMs),
+		Unlimited:  a.Unlimited(m.NowMs),
 		DeadlineMs: m.NowMs + q.Lease.Milliseconds(), Note: q.Note, Draws: draws,
 	}
 	m.Open[id] = r
@@ -287,7 +288,7 @@ func (m *Model) finish(
 	m.book(r.Account, a, e)
 	note := r.Note
 	r.State, r.Charged, r.SettledMs = to, charged, m.NowMs
-	r.Available = m.Accounts[r.Account].Available(m.NowMs)
+	r.Available, r.Unlimited = m.Accounts[r.Account].Available(m.NowMs), m.Accounts[r.Account].Unlimited(m.NowMs)
 	if to != meter.Expired { // a late commit still needs the note
 		r.Note = meter.Note{}
 	}
@@ -364,11 +365,11 @@ func (m *Model) book(name string, a meter.Account, e meter.Entry) {
 	m.store(name, a)
 }
 
-// store keeps an account, without what can never move again: grants that hold nothing, and the ids of admin changes
-// whose entries are flushed. Of those only the newest pseq stays.
+// store keeps an account, without what can never move again: grants that hold nothing, unless they still stop others,
+// and the ids of admin changes whose entries are flushed. Of those only the newest pseq stays.
 func (m *Model) store(name string, a meter.Account) {
 	a.Grants = slices.DeleteFunc(slices.Clone(a.Grants), func(g meter.Grant) bool {
-		gone := g.Available == 0 && g.Held == 0
+		gone := g.Available == 0 && g.Held == 0 && (!g.Stops || m.NowMs >= g.ExpiresMs)
 		if gone && g.Debt > 0 { // only the ledger remembers it from here on
 			a.PrunedPseq = max(a.PrunedPseq, m.Pseq+1)
 		}

@@ -107,7 +107,7 @@ func equalAccounts(a, b meter.Account) bool {
 
 func equalReservations(a, b meter.Reservation) bool {
 	return a.ID == b.ID && a.State == b.State && a.Account == b.Account && a.Amount == b.Amount &&
-		a.Charged == b.Charged && a.Available == b.Available && a.DeadlineMs == b.DeadlineMs &&
+		a.Charged == b.Charged && a.Available == b.Available && a.Unlimited == b.Unlimited && a.DeadlineMs == b.DeadlineMs &&
 		a.SettledMs == b.SettledMs && equalNotes(a.Note, b.Note) && slices.Equal(a.Draws, b.Draws)
 }
 

@@ -207,3 +207,15 @@ func (s Span) end(from time.Time, loc *time.Location) time.Time {
 	day = min(day, daysIn(first.Year(), first.Month()))
 	return instant(first.AddDate(0, 0, day-1+s.Days+1), loc)
 }
+
+// Over is when the cycle is over in which a history's last subscription ended; ok is false if it goes on.
+func (p *Policy) Over(h History) (at time.Time, ok bool) {
+	if len(h) == 0 || h[len(h)-1].Plan != "" {
+		return at, false
+	}
+	end := h[len(h)-1].At
+	if line := p.timeline(h); len(line) > 0 {
+		end = line.rest(end)
+	}
+	return end, true
+}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -200,26 +201,30 @@ func TestRenewal(t *testing.T) {
 
 	// moved to the 15th on 10 February: the cycle that would end on the 28th ends on 15 March
 	fifteenth := berlin("2026-03-15 00:00:00.000 +01:00")
-	moved := append(h[:1:1], Term{At: berlin("2026-02-10 00:00:00.000 +01:00"), Plan: "pro", Anchor: fifteenth})
+	moved := slices.Concat(h[:1], History{{At: berlin("2026-02-10 00:00:00.000 +01:00"), Plan: "pro", Anchor: fifteenth}})
 	renewal(moved, "2026-02-01 00:00:00.000 +01:00", "2026-03-15 00:00:00.000 +01:00")
 	renewal(moved, "2026-03-14 00:00:00.000 +01:00", "2026-03-15 00:00:00.000 +01:00")
 	renewal(moved, "2026-03-15 00:00:00.000 +01:00", "2026-04-15 00:00:00.000 +02:00")
 
 	// ended on 28 February, back on 20 March with an anchor of its own
 	back := berlin("2026-03-20 08:00:00.000 +01:00")
-	again := append(h[:1:1], Term{At: berlin("2026-02-28 10:00:00.000 +01:00"), Anchor: start}, Term{At: back, Plan: "pro", Anchor: back})
+	again := slices.Concat(h[:1], History{
+		{At: berlin("2026-02-28 10:00:00.000 +01:00"), Anchor: start}, {At: back, Plan: "pro", Anchor: back},
+	})
 	renewal(again, "2026-02-27 00:00:00.000 +01:00", "2026-02-28 10:00:00.000 +01:00")
 	renewal(again, "2026-02-28 10:00:00.000 +01:00", "")
 	renewal(again, "2026-03-20 08:00:00.000 +01:00", "2026-04-20 08:00:00.000 +02:00")
 
 	// ended at once on 5 February, back on the 9th: the old cycle goes on
-	soon := append(h[:1:1], Term{At: berlin("2026-02-05 00:00:00.000 +01:00"), Anchor: start},
-		Term{At: berlin("2026-02-09 00:00:00.000 +01:00"), Plan: "pro", Anchor: start})
+	soon := slices.Concat(h[:1], History{
+		{At: berlin("2026-02-05 00:00:00.000 +01:00"), Anchor: start},
+		{At: berlin("2026-02-09 00:00:00.000 +01:00"), Plan: "pro", Anchor: start},
+	})
 	renewal(soon, "2026-02-06 00:00:00.000 +01:00", "")
 	renewal(soon, "2026-02-10 00:00:00.000 +01:00", "2026-02-28 10:00:00.000 +01:00")
 
 	// even when an anchor of its own is asked for, the cycle that runs is not shorter than it was
-	other := append(soon[:2:2], Term{At: soon[2].At, Plan: "pro", Anchor: soon[2].At})
+	other := slices.Concat(soon[:2], History{{At: soon[2].At, Plan: "pro", Anchor: soon[2].At}})
 	renewal(other, "2026-02-10 00:00:00.000 +01:00", "2026-03-09 00:00:00.000 +01:00")
 
 	p.Cycle = &Cycle{DayOfMonth: 15, At: 6 * time.Hour}

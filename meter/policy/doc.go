@@ -11,6 +11,7 @@
 //	history.go      what was decided about an account's subscription
 //	override.go     what was negotiated with one account
 //	cycle.go        where cycles begin and end: anchors, month ends, clocks put forward and back; when packs expire
+//	period.go       what is paid for, and how far ahead grants are issued
 //	schedule.go     which grants a subscription gives, when
 //	catalog.go      the policies in force, by product, and how they are replaced
 //	amount.go       amounts that depend on slots

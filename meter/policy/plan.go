@@ -25,6 +25,21 @@ type Plan struct {
 	Packs       []*Pack // as listed: smallest first
 }
 
+// UsesSlots reports whether what the plan gives depends on the slots that are booked.
+func (p *Plan) UsesSlots() bool {
+	for _, c := range p.Contingents {
+		if c.Amount.For(0) != c.Amount.For(1) {
+			return true
+		}
+	}
+	for _, m := range p.Promotions {
+		if m.Amount.For(0) != m.Amount.For(1) {
+			return true
+		}
+	}
+	return false
+}
+
 // Contingent is the credit of one bucket that a plan renews every cycle.
 type Contingent struct {
 	Bucket string

@@ -77,6 +77,8 @@ CREATE TABLE creditgate.grant_lot (
   rank         smallint NOT NULL CHECK (rank BETWEEN 0 AND 255),
   credits      creditgate.amount NOT NULL CHECK (credits > 0),
   paid         boolean NOT NULL,
+  unlimited    boolean NOT NULL DEFAULT false,  -- a fair-use cap, shown as unlimited
+  stops        boolean NOT NULL DEFAULT false,  -- nothing behind it is drawn while it is in force, even used up
   price_minor  bigint CHECK (price_minor >= 0),
   currency     text CHECK (currency ~ '^[A-Z]{3}$'),
   effective_at timestamptz NOT NULL,
@@ -95,6 +97,7 @@ CREATE TABLE creditgate.grant_lot (
 );
 CREATE INDEX grant_lot_pending ON creditgate.grant_lot (created_at) WHERE status = 'pending';
 CREATE INDEX grant_lot_account ON creditgate.grant_lot (account);
+CREATE INDEX grant_lot_stops ON creditgate.grant_lot (account) WHERE stops;
 
 CREATE TABLE creditgate.revocation (
   id           uuid PRIMARY KEY,

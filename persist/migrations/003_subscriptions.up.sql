@@ -30,10 +30,51 @@ CREATE TABLE creditgate.override (
   reason       text NOT NULL DEFAULT '',
   actor        text NOT NULL DEFAULT '',
   recorded_at  timestamptz NOT NULL DEFAULT now(),
-  CHECK (until_at > from_at)
+  CHECK (until_at >= from_at)               -- equal: ended before it began
 );
 CREATE INDEX override_account ON creditgate.override (account);
 
-GRANT SELECT, INSERT ON creditgate.subscription_term, creditgate.override TO creditgate_writer;
+-- Bought credit that ends with the account's cycle, and follows when that end moves.
+ALTER TABLE creditgate.grant_lot ADD COLUMN follows_renewal boolean NOT NULL DEFAULT false;
+CREATE INDEX grant_lot_follows ON creditgate.grant_lot (account) WHERE follows_renewal;
+
+-- Which grants a subscription was given. The key names bucket or promotion, cycle and step; a change before a grant
+-- begins supersedes it, and the next revision takes its place. So each is given once, whoever issues it.
+CREATE TABLE creditgate.cycle_grant (
+  account        creditgate.name NOT NULL,
+  key            text NOT NULL CHECK (octet_length(key) <= 128),
+  revision       int NOT NULL CHECK (revision > 0),
+  grant_id       uuid NOT NULL UNIQUE,
+  expires_at     timestamptz NOT NULL,      -- where it was last moved to
+  superseded     boolean NOT NULL DEFAULT false,
+  policy_version text NOT NULL,
+  PRIMARY KEY (account, key, revision),
+  FOREIGN KEY (grant_id, account) REFERENCES creditgate.grant_lot (id, account)
+);
+CREATE UNIQUE INDEX cycle_grant_valid ON creditgate.cycle_grant (account, key) WHERE NOT superseded;
+
+-- How far grants were issued, and when the issuer has to look at the account again.
+CREATE TABLE creditgate.subscription_due (
+  account        creditgate.name PRIMARY KEY REFERENCES creditgate.account,
+  product        creditgate.name NOT NULL,
+  policy_version text NOT NULL,             -- by which they were issued
+  issued_until   timestamptz NOT NULL,
+  due_at         timestamptz                -- null: nothing to come
+) WITH (fillfactor = 70);
+CREATE INDEX subscription_due_next ON creditgate.subscription_due (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX subscription_due_version ON creditgate.subscription_due (product, policy_version);
+
+-- The policy that was loaded last, by product: a gateway that still has an older one leaves issuing to the others.
+CREATE TABLE creditgate.policy_in_force (
+  product creditgate.name PRIMARY KEY,
+  version text NOT NULL,
+  since   timestamptz NOT NULL DEFAULT now()
+);
+
+GRANT SELECT, INSERT ON creditgate.subscription_term, creditgate.override, creditgate.cycle_grant,
+  creditgate.subscription_due, creditgate.policy_in_force TO creditgate_writer;
 GRANT UPDATE (void) ON creditgate.subscription_term TO creditgate_writer;
 GRANT UPDATE (until_at) ON creditgate.override TO creditgate_writer;
+GRANT UPDATE (expires_at, superseded) ON creditgate.cycle_grant TO creditgate_writer;
+GRANT UPDATE (product, policy_version, issued_until, due_at) ON creditgate.subscription_due TO creditgate_writer;
+GRANT UPDATE (version, since) ON creditgate.policy_in_force TO creditgate_writer;

@@ -91,7 +91,13 @@ func Store(tb testing.TB, layout meter.Layout) *persist.Store {
 // Open opens a store on a database that DB or Private gave, and closes it when the test ends.
 func Open(tb testing.TB, dbURL string, layout meter.Layout) *persist.Store {
 	tb.Helper()
-	store, err := persist.Open(tb.Context(), dbURL, layout)
+	return OpenAt(tb, dbURL, layout, nil)
+}
+
+// OpenAt is Open with a clock that the test moves.
+func OpenAt(tb testing.TB, dbURL string, layout meter.Layout, clock *meter.Clock) *persist.Store {
+	tb.Helper()
+	store, err := persist.Open(tb.Context(), dbURL, layout, clock)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,0 +1,231 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"creditgate/meter"
+)
+
+// studio is a product with everything that a schedule can contain.
+func studio(loc *time.Location, cycle *Cycle) *Policy {
+	p := &Policy{Name: "studio", Location: loc, Buckets: []string{"promo", "monthly", "purchased"}, Cycle: cycle}
+	p.Promotions = []*Promotion{
+		{
+			Name: "launch", Bucket: "promo", Amount: PerSlot(10 * meter.Credit), PerCycle: true,
+			Starts: time.Date(2026, 3, 15, 23, 0, 0, 0, time.UTC), Ends: time.Date(2026, 4, 12, 22, 0, 0, 0, time.UTC),
+		}, {
+			Name: "party", Bucket: "promo", Amount: FixedAmount(7 * meter.Credit),
+			Starts: time.Date(2026, 3, 15, 23, 0, 0, 0, time.UTC), Ends: time.Date(2026, 4, 12, 22, 0, 0, 0, time.UTC),
+		},
+	}
+	p.Plans = []*Plan{
+		{Name: "premium", Contingents: []Contingent{
+			{Bucket: "monthly", Rank: 1, Amount: FixedAmount(20000 * meter.Credit), Unlimited: true, Stops: true},
+		}},
+		{
+			Name: "plus", Contingents: []Contingent{{Bucket: "monthly", Rank: 1, Amount: PerSlot(10 * meter.Credit)}},
+			Promotions: p.Promotions,
+		},
+		{Name: "pro", Contingents: []Contingent{{Bucket: "monthly", Rank: 1, Amount: PerSlot(5 * meter.Credit)}}},
+		{Name: "basic"},
+	}
+	return p
+}
+
+// dues writes what is due from now on in a line each: credits, bucket, from and to on the policy's clocks.
+func dues(p *Policy, due []Due) string {
+	var b strings.Builder
+	for _, d := range due {
+		name, _, _ := strings.Cut(d.Key, " 2")
+		flags := ""
+		if d.Unlimited {
+			flags = " unlimited"
+		}
+		fmt.Fprintf(&b, "%s %s %s to %s%s\n", d.Credits, name, d.EffectiveAt.In(p.Location).Format("06-01-02 15:04"),
+			d.ExpiresAt.In(p.Location).Format("06-01-02 15:04"), flags)
+	}
+	return b.String()
+}
+
+func TestDue(t *testing.T) {
+	t.Parallel()
+	berlin := zone(t, "Europe/Berlin")
+	day := func(text string) time.Time {
+		at, err := time.ParseInLocation("2006-01-02 15:04", text, berlin)
+		require.NoError(t, err)
+		return at.UTC()
+	}
+	p := studio(berlin, &Cycle{DayOfMonth: 1})
+	f := func(name string, h History, o []Override, from, to, want string) {
+		t.Helper()
+		require.Equal(t, strings.TrimSpace(strings.ReplaceAll(want, "\t", "")), strings.TrimSpace(dues(p, p.Due(h, o, day(from), day(to)))), name)
+	}
+	start := day("2026-01-10 09:00")
+	plus := Term{At: start, Plan: "plus", Slots: 2, Anchor: start}
+	then := func(h History, at, plan string, slots uint32) History {
+		return append(slices.Clone(h), Term{At: day(at), Plan: plan, Slots: slots, Anchor: start})
+	}
+	h := History{plus}
+	f("three cycles", h, nil, "2026-01-10 09:00", "2026-03-02 00:00", `
+		20 monthly 26-01-10 09:00 to 26-02-01 00:00
+		20 monthly 26-02-01 00:00 to 26-03-01 00:00
+		20 monthly 26-03-01 00:00 to 26-04-01 00:00`)
+	f("a promotion overlaps two cycles, and summer time begins", h, nil, "2026-03-01 00:00", "2026-05-01 00:00", `
+		20 monthly 26-03-01 00:00 to 26-04-01 00:00
+		20 promotion launch 26-03-16 00:00 to 26-04-13 00:00
+		7 promotion party 26-03-16 00:00 to 26-04-13 00:00
+		20 promotion launch 26-04-01 00:00 to 26-04-13 00:00
+		20 monthly 26-04-01 00:00 to 26-05-01 00:00`)
+	late := History{{At: day("2026-04-10 12:00"), Plan: "plus", Slots: 3, Anchor: start}}
+	f("who joins late gets all of it for fewer days", late, nil, "2026-04-10 12:00", "2026-05-01 00:00", `
+		30 promotion launch 26-04-10 12:00 to 26-04-13 00:00
+		7 promotion party 26-04-10 12:00 to 26-04-13 00:00
+		30 monthly 26-04-10 12:00 to 26-05-01 00:00`)
+	f("asked later: the same, as far as it is in force", late, nil, "2026-04-12 23:59", "2026-05-01 00:00", `
+		30 promotion launch 26-04-10 12:00 to 26-04-13 00:00
+		7 promotion party 26-04-10 12:00 to 26-04-13 00:00
+		30 monthly 26-04-10 12:00 to 26-05-01 00:00`)
+	f("more slots bring the difference", then(h, "2026-01-20 10:00", "plus", 5), nil, "2026-01-10 09:00", "2026-02-02 00:00", `
+		20 monthly 26-01-10 09:00 to 26-02-01 00:00
+		30 monthly 26-01-20 10:00 to 26-02-01 00:00
+		50 monthly 26-02-01 00:00 to 26-03-01 00:00`)
+	upDownUp := then(then(then(h, "2026-01-20 10:00", "plus", 5), "2026-01-21 10:00", "plus", 1), "2026-01-22 10:00", "plus", 6)
+	f("up, down and up", upDownUp, nil, "2026-01-10 09:00", "2026-02-01 00:00", `
+		20 monthly 26-01-10 09:00 to 26-02-01 00:00
+		30 monthly 26-01-20 10:00 to 26-02-01 00:00
+		10 monthly 26-01-22 10:00 to 26-02-01 00:00`)
+	back := then(then(h, "2026-01-20 10:00", "", 0), "2026-01-25 10:00", "plus", 3)
+	f("gone and back inside a cycle", back, nil, "2026-01-10 09:00", "2026-02-01 00:00", `
+		20 monthly 26-01-10 09:00 to 26-02-01 00:00
+		10 monthly 26-01-25 10:00 to 26-02-01 00:00`)
+	f("the end", then(h, "2026-02-01 00:00", "", 0), nil, "2026-01-10 09:00", "2026-04-01 00:00", `
+		20 monthly 26-01-10 09:00 to 26-02-01 00:00`)
+	f("unlimited", then(h, "2026-02-10 00:00", "premium", 2), nil, "2026-02-01 00:00", "2026-03-02 00:00", `
+		20 monthly 26-02-01 00:00 to 26-03-01 00:00
+		19980 monthly 26-02-10 00:00 to 26-03-01 00:00 unlimited
+		20000 monthly 26-03-01 00:00 to 26-04-01 00:00 unlimited`)
+	f("a plan that the policy dropped", then(h, "2026-02-10 00:00", "gold", 2), nil, "2026-02-01 00:00", "2026-04-02 00:00", `
+		20 monthly 26-02-01 00:00 to 26-03-01 00:00`)
+	f("overrides", h, []Override{
+		{Kind: Contingents, Target: "monthly", Credits: 100 * meter.Credit, From: day("2026-01-20 00:00"), Until: day("2026-03-01 00:00")},
+		{Kind: FairUse, Target: "monthly", Credits: 500 * meter.Credit, From: day("2026-01-20 00:00")},
+		{Kind: UnitCredits, Target: "monthly", Credits: 600 * meter.Credit, From: day("2026-01-20 00:00")},
+	}, "2026-01-10 09:00", "2026-03-02 00:00", `
+		20 monthly 26-01-10 09:00 to 26-02-01 00:00
+		80 monthly 26-01-20 00:00 to 26-02-01 00:00
+		100 monthly 26-02-01 00:00 to 26-03-01 00:00
+		20 monthly 26-03-01 00:00 to 26-04-01 00:00`)
+
+	p = studio(berlin, nil)
+	p.Plans[1].Contingents = nil
+	f("nothing but promotions", h, nil, "2026-01-01 00:00", "2026-06-01 00:00", `
+		20 promotion launch 26-03-16 00:00 to 26-04-13 00:00
+		7 promotion party 26-03-16 00:00 to 26-04-13 00:00`)
+	f("no subscription", nil, nil, "2026-01-01 00:00", "2026-06-01 00:00", ``)
+}
+
+// histories draws what people do with subscriptions, as they are recorded.
+func histories(t *rapid.T, p *Policy, from time.Time) History {
+	var h History
+	at, anchor := from, from
+	for range rapid.IntRange(1, 12).Draw(t, "terms") {
+		term := Term{At: at, Anchor: anchor}
+		if i := rapid.IntRange(-1, len(p.Plans)-1).Draw(t, "plan"); i >= 0 || len(h) == 0 {
+			term.Plan, term.Slots = p.Plans[max(i, 0)].Name, rapid.Uint32Range(0, 50).Draw(t, "slots")
+		}
+		h = append(h, term)
+		at = at.Add(time.Duration(rapid.Int64Range(1, 50*24*3600_000).Draw(t, "ms")) * time.Millisecond)
+		if rapid.IntRange(0, 3).Draw(t, "anchor") == 0 {
+			anchor = at
+		}
+	}
+	return h
+}
+
+// Whatever the history: cycles leave no gap and do not overlap, none is shorter than the calendar's, a key is given once
+// at most, whenever it is asked for it is the same, and no cycle gives a bucket more than the highest contingent that
+// was in force in it.
+func TestNobodyGainsByAnyHistory(t *testing.T) {
+	t.Parallel()
+	var locs []*time.Location
+	for _, name := range zones() {
+		locs = append(locs, zone(t, name))
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		cycle := &Cycle{DayOfMonth: rapid.IntRange(0, 31).Draw(t, "day")}
+		if cycle.DayOfMonth > 0 {
+			cycle.At = time.Duration(rapid.IntRange(0, 24*60-1).Draw(t, "minute")) * time.Minute
+		}
+		p := studio(rapid.SampledFrom(locs).Draw(t, "zone"), cycle)
+		from := time.UnixMilli(rapid.Int64Range(1760000000000, 1780000000000).Draw(t, "from")).UTC()
+		h := histories(t, p, from)
+		to := h[len(h)-1].At.AddDate(0, 3, 0)
+		all := p.Due(h, nil, from, to)
+
+		seen := map[string]bool{}
+		for _, d := range all {
+			require.False(t, seen[d.Key], "%s twice", d.Key)
+			seen[d.Key] = true
+			require.True(t, d.EffectiveAt.Before(d.ExpiresAt), d.Key)
+			if d.Promotion == "" {
+				require.Equal(t, d.Cycle.To, d.ExpiresAt)
+			}
+		}
+		requireTiled(t, p, h, from, to)
+		for w, _ := p.CycleAt(h, from); w.From.Before(to); w, _ = p.CycleAt(h, w.To) {
+			requireHighest(t, p, h, w, all)
+		}
+		asked := time.UnixMilli(rapid.Int64Range(from.UnixMilli(), to.UnixMilli()-1).Draw(t, "asked")).UTC()
+		var want []Due
+		for _, d := range all {
+			if d.ExpiresAt.After(asked) {
+				want = append(want, d)
+			}
+		}
+		require.Equal(t, want, slices.Clip(append([]Due(nil), p.Due(h, nil, asked, to)...)))
+	})
+}
+
+func requireTiled(t *rapid.T, p *Policy, h History, from, to time.Time) {
+	w, ok := p.CycleAt(h, from)
+	require.True(t, ok)
+	for w.From.Before(to) {
+		next, ok := p.CycleAt(h, w.To)
+		require.True(t, ok)
+		require.Equal(t, w.To, next.From, "after %v", w)
+		last, _ := p.CycleAt(h, w.To.Add(-time.Millisecond))
+		require.Equal(t, w, last)
+		_, before := h.At(w.From.Add(-1))
+		if _, after := h.At(w.To.Add(-1)); before && after { // else a subscription begins in it, or had ended
+			require.Greater(t, w.To.Sub(w.From), 27*24*time.Hour, "%v of %v", w, h)
+		}
+		w = next
+	}
+}
+
+// requireHighest adds up what one cycle gives.
+func requireHighest(t *rapid.T, p *Policy, h History, w Window, all []Due) {
+	var highest, given meter.Credits
+	for i, term := range h {
+		ends := w.To
+		if i+1 < len(h) {
+			ends = h[i+1].At
+		}
+		if term.At.Before(w.To) && ends.After(w.From) {
+			highest = max(highest, p.Gives(term, nil, term.At)[1])
+		}
+	}
+	for _, d := range all {
+		if d.Bucket == "monthly" && w.Contains(d.EffectiveAt) {
+			given += d.Credits
+		}
+	}
+	require.Equal(t, highest, given, "cycle %v of %v", w, h)
+}

@@ -1,0 +1,118 @@
+package persist
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"creditgate/meter"
+)
+
+// applyWorkers bounds the grants on their way to Redis at once. Those of one moment share flights with the requests, so
+// it also bounds what issuing adds to a flight.
+const applyWorkers = 64
+
+// applyAll brings changes to Redis in their order, but for grants, which are sent side by side. It reports whether Redis
+// has all of them. With Redis away it gives up at the first; what is not applied stays pending.
+func (a *Admin) applyAll(ctx context.Context, changes []pendingID) bool {
+	var grants []meter.ID
+	for _, c := range changes {
+		if c.kind == grantChange {
+			grants = append(grants, c.id)
+		}
+	}
+	sent := false
+	for _, c := range changes {
+		switch {
+		case c.kind != grantChange:
+			if a.apply(ctx, c.kind, c.id) == notApplied {
+				return false
+			}
+		case !sent:
+			sent = true
+			if !a.applyGrants(ctx, grants) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// applyGrants sends grants that were recorded just now.
+func (a *Admin) applyGrants(ctx context.Context, ids []meter.ID) bool {
+	if len(ids) == 1 {
+		return a.apply(ctx, grantChange, ids[0]) != notApplied
+	}
+	grants, err := a.pendingGrants(context.WithoutCancel(ctx), ids)
+	if err != nil {
+		a.log.Warn().Err(err).Int("grants", len(ids)).Msg("grants stay pending")
+		return false
+	}
+	var failed atomic.Bool
+	queue := make(chan meter.GrantChange)
+	var workers sync.WaitGroup
+	for range min(applyWorkers, len(grants)) {
+		workers.Go(func() {
+			for g := range queue {
+				if !failed.Load() && !a.applyGrant(ctx, g) {
+					failed.Store(true)
+				}
+			}
+		})
+	}
+	for _, g := range grants {
+		queue <- g
+	}
+	close(queue)
+	workers.Wait()
+	return !failed.Load()
+}
+
+// applyGrant sends one grant. Whatever Redis does not simply take goes the usual way.
+func (a *Admin) applyGrant(ctx context.Context, g meter.GrantChange) bool {
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTimeout)
+	defer cancel()
+	d, err := a.engine.Grant(within, g)
+	if err == nil && d.Code == meter.CodeOK {
+		return true
+	}
+	if err != nil {
+		a.log.Warn().Err(err).Stringer("id", g.Grant.ID).Msg("grant stays pending")
+		return false
+	}
+	return a.apply(ctx, grantChange, g.Grant.ID) != notApplied
+}
+
+// pendingGrants reads what applying grants to Redis needs, with the cursors of the same snapshot.
+func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.GrantChange, err error) {
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	keys := make([][16]byte, len(ids))
+	for i, id := range ids {
+		keys[i] = id
+	}
+	err = s.snapshot(ctx, "read grants", func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `SELECT g.account, g.reason, g.actor, g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops,
+				g.credits, g.effective_at, g.expires_at, g.created_at, p.cursor_pseq
+			FROM creditgate.grant_lot g JOIN creditgate.account a ON a.id = g.account
+			JOIN creditgate.partition p ON (p.layout, p.partition) = (a.layout, a.partition)
+			WHERE g.id = ANY($1) AND g.status = 'pending'`, keys)
+		if err != nil {
+			return err
+		}
+		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c meter.GrantChange, err error) {
+			var effective, created time.Time
+			var expires *time.Time
+			g := &c.Grant
+			err = row.Scan(&c.Account, &c.Note.Reason, &c.Note.Actor, (*[16]byte)(&g.ID), &g.Bucket, &g.Rank, &g.Paid,
+				&g.Unlimited, &g.Stops, (*int64)(&g.Available), &effective, &expires, &created, &c.CheckedPseq)
+			g.EffectiveMs, g.CreatedMs, g.ExpiresMs = effective.UnixMilli(), created.UnixMilli(), expiryToMs(expires)
+			return c, err
+		})
+		return err
+	})
+	return out, err
+}

@@ -1,0 +1,193 @@
+package persist
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"creditgate/meter"
+	"creditgate/meter/policy"
+)
+
+// byPolicy is the actor of what a policy grants.
+const byPolicy = "policy"
+
+// pendingID names a change to be applied.
+type pendingID struct {
+	kind changeKind
+	id   meter.ID
+}
+
+// issued is how far one account's grants go.
+type issued struct {
+	account, product, version string
+	until, next               time.Time
+}
+
+// batch collects what one transaction issues, for any number of accounts.
+type batch struct {
+	now     time.Time
+	works   []work
+	done    []issued
+	version map[string]string // of the policy, by account
+}
+
+// add plans one subscriber. ErrTooManyGrants leaves the batch as it was.
+func (b *batch) add(s *subscriber, p *policy.Policy) error {
+	w, until, next := s.plan(p, b.now)
+	if !s.room(w) {
+		return fmt.Errorf("%w: %q has %d and would get %d", ErrTooManyGrants, s.account, s.live, len(w.issue))
+	}
+	if !w.empty() {
+		b.works = append(b.works, w)
+		b.version[s.account] = p.Version()
+	}
+	b.done = append(b.done, issued{s.account, s.product, p.Version(), until, next})
+	return nil
+}
+
+func newBatch(now time.Time) *batch { return &batch{now: now, version: map[string]string{}} }
+
+// write records everything as pending, in a transaction that holds the accounts' locks, and returns the changes in the
+// order in which they are to be applied: what is superseded first, since it makes room.
+func (s *Store) write(ctx context.Context, tx pgx.Tx, b *batch) (changes []pendingID, err error) {
+	for _, w := range b.works {
+		for _, g := range w.revoke {
+			r, err := s.recordRevocation(ctx, tx, NewRevocation{
+				Account: w.account, GrantID: g.grant, Ref: derived("superseded", g.grant.String()), Reason: "superseded", Actor: byPolicy,
+			})
+			switch {
+			case err == nil:
+				changes = append(changes, pendingID{revocationChange, r.id})
+			case !errors.Is(err, ErrExceedsGrant): // that says that somebody took all of it back before
+				return nil, err
+			}
+			_, err = tx.Exec(ctx, `UPDATE creditgate.cycle_grant SET superseded = true WHERE grant_id = $1`, [16]byte(g.grant))
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	grants, err := s.writeGrants(ctx, tx, b)
+	changes = append(changes, grants...)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range b.works {
+		for _, m := range w.move {
+			r, err := s.recordMove(ctx, tx, ExpiryChange{
+				Account: w.account, GrantID: m.grant, ExpiresAt: m.to, Reason: "renewal moved", Actor: byPolicy,
+				Ref: derived("moved", m.grant.String(), strconv.FormatInt(m.to.UnixMilli(), 10)),
+			})
+			if err != nil {
+				return nil, err
+			}
+			changes = append(changes, pendingID{expiryChange, r.id})
+			_, err = tx.Exec(ctx, `UPDATE creditgate.cycle_grant SET expires_at = $2 WHERE grant_id = $1`, [16]byte(m.grant), m.to)
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return changes, writeDue(ctx, tx, b)
+}
+
+// derived is a reference that follows from what it is for, so that the same thing is never recorded twice.
+func derived(what string, from ...string) string {
+	h := sha256.New()
+	for _, f := range from {
+		h.Write([]byte(f))
+		h.Write([]byte{0})
+	}
+	return what + "-" + hex.EncodeToString(h.Sum(nil)[:20])
+}
+
+// grantRows are the columns of the grants of a batch.
+type grantRows struct {
+	ids                                              [][16]byte
+	accounts, keys, versions, buckets, refs, reasons []string
+	revisions                                        []int32
+	ranks                                            []int16
+	credits                                          []int64
+	unlimited, stops                                 []bool
+	effective, expires                               []time.Time
+	fingerprints                                     [][]byte
+}
+
+func (r *grantRows) add(account, version string, i issue, id meter.ID) {
+	reason := "contingent"
+	if i.Promotion != "" {
+		reason = "promotion " + i.Promotion
+	}
+	r.ids, r.accounts, r.keys = append(r.ids, id), append(r.accounts, account), append(r.keys, i.Key)
+	r.versions, r.revisions = append(r.versions, version), append(r.revisions, int32(i.revision))
+	r.buckets, r.ranks = append(r.buckets, i.Bucket), append(r.ranks, int16(i.Rank))
+	r.credits, r.reasons = append(r.credits, int64(i.Credits)), append(r.reasons, reason)
+	r.unlimited, r.stops = append(r.unlimited, i.Unlimited), append(r.stops, i.Stops)
+	r.effective, r.expires = append(r.effective, i.EffectiveAt), append(r.expires, i.ExpiresAt)
+	r.refs = append(r.refs, derived("cycle", account, i.Key, strconv.Itoa(i.revision)))
+	r.fingerprints = append(r.fingerprints, fingerprint(account, i.Key, i.revision))
+}
+
+// writeGrants inserts all grants with one statement for each table, however many accounts they are of.
+func (s *Store) writeGrants(ctx context.Context, tx pgx.Tx, b *batch) (changes []pendingID, err error) {
+	var r grantRows
+	for _, w := range b.works {
+		for _, i := range w.issue {
+			id := meter.NewID(b.now)
+			r.add(w.account, b.version[w.account], i, id)
+			changes = append(changes, pendingID{grantChange, id})
+		}
+	}
+	if len(changes) == 0 {
+		return nil, nil
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_lot (id, account, bucket, rank, credits, paid, unlimited, stops,
+			effective_at, expires_at, external_ref, fingerprint, reason, actor, created_at)
+		SELECT id, account, bucket, rank, credits, false, unlimited, stops, effective_at, expires_at, ref, fingerprint, reason,
+			$13, $14
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::boolean[], $7::boolean[],
+			$8::timestamptz[], $9::timestamptz[], $10::text[], $11::bytea[], $12::text[])
+			u (id, account, bucket, rank, credits, unlimited, stops, effective_at, expires_at, ref, fingerprint, reason)`,
+		r.ids, r.accounts, r.buckets, r.ranks, r.credits, r.unlimited, r.stops, r.effective, r.expires, r.refs,
+		r.fingerprints, r.reasons, byPolicy, fromMs(b.now.UnixMilli()))
+	if err != nil {
+		return nil, invalid(err)
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state (grant_id, account, credits, expires_at)
+		SELECT id, account, credits, expires FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[])
+			u (id, account, credits, expires)`,
+		r.ids, r.accounts, r.credits, r.expires)
+	if err != nil {
+		return nil, err
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.cycle_grant (account, key, revision, grant_id, expires_at, policy_version)
+		SELECT account, key, revision, id, expires, version
+		FROM unnest($1::text[], $2::text[], $3::int[], $4::uuid[], $5::timestamptz[], $6::text[])
+			u (account, key, revision, id, expires, version)`,
+		r.accounts, r.keys, r.revisions, r.ids, r.expires, r.versions)
+	return changes, err
+}
+
+// writeDue records how far each account's grants go now.
+func writeDue(ctx context.Context, tx pgx.Tx, b *batch) error {
+	accounts, products, versions := make([]string, len(b.done)), make([]string, len(b.done)), make([]string, len(b.done))
+	until, next := make([]time.Time, len(b.done)), make([]*time.Time, len(b.done))
+	for i, d := range b.done {
+		accounts[i], products[i], versions[i] = d.account, d.product, d.version
+		until[i], next[i] = d.until, optionalTime(d.next)
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO creditgate.subscription_due AS d (account, product, policy_version, issued_until, due_at)
+		SELECT account, product, version, until, next
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+			u (account, product, version, until, next)
+		ON CONFLICT (account) DO UPDATE SET product = excluded.product, policy_version = excluded.policy_version,
+			issued_until = excluded.issued_until, due_at = excluded.due_at`, accounts, products, versions, until, next)
+	return err
+}

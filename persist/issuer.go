@@ -1,0 +1,227 @@
+package persist
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"creditgate/meter/policy"
+)
+
+// IssueOptions say how often. The zero value of each is a good one.
+type IssueOptions struct {
+	Every time.Duration // between rounds; default 5 s
+	Page  int           // accounts of one transaction; default 500
+}
+
+// issueRetry is when an account is tried again that could not be given its grants, because it has too many already.
+const issueRetry = time.Hour
+
+// issueWait bounds one page: its transaction and its way to Redis.
+const issueWait = 60 * time.Second
+
+// Issuer gives subscriptions their grants a whole cycle ahead, so that a reset needs nobody at its moment: the grant that
+// ends and the one that begins are both in Redis long before. It also gives anew what has not begun when another policy
+// was loaded. Every gateway runs one; they share the accounts that are due among each other.
+type Issuer struct {
+	admin    *Admin
+	options  IssueOptions
+	loaded   map[string]string // by product: the version that this gateway said it has
+	accounts *prometheus.CounterVec
+	grants   prometheus.Counter
+	behind   prometheus.Gauge
+	log      zerolog.Logger
+}
+
+// NewIssuer makes an issuer over admin's store, engine and policies.
+func NewIssuer(admin *Admin, options IssueOptions, reg prometheus.Registerer, log zerolog.Logger) *Issuer {
+	if options.Every == 0 {
+		options.Every = 5 * time.Second
+	}
+	if options.Page == 0 {
+		options.Page = 500
+	}
+	i := &Issuer{
+		admin: admin, options: options, loaded: map[string]string{}, log: log,
+		accounts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "creditgate_issuer_accounts_total",
+			Help: "Accounts whose grants were issued ahead, and those that could not be, having too many grants.",
+		}, []string{"outcome"}),
+		grants: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "creditgate_issuer_grants_total", Help: "Grants issued ahead.",
+		}),
+		behind: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "creditgate_issuer_behind_seconds",
+			Help: "How long the account has been due that waits longest, at the begin of the last round. A cycle is the reserve.",
+		}),
+	}
+	i.accounts.WithLabelValues("issued")
+	i.accounts.WithLabelValues("too many grants")
+	reg.MustRegister(i.accounts, i.grants, i.behind)
+	return i
+}
+
+// Run issues until ctx ends. Rounds of several gateways are spread by chance.
+func (i *Issuer) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(i.options.Every/2 + rand.N(i.options.Every)):
+		}
+		if _, err := i.Issue(ctx); err != nil && ctx.Err() == nil {
+			i.log.Warn().Err(err).Msg("issuing grants failed; the next round goes on")
+		}
+	}
+}
+
+// Issue runs one round to its end: until no account is due that another issuer does not have, nor was issued by another
+// policy than the one in force. It returns how many grants were recorded. With Redis away it goes on: what is recorded
+// is pending, and the sweeper's.
+func (i *Issuer) Issue(ctx context.Context) (n int, err error) {
+	policies := i.admin.policies
+	var products []string
+	for product, p := range policies.All() {
+		ours, err := i.inForce(ctx, product, p.Version())
+		if err != nil {
+			return 0, err
+		}
+		if ours {
+			products = append(products, product)
+		}
+	}
+	if err := i.measure(ctx); err != nil {
+		return 0, err
+	}
+	for _, product := range products {
+		p := policies.Policy(product)
+		if p == nil {
+			continue // replaced at this moment; the next round knows
+		}
+		issued, err := i.issueProduct(ctx, product, p)
+		n += issued
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// inForce says that this gateway loaded a policy, when it did, and reports whether it is the one that was loaded last by
+// any. Without it, gateways with different policies would take back each other's grants for ever.
+func (i *Issuer) inForce(ctx context.Context, product, version string) (ours bool, err error) {
+	if before, said := i.loaded[product]; !said || before != version {
+		_, err = i.admin.pool.Exec(ctx, `INSERT INTO creditgate.policy_in_force AS f (product, version) VALUES ($1, $2)
+			ON CONFLICT (product) DO UPDATE SET version = excluded.version, since = now()
+			WHERE f.version <> excluded.version`, product, version)
+		if err != nil {
+			return false, storeError("record the policy in force", err)
+		}
+		i.loaded[product] = version
+	}
+	err = i.admin.pool.QueryRow(ctx, `SELECT version = $2 FROM creditgate.policy_in_force WHERE product = $1`,
+		product, version).Scan(&ours)
+	return ours, storeError("read the policy in force", err)
+}
+
+func (i *Issuer) measure(ctx context.Context) error {
+	var oldest *time.Time
+	err := i.admin.pool.QueryRow(ctx, `SELECT min(due_at) FROM creditgate.subscription_due`).Scan(&oldest)
+	behind := 0.0
+	if oldest != nil {
+		behind = max(0, i.admin.clock.Now().Sub(*oldest).Seconds())
+	}
+	i.behind.Set(behind)
+	return storeError("measure issuing", err)
+}
+
+// The accounts that are due, and those whose grants follow another policy. The account's lock is taken, as every change
+// of an account does first; what another issuer or a change has is left to it.
+const (
+	dueAccounts = `SELECT d.account FROM creditgate.subscription_due d JOIN creditgate.account a ON a.id = d.account
+		WHERE d.due_at <= $2 AND a.product = $1 ORDER BY d.due_at LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
+	outdatedAccounts = `SELECT d.account FROM creditgate.subscription_due d JOIN creditgate.account a ON a.id = d.account
+		WHERE d.product = $1 AND a.product = $1 AND (d.policy_version < $2 OR d.policy_version > $2)
+		LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
+)
+
+func (i *Issuer) issueProduct(ctx context.Context, product string, p *policy.Policy) (n int, err error) {
+	now := i.admin.clock.Now().Truncate(time.Millisecond).UTC()
+	for _, q := range [...]struct {
+		sql string
+		arg any
+	}{{outdatedAccounts, p.Version()}, {dueAccounts, now}} {
+		for {
+			accounts, grants, err := i.page(ctx, p, now, q.sql, product, q.arg)
+			n += grants
+			if err != nil || accounts == 0 {
+				if err != nil {
+					return n, err
+				}
+				break
+			}
+			if ctx.Err() != nil {
+				return n, ctx.Err()
+			}
+		}
+	}
+	return n, nil
+}
+
+// page issues for one page of accounts: recorded in one transaction, then applied side by side.
+func (i *Issuer) page(
+	ctx context.Context, p *policy.Policy, now time.Time, query, product string, arg any,
+) (accounts, grants int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, issueWait)
+	defer cancel()
+	b := newBatch(now)
+	var changes []pendingID
+	full := 0
+	err = i.admin.tx(ctx, "issue grants of "+product, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, query, product, arg, i.options.Page)
+		if err != nil {
+			return err
+		}
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		accounts = len(names)
+		all, err := subscribers(ctx, tx, names, now)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			err := b.add(all[name], p)
+			if errors.Is(err, ErrTooManyGrants) {
+				full++
+				i.log.Warn().Err(err).Msg("a subscription could not be given its grants; it is tried again in an hour")
+				b.done = append(b.done, issued{name, product, p.Version(), now, now.Add(issueRetry)})
+			} else if err != nil {
+				return err
+			}
+		}
+		changes, err = i.admin.write(ctx, tx, b)
+		return err
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, c := range changes {
+		if c.kind == grantChange {
+			grants++
+		}
+	}
+	i.accounts.WithLabelValues("issued").Add(float64(accounts - full))
+	i.accounts.WithLabelValues("too many grants").Add(float64(full))
+	i.grants.Add(float64(grants))
+	if !i.admin.applyAll(ctx, changes) {
+		i.log.Warn().Int("changes", len(changes)).Msg("Redis does not have all grants that were issued; the sweeper goes on")
+	}
+	return accounts, grants, nil
+}

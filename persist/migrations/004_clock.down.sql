@@ -1,0 +1,2 @@
+DROP TABLE creditgate.clock;
+DROP FUNCTION creditgate.refuse_past();

@@ -1,0 +1,201 @@
+package persist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"creditgate/meter"
+	"creditgate/meter/policy"
+)
+
+// NewOverride is what was negotiated with one account.
+type NewOverride struct {
+	Account string
+	Ref     string
+	Kind    string // contingent, fair_use or unit_credits
+	Target  string // the bucket, or the operation
+	Credits meter.Credits
+	From    time.Time // zero, or past: now
+	Until   time.Time // zero: until further notice
+	Reason  string
+	Actor   string
+}
+
+// OverrideState is an override as Postgres has it.
+type OverrideState struct {
+	Ref     string
+	Account string
+	Kind    string
+	Target  string
+	Credits meter.Credits
+	From    time.Time
+	Until   time.Time // zero: until further notice
+	Reason  string
+	Created bool // by this call
+	Applied bool // Redis has what it changes
+}
+
+// ErrNoOverride says that the account has no such override.
+var ErrNoOverride = errors.New("no such override")
+
+// overridesMax bounds the overrides of one account that matter at a time.
+const overridesMax = 64
+
+func overrideKind(name string) policy.OverrideKind {
+	return map[string]policy.OverrideKind{
+		"contingent": policy.Contingents, "fair_use": policy.FairUse, "unit_credits": policy.UnitCredits,
+	}[name]
+}
+
+// check refuses what the account's policy has no place for.
+func (n NewOverride) check(p *policy.Policy) error {
+	unlimited := false
+	for _, plan := range p.Plans {
+		for _, c := range plan.Contingents {
+			unlimited = unlimited || c.Bucket == n.Target && c.Unlimited
+		}
+	}
+	_, bucket := p.Rank(n.Target)
+	switch kind := overrideKind(n.Kind); {
+	case !meter.ValidName(n.Ref):
+		return refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
+	case kind == 0:
+		return refuse(ErrInvalid, "kind", "kind %q is not known; it is contingent, fair_use or unit_credits", n.Kind)
+	case n.Credits < 0 || !n.Credits.Valid() || n.Credits == 0 && kind == policy.UnitCredits:
+		return refuse(ErrInvalid, "credits", "%s credits; a contingent is 0 or more, a price above 0, at most %s",
+			n.Credits, meter.MaxCredits)
+	case !n.Until.IsZero() && !n.Until.After(n.From):
+		return refuse(ErrInvalid, "until", "until %s is not after from", n.Until.Format(time.RFC3339))
+	case kind == policy.UnitCredits:
+		names := make([]string, len(p.Operations))
+		for i, o := range p.Operations {
+			names[i] = o.Name
+		}
+		if !slices.Contains(names, n.Target) {
+			return refuse(ErrInvalid, "target", "target %q is not an operation of %s; it has %s", n.Target, p.Name, listed(names))
+		}
+	case !bucket:
+		return refuse(ErrInvalid, "target", "target %q is not a bucket of %s; it has %s", n.Target, p.Name, listed(p.Buckets))
+	case kind == policy.FairUse && !unlimited:
+		return refuse(ErrInvalid, "target", "target %q is unlimited in no plan of %s; use kind contingent", n.Target, p.Name)
+	}
+	return nil
+}
+
+// PutOverride records an override, and issues what it changes. The same reference again changes nothing.
+func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideState, err error) {
+	content := fingerprint(n.Account, n.Kind, n.Target, n.Credits, stamp(n.From), stamp(n.Until), n.Reason)
+	var changes []pendingID
+	created := false
+	err = a.tx(ctx, "put override "+n.Ref, func(tx pgx.Tx) error {
+		if err := lockAccount(ctx, tx, n.Account); err != nil {
+			return err
+		}
+		var same bool
+		err := tx.QueryRow(ctx, `SELECT fingerprint = $2 FROM creditgate.override WHERE external_ref = $1`, n.Ref, content).Scan(&same)
+		if err == nil && !same {
+			return fmt.Errorf("%w: %q", ErrRefConflict, n.Ref)
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		now := a.clock.Now().Truncate(time.Millisecond).UTC()
+		s, p, err := a.subscriber(ctx, tx, n.Account)
+		if err != nil {
+			return err
+		}
+		now = s.moment(now)
+		if n.From.Before(now) {
+			n.From = now
+		}
+		n.From, n.Until = n.From.Truncate(time.Millisecond).UTC(), n.Until.Truncate(time.Millisecond).UTC()
+		if err := n.check(p); err != nil {
+			return err
+		}
+		if len(s.overrides) >= overridesMax {
+			return refuse(ErrInvalid, "", "the account has %d overrides, which is the most", len(s.overrides))
+		}
+		created = true
+		_, err = tx.Exec(ctx, `INSERT INTO creditgate.override
+				(external_ref, account, kind, target, credits, from_at, until_at, fingerprint, reason, actor)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`, n.Ref, n.Account, n.Kind, n.Target, int64(n.Credits), n.From,
+			optionalTime(n.Until), content, n.Reason, n.Actor)
+		if err != nil {
+			return invalid(err)
+		}
+		changes, err = a.reread(ctx, tx, n.Account, now)
+		return err
+	})
+	if err != nil {
+		return state, refRace(err, n.Ref)
+	}
+	return a.overrideState(ctx, n.Account, n.Ref, created, a.applyAll(ctx, changes))
+}
+
+// reread issues by what is recorded now.
+func (a *Admin) reread(ctx context.Context, tx pgx.Tx, account string, now time.Time) ([]pendingID, error) {
+	s, p, err := a.subscriber(ctx, tx, account)
+	if err != nil || len(s.history) == 0 {
+		return nil, err
+	}
+	return a.reissue(ctx, tx, s, p, now)
+}
+
+// EndOverride lets an override end now; one that has not begun never does. ErrNoOverride if the account has none under
+// this reference.
+func (a *Admin) EndOverride(ctx context.Context, account, ref string) (OverrideState, error) {
+	var changes []pendingID
+	err := a.tx(ctx, "end override "+ref, func(tx pgx.Tx) error {
+		if err := lockAccount(ctx, tx, account); err != nil {
+			return err
+		}
+		now := a.clock.Now().Truncate(time.Millisecond).UTC()
+		s, _, err := a.subscriber(ctx, tx, account)
+		if err != nil {
+			return err
+		}
+		now = s.moment(now)
+		tag, err := tx.Exec(ctx, `UPDATE creditgate.override SET until_at = greatest(from_at, $3)
+			WHERE external_ref = $2 AND account = $1 AND (until_at IS NULL OR until_at > $3)`, account, ref, now)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		changes, err = a.reread(ctx, tx, account, now)
+		return err
+	})
+	if err != nil {
+		return OverrideState{}, err
+	}
+	return a.overrideState(ctx, account, ref, false, a.applyAll(ctx, changes))
+}
+
+func (a *Admin) overrideState(ctx context.Context, account, ref string, created, applied bool) (OverrideState, error) {
+	all, err := a.Overrides(ctx, account)
+	i := slices.IndexFunc(all, func(o OverrideState) bool { return o.Ref == ref })
+	if err != nil || i < 0 {
+		return OverrideState{}, errors.Join(err, fmt.Errorf("%w: %q of account %q", ErrNoOverride, ref, account))
+	}
+	all[i].Created, all[i].Applied = created, applied
+	return all[i], nil
+}
+
+// Overrides lists what was negotiated with an account, those that are over too, by when they begin.
+func (s *Store) Overrides(ctx context.Context, account string) ([]OverrideState, error) {
+	rows, err := s.pool.Query(ctx, `SELECT external_ref, account, kind, target, credits, from_at, until_at, reason
+		FROM creditgate.override WHERE account = $1 ORDER BY from_at, recorded_at`, account)
+	if err != nil {
+		return nil, storeError("list overrides", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o OverrideState, err error) {
+		var until *time.Time
+		err = row.Scan(&o.Ref, &o.Account, &o.Kind, &o.Target, (*int64)(&o.Credits), &o.From, &until, &o.Reason)
+		o.From, o.Until = o.From.UTC(), timeOrZero(until)
+		return o, err
+	})
+	return out, storeError("list overrides", err)
+}

@@ -1,0 +1,143 @@
+package persist
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"creditgate/meter"
+	"creditgate/meter/policy"
+)
+
+// lives is one account's subscription with what it was given, without Postgres.
+type lives struct {
+	subscriber
+
+	policy *policy.Policy
+	ids    byte
+}
+
+// settle does what reconcile says, as write does, and checks that there is nothing to do then.
+func (l *lives) settle(t *rapid.T, now time.Time) {
+	w, _, _ := l.plan(l.policy, now)
+	for _, g := range w.revoke {
+		i := l.index(t, g.grant)
+		require.True(t, l.given[i].effectiveAt.After(now), "what has begun is never taken back")
+		l.given[i].superseded = true
+	}
+	for _, m := range w.move {
+		i := l.index(t, m.grant)
+		require.True(t, m.to.After(now), "credit in force does not end at once")
+		l.given[i].expiresAt = m.to
+	}
+	for _, d := range w.issue {
+		require.True(t, d.ExpiresAt.After(now), "nothing is given that is over")
+		l.ids++
+		l.given = append(l.given, cycleGrant{
+			key: d.Key, revision: d.revision, grant: meter.ID{l.ids}, bucket: d.Bucket, credits: d.Credits,
+			unlimited: d.Unlimited, stops: d.Stops, effectiveAt: d.EffectiveAt, expiresAt: d.ExpiresAt,
+		})
+	}
+	again, _, _ := l.plan(l.policy, now)
+	require.True(t, again.empty(), "done twice: %+v", again)
+}
+
+func (l *lives) index(t *rapid.T, id meter.ID) int {
+	for i, g := range l.given {
+		if g.grant == id {
+			require.False(t, g.superseded)
+			return i
+		}
+	}
+	require.Fail(t, "a grant that was never given")
+	return 0
+}
+
+// inForce is what the grants of a bucket in force at a moment were granted with.
+func (l *lives) inForce(bucket string, at time.Time) (sum meter.Credits) {
+	for _, g := range l.given {
+		if !g.superseded && g.bucket == bucket && !g.effectiveAt.After(at) && g.expiresAt.After(at) {
+			sum += g.credits
+		}
+	}
+	return sum
+}
+
+// change makes one change as a caller may, at now.
+func (l *lives) change(t *rapid.T, now time.Time) {
+	if rapid.IntRange(0, 3).Draw(t, "end") == 0 && len(l.history) > 0 {
+		l.history = decideEnd(l.policy, l.history, rapid.Bool().Draw(t, "at once"), now).history()
+		return
+	}
+	n := rapid.Uint32Range(0, 5).Draw(t, "slots")
+	yearly := rapid.IntRange(0, 4).Draw(t, "yearly") == 0
+	c := SubscriptionChange{
+		Plan: rapid.SampledFrom(l.policy.Plans).Draw(t, "plan").Name, Slots: &n, Yearly: &yearly,
+	}
+	if rapid.IntRange(0, 5).Draw(t, "moves anchor") == 0 && l.policy.Cycle.DayOfMonth == 0 {
+		c.AnchorAt = now.Add(time.Duration(rapid.IntRange(0, 40*24).Draw(t, "hours")) * time.Hour)
+	}
+	if rapid.IntRange(0, 5).Draw(t, "later") == 0 {
+		c.StartsAt = now.Add(time.Duration(rapid.IntRange(0, 40*24).Draw(t, "hours")) * time.Hour)
+	}
+	d, err := decide(l.policy, l.history, nil, c, now)
+	require.NoError(t, err)
+	l.history = d.history()
+}
+
+// Whatever is changed whenever: doing it again finds nothing to do, nothing that has begun is taken back, and at each
+// moment as much is in force as the dearest plan gives that the cycle has seen until then: not more, not less.
+func TestWhatIsGivenFollowsAnyChanges(t *testing.T) {
+	t.Parallel()
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	require.NoError(t, err)
+	rapid.Check(t, func(t *rapid.T) {
+		contingent := func(a policy.Amount) []policy.Contingent { return []policy.Contingent{{Bucket: "monthly", Amount: a}} }
+		p := &policy.Policy{
+			Name: "studio", Location: berlin, Buckets: []string{"monthly"},
+			Cycle: &policy.Cycle{DayOfMonth: rapid.SampledFrom([]int{0, 1, 15, 31}).Draw(t, "day")},
+			Plans: []*policy.Plan{
+				{Name: "plus", Contingents: contingent(policy.PerSlot(10 * meter.Credit))},
+				{Name: "pro", Contingents: contingent(policy.PerSlot(5 * meter.Credit))},
+				{Name: "basic"},
+			},
+			Rules: policy.Rules{SlotsUpNextCycle: rapid.Bool().Draw(t, "slots up next cycle")},
+		}
+		l := &lives{policy: p}
+		now := time.Date(2027, 1, 10, 8, 0, 0, 0, time.UTC)
+		for range rapid.IntRange(1, 15).Draw(t, "steps") {
+			now = l.moment(now)
+			if rapid.IntRange(0, 2).Draw(t, "change") > 0 {
+				l.change(t, now)
+			}
+			l.settle(t, now)
+			l.requireOnce(t, now)
+			ahead := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Hour, 9 * 24 * time.Hour, 33 * 24 * time.Hour})
+			now = now.Add(ahead.Draw(t, "ahead"))
+			if next, ok := p.Renewal(l.history, now); ok && rapid.IntRange(0, 3).Draw(t, "at the boundary") == 0 {
+				now = next
+			}
+		}
+	})
+}
+
+// requireOnce checks what is in force now against what the cycle that runs may have given.
+func (l *lives) requireOnce(t *rapid.T, now time.Time) {
+	w, ok := l.policy.CycleAt(l.history, now)
+	if !ok {
+		return
+	}
+	var most meter.Credits
+	for i, term := range l.history {
+		ends := w.To
+		if i+1 < len(l.history) {
+			ends = l.history[i+1].At
+		}
+		if !term.At.After(now) && ends.After(w.From) {
+			most = max(most, l.policy.Gives(term, nil, now)[0])
+		}
+	}
+	require.Equal(t, most, l.inForce("monthly", now), "at %s of %v, given %+v", now, l.history, l.given)
+}

@@ -1,0 +1,169 @@
+package persist
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"creditgate/meter"
+	"creditgate/meter/policy"
+)
+
+// subscriber is what Postgres has of one account's subscription.
+type subscriber struct {
+	account   string
+	product   string
+	history   policy.History
+	overrides []policy.Override
+	given     []cycleGrant
+	followers []follower
+	live      int // grants that hold credit or are about to
+}
+
+// subscribers reads what deciding about accounts needs. The accounts' locks are held.
+func subscribers(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time) (map[string]*subscriber, error) {
+	all := make(map[string]*subscriber, len(accounts))
+	rows, err := tx.Query(ctx, `SELECT id, product FROM creditgate.account WHERE id = ANY($1)`, accounts)
+	if err != nil {
+		return nil, err
+	}
+	var account, product string
+	_, err = pgx.ForEachRow(rows, []any{&account, &product}, func() error {
+		all[account] = &subscriber{account: account, product: product}
+		return nil
+	})
+	for _, read := range [...]func(context.Context, pgx.Tx, []string, time.Time, map[string]*subscriber) error{
+		readTerms, readOverrides, readGiven, readFollowers, readLive,
+	} {
+		if err == nil {
+			err = read(ctx, tx, accounts, now, all)
+		}
+	}
+	return all, err
+}
+
+func readTerms(ctx context.Context, tx pgx.Tx, accounts []string, _ time.Time, all map[string]*subscriber) error {
+	rows, err := tx.Query(ctx, `SELECT account, at, coalesce(plan, ''), slots, yearly, anchor FROM creditgate.subscription_term
+		WHERE account = ANY($1) AND NOT void ORDER BY account, at, n`, accounts)
+	if err != nil {
+		return err
+	}
+	var account string
+	var t policy.Term
+	_, err = pgx.ForEachRow(rows, []any{&account, &t.At, &t.Plan, &t.Slots, &t.Yearly, &t.Anchor}, func() error {
+		t.At, t.Anchor = t.At.UTC(), t.Anchor.UTC()
+		all[account].history = append(all[account].history, t)
+		return nil
+	})
+	return err
+}
+
+// overridesKept is how long an override that is over still matters: it may have raised what the running cycle gave, and
+// a cycle whose anchor was moved lasts two months.
+const overridesKept = 63 * 24 * time.Hour
+
+func readOverrides(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
+	rows, err := tx.Query(ctx, `SELECT account, kind, target, credits, from_at, until_at FROM creditgate.override
+		WHERE account = ANY($1) AND until_at IS DISTINCT FROM from_at AND (until_at IS NULL OR until_at > $2)
+		ORDER BY account, from_at, recorded_at`, accounts, now.Add(-overridesKept))
+	if err != nil {
+		return err
+	}
+	var account, kind string
+	var o policy.Override
+	var until *time.Time
+	_, err = pgx.ForEachRow(rows, []any{&account, &kind, &o.Target, (*int64)(&o.Credits), &o.From, &until}, func() error {
+		o.Kind, o.From, o.Until = overrideKind(kind), o.From.UTC(), timeOrZero(until)
+		all[account].overrides = append(all[account].overrides, o)
+		return nil
+	})
+	return err
+}
+
+func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
+	rows, err := tx.Query(ctx, `SELECT c.account, c.key, c.revision, c.grant_id, g.bucket, g.credits, g.unlimited, g.stops,
+			g.effective_at, c.expires_at, c.superseded
+		FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
+		WHERE c.account = ANY($1) AND c.expires_at > $2`, accounts, now)
+	if err != nil {
+		return err
+	}
+	var account string
+	var g cycleGrant
+	_, err = pgx.ForEachRow(rows, []any{
+		&account, &g.key, &g.revision, (*[16]byte)(&g.grant), &g.bucket, (*int64)(&g.credits), &g.unlimited, &g.stops,
+		&g.effectiveAt, &g.expiresAt, &g.superseded,
+	}, func() error {
+		g.effectiveAt, g.expiresAt = g.effectiveAt.UTC(), g.expiresAt.UTC()
+		all[account].given = append(all[account].given, g)
+		return nil
+	})
+	return err
+}
+
+func readFollowers(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
+	rows, err := tx.Query(ctx, `SELECT account, id, expires_at FROM (
+			SELECT g.account, g.id, CASE WHEN m.id IS NULL THEN t.expires_at ELSE m.expires_at END AS expires_at
+			FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
+			LEFT JOIN creditgate.expiry_move m ON m.grant_id = g.id AND m.status = 'pending'
+			WHERE g.account = ANY($1) AND g.follows_renewal AND (t.live OR g.status = 'pending')) f
+		WHERE expires_at > $2`, accounts, now)
+	if err != nil {
+		return err
+	}
+	var account string
+	var f follower
+	_, err = pgx.ForEachRow(rows, []any{&account, (*[16]byte)(&f.grant), &f.expiresAt}, func() error {
+		f.expiresAt = f.expiresAt.UTC()
+		all[account].followers = append(all[account].followers, f)
+		return nil
+	})
+	return err
+}
+
+// readLive counts what checkRoom counts.
+func readLive(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
+	rows, err := tx.Query(ctx, `SELECT account, count(*) FROM (
+			SELECT account FROM creditgate.grant_state WHERE account = ANY($1) AND live
+			UNION ALL SELECT account FROM creditgate.grant_lot WHERE account = ANY($1) AND status = 'pending'
+			UNION ALL SELECT g.account FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
+				WHERE g.account = ANY($1) AND g.stops AND t.granted > 0 AND NOT t.live AND t.revoked = 0 AND t.debt = 0
+					AND (t.expires_at IS NULL OR t.expires_at > $2)) l
+		GROUP BY account`, accounts, now.Add(-clockSkewMax))
+	if err != nil {
+		return err
+	}
+	var account string
+	var live int
+	_, err = pgx.ForEachRow(rows, []any{&account, &live}, func() error {
+		all[account].live = live
+		return nil
+	})
+	return err
+}
+
+// moment is when a change made at now counts: not in the very millisecond in which something begins that was given
+// already, or in which another change counts, but in the one after it. Otherwise what begins there would have to be
+// changed after it began.
+func (s *subscriber) moment(now time.Time) time.Time {
+	for slices.ContainsFunc(s.given, func(g cycleGrant) bool { return g.effectiveAt.Equal(now) }) ||
+		slices.ContainsFunc(s.history, func(t policy.Term) bool { return t.At.Equal(now) }) {
+		now = now.Add(time.Millisecond)
+	}
+	return now
+}
+
+// plan is what is to be done for a subscriber by a policy, and until when grants are then issued.
+func (s *subscriber) plan(p *policy.Policy, now time.Time) (w work, until, next time.Time) {
+	until, next = p.Ahead(s.history, now)
+	due := bridge(p, s.history, p.Due(s.history, s.overrides, now, until), s.given, now)
+	w = reconcile(due, s.given, now)
+	w.account = s.account
+	w.move = append(w.move, follow(p, s.history, s.followers, now)...)
+	return w, until, next
+}
+
+// room reports whether the account may have the grants of w. What is superseded makes room.
+func (s *subscriber) room(w work) bool { return s.live+len(w.issue)-len(w.revoke) <= meter.GrantsMax }
