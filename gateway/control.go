@@ -259,7 +259,7 @@ func checkReason(s string) *problem {
 
 // storageProblem maps what an Admin or a Ledger answered.
 func (g *Gateway) storageProblem(err error) *problem {
-	if r, ok := errors.AsType[*Refusal](err); ok {
+	if r, ok := errors.AsType[*RefusalError](err); ok {
 		return refusal(r)
 	}
 	switch {

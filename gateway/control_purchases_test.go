@@ -161,12 +161,12 @@ func TestRefusedPurchases(t *testing.T) {
 		"not-refundable":        {gateway.ErrNotRefundable, 409},
 		"conflict":              {gateway.ErrConflict, 409},
 	} {
-		b.house.till.err = &gateway.Refusal{Is: c.is, Param: "pack", Detail: "this account may buy none"}
+		b.house.till.err = &gateway.RefusalError{Is: c.is, Param: "pack", Detail: "this account may buy none"}
 		r := b.control("POST", "/v1/accounts/acme/purchases", `{"pack":"p","external_ref":"x"}`)
 		require.Equal(t, c.status, r.StatusCode, code)
 		require.Equal(t, code, r.json(t)["code"])
 		require.Equal(t, "this account may buy none", r.json(t)["detail"])
-		require.Equal(t, "false", string(r.Header.Get("X-Should-Retry")))
+		require.Equal(t, "false", r.Header.Get("X-Should-Retry"))
 	}
 	for status, err := range map[int]error{404: meter.ErrNoAccount, 409: gateway.ErrTooManyGrants, 503: errors.New("no database")} {
 		b.house.till.err = err

@@ -236,7 +236,7 @@ type Grants interface {
 	Grant(ctx context.Context, g NewGrant) (GrantState, error)
 	// MoveExpiry sets the expiry of a grant.
 	MoveExpiry(ctx context.Context, m ExpiryChange) (GrantState, error)
-	// Revoke takes back credit of one grant, or of a purchase; a *Refusal where the terms of the sale forbid it.
+	// Revoke takes back credit of one grant, or of a purchase; a *RefusalError where the terms of the sale forbid it.
 	Revoke(ctx context.Context, r NewRevocation) (RevocationState, error)
 }
 

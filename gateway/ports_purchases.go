@@ -8,7 +8,7 @@ import (
 	"creditgate/meter"
 )
 
-// Sentinels of a Refusal, besides ErrUnknown and ErrConflict.
+// Sentinels of a RefusalError, besides ErrUnknown and ErrConflict.
 var (
 	// ErrInvalid says that a value is none that can be taken.
 	ErrInvalid = errors.New("invalid")
@@ -20,23 +20,23 @@ var (
 	ErrNotRefundable = errors.New("not refundable")
 )
 
-// Refusal is why something that was asked for is not done. It unwraps to its sentinel.
-type Refusal struct {
+// RefusalError is why something that was asked for is not done. It unwraps to its sentinel.
+type RefusalError struct {
 	Is     error
 	Param  string // what was asked for wrongly, as the request names it; may be empty
 	Detail string // for whoever asked
 }
 
 // Error is the reason.
-func (r *Refusal) Error() string { return r.Is.Error() + ": " + r.Detail }
+func (r *RefusalError) Error() string { return r.Is.Error() + ": " + r.Detail }
 
 // Unwrap is the sentinel.
-func (r *Refusal) Unwrap() error { return r.Is }
+func (r *RefusalError) Unwrap() error { return r.Is }
 
 // Purchases records what was bought in a shop and what became of its payment, and undoes what was taken back. A
 // reference seen before with the same content is answered as the first time, with Repeated set.
 type Purchases interface {
-	// Purchase records that a pack was bought, and grants it unless the policy waits for the payment. A *Refusal where
+	// Purchase records that a pack was bought, and grants it unless the policy waits for the payment. A *RefusalError where
 	// the policy forbids it.
 	Purchase(ctx context.Context, n NewPurchase) (PurchaseState, error)
 	// PurchaseState finds a purchase by its reference; ErrUnknown if there is none.

@@ -23,6 +23,7 @@ func TestProblemTable(t *testing.T) {
 		"upstream-unreachable": 502, "upstream-failed": 502, "upstream-timeout": 504, "upstream-unavailable": 503,
 		"metering-unavailable": 503,
 		// Beyond the data plane's table: the control plane's own.
+		"pack-not-eligible": 403, "subscription-required": 403, "not-refundable": 409,
 		"too-many-grants": 409, "storage-unavailable": 503, "internal-error": 500, "invalid-policy": 422,
 	}
 	table := problems()

@@ -241,10 +241,9 @@ func (e *Engine) Revoke(ctx context.Context, r Revocation) (Decision, error) {
 
 // Reverse undoes a revocation.
 func (e *Engine) Reverse(ctx context.Context, r Reversal) (Decision, error) {
-	claim, err := r.Taken.Add(r.Debt)
-	if err != nil || r.Taken < 0 || r.Debt < 0 || claim == 0 || r.Grant.Debt < 0 || !ValidName(r.Grant.Bucket) {
-		return Decision{}, fmt.Errorf("meter: reversal of %s taken and %s debt in bucket %q: the sum must be above 0, "+
-			"the bucket a name: %w", r.Taken, r.Debt, r.Grant.Bucket, ErrNotSent)
+	if r.Amount <= 0 || !r.Amount.Valid() || r.Grant.Debt < 0 || !ValidName(r.Grant.Bucket) {
+		return Decision{}, fmt.Errorf("meter: reversal of %s in bucket %q: the amount must be above 0, the bucket a name: %w",
+			r.Amount, r.Grant.Bucket, ErrNotSent)
 	}
 	for _, ms := range [...]int64{r.Grant.EffectiveMs, r.Grant.ExpiresMs, r.Grant.CreatedMs} {
 		if ms < 0 || ms > Never {

@@ -64,8 +64,8 @@ func verbFiles() map[verb]struct {
 		verbDrop:    {"drop", newOp(verbDrop, 0, id, "").u8(1).i48(12), nil}, // its first field is a key number, added by call
 		verbTick:    {"tick", newOp(verbTick, 0, id, ""), nil},
 		verbReverse: {
-			"reverse", reverseOp(0, Reversal{ID: id, Account: "a", Grant: g, Taken: 8, Debt: 9, CheckedPseq: 4}),
-			[]string{"4", string(id[:]), "8", "9", "0", "2", "1", "promo", "5", "140737488355327", "7", ""},
+			"reverse", reverseOp(0, Reversal{ID: id, Account: "a", Grant: g, Amount: 8, CheckedPseq: 4}),
+			[]string{"4", string(id[:]), "8", "0", "2", "1", "promo", "5", "140737488355327", "7", ""},
 		},
 	}
 }

@@ -186,7 +186,7 @@ func revokeOp(partition uint16, r Revocation) *op {
 
 func reverseOp(partition uint16, r Reversal) *op {
 	o := newOp(verbReverse, partition, r.ID, r.Account)
-	return o.u64(r.CheckedPseq).uuid(r.Grant.ID).credits(r.Taken).credits(r.Debt).credits(r.Grant.Debt).
+	return o.u64(r.CheckedPseq).uuid(r.Grant.ID).credits(r.Amount).credits(r.Grant.Debt).
 		u8(r.Grant.Rank).u8(r.Grant.flags()).str8(r.Grant.Bucket).i48(r.Grant.EffectiveMs).i48(r.Grant.ExpiresMs).
 		i48(r.Grant.CreatedMs).note(r.Note)
 }

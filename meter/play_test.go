@@ -376,7 +376,7 @@ func (p *play) reversalOf(r meter.Revocation) meter.Reversal {
 	require.NoError(p.t, err)
 	return meter.Reversal{
 		ID: p.id(p.home(r.Account).NowMs), Account: r.Account, Grant: p.terms(r.Grant), CheckedPseq: at.Pseq,
-		Taken: entry.Lines[0].Revoked, Debt: entry.Lines[0].Debt, Note: meter.Note{Reason: r.ID.String()},
+		Amount: entry.Amount, Note: meter.Note{Reason: r.ID.String()},
 	}
 }
 

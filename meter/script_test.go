@@ -143,11 +143,11 @@ func (s *stage) revoke(name, grant string, amount meter.Credits) {
 }
 
 // reverse undoes a revocation as its entry has it; owed is what Postgres has as the grant's debt.
-func (s *stage) reverse(name, grant string, taken, debt, owed meter.Credits) {
+func (s *stage) reverse(name, grant string, amount, owed meter.Credits) {
 	s.t.Helper()
-	s.do(fmt.Sprintf("reverse %s: %s and %s of %s", name, taken, debt, grant),
+	s.do(fmt.Sprintf("reverse %s: %s of %s", name, amount, grant),
 		meter.ReverseOp(s.layout.PartitionOf(customer), meter.Reversal{
-			ID: s.id(name), Account: customer, Taken: taken, Debt: debt, CheckedPseq: 99,
+			ID: s.id(name), Account: customer, Amount: amount, CheckedPseq: 99,
 			Grant: meter.Grant{
 				ID: s.id(grant), Bucket: grant, Rank: 1, Debt: owed, ExpiresMs: meter.Never, CreatedMs: s.id(grant).CreatedMs(),
 			},
@@ -266,11 +266,11 @@ func scenarios() map[string]func(*stage) {
 			three(s)
 			s.reserve("r1", 4000)           // 2 of promo, 2 of monthly
 			s.revoke("v1", "monthly", 2500) // 1 taken, 1.5 debt
-			s.reverse("w1", "monthly", 1000, 1500, 0)
-			s.reverse("w1", "monthly", 1000, 1500, 0)
+			s.reverse("w1", "monthly", 2500, 0)
+			s.reverse("w1", "monthly", 2500, 0)
 			s.revoke("v2", "monthly", 3000) // 1 taken, 2 debt
 			s.release("r1")                 // pays it: nothing is left of monthly
-			s.reverse("w2", "monthly", 1000, 2000, 0)
+			s.reverse("w2", "monthly", 3000, 0)
 		},
 		"lapse": func(s *stage) {
 			three(s)

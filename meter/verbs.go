@@ -65,13 +65,13 @@ const (
 	BeyondHeld
 )
 
-// Reversal undoes a revocation that is in the ledger: what is left of its debt is forgiven, and the rest is given back
-// to the grant it was taken from.
+// Reversal undoes a revocation that is in the ledger: what the grant still owes goes first, which forgives the debt of
+// the revocation, and the rest is given back to the grant.
 type Reversal struct {
 	ID          ID
 	Account     string
 	Grant       Grant   // its terms; Debt is what Postgres has at CheckedPseq, and counts when Redis has it no more
-	Taken, Debt Credits // as the revocation's entry has them
+	Amount      Credits // of the revocation's entry: taken or owed
 	Note        Note
 	CheckedPseq uint64
 }

@@ -134,7 +134,7 @@ func (a *Admin) apply(ctx context.Context, kind changeKind, id meter.ID) result 
 		} else if !ready {
 			return notApplied
 		}
-		if kind == reversalChange && c.undone.taken+c.undone.debt == 0 {
+		if kind == reversalChange && c.undone.amount == 0 {
 			return a.void(ctx, id, c)
 		}
 		decision, err := a.send(ctx, id, c)
@@ -171,7 +171,7 @@ func (a *Admin) send(ctx context.Context, id meter.ID, c change) (meter.Decision
 		})
 	case reversalChange:
 		return a.engine.Reverse(ctx, meter.Reversal{
-			ID: id, Account: c.account, Grant: c.grant, Taken: c.undone.taken, Debt: c.undone.debt, Note: c.note,
+			ID: id, Account: c.account, Grant: c.grant, Amount: c.undone.amount, Note: c.note,
 			CheckedPseq: c.checked,
 		})
 	default:

@@ -25,6 +25,7 @@ type NewGrant struct {
 	Reason      string
 	Actor       string
 	Price       *Price // nil: nothing was paid for it
+	Follows     bool   // it ends with the account's cycle, wherever that end moves to
 	Unlimited   bool   // a fair-use cap, shown as unlimited
 	// Stops lets nothing be drawn of the buckets behind the grant's while it is in force, even when it is used up.
 	// Moving its expiry to now ends that, as does revoking anything of it.
@@ -198,10 +199,12 @@ func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID) error {
 	}
 	expires := optionalTime(g.ExpiresAt)
 	_, err := tx.Exec(ctx, `INSERT INTO creditgate.grant_lot (id, account, bucket, rank, credits, paid, price_minor,
-			currency, effective_at, expires_at, external_ref, fingerprint, reason, actor, created_at, unlimited, stops)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
+			currency, effective_at, expires_at, external_ref, fingerprint, reason, actor, created_at, unlimited, stops,
+			follows_renewal)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
 		[16]byte(id), g.Account, g.Bucket, int16(g.Rank), int64(g.Credits), g.Price != nil && g.Price.Minor > 0,
-		minor, currency, effective, expires, g.Ref, g.content(), g.Reason, g.Actor, created, g.Unlimited, g.Stops)
+		minor, currency, effective, expires, g.Ref, g.content(), g.Reason, g.Actor, created, g.Unlimited, g.Stops,
+		g.Follows)
 	if err != nil {
 		return invalid(err)
 	}

@@ -11,6 +11,14 @@ import (
 	"creditgate/meter"
 )
 
+// What is taken back of a purchase is first what is left of it. What was spent already becomes debt of its grant, or is
+// written off, by the terms of the sale. Debt is paid by what comes back to that grant, from requests that fail or
+// deliver less; later purchases do not pay it: each is granted whole, and what is owed is claimed outside, by what
+// finance.balances and finance.purchases show. It goes when the revocation is undone.
+//
+// A pack that is frozen because it is overdue is taken back whole, with what is held as debt and nothing for what was
+// spent, and the same is undone when it is paid: credit, expiry and price are those of the same grant again.
+
 // Reasons for which a purchase is taken back. The first three are said by whoever takes it back.
 const (
 	reasonRefund     = "refund"
@@ -159,16 +167,14 @@ func (s *Store) clawback(ctx context.Context, tx pgx.Tx, id meter.ID, c *change)
 			return err
 		}
 	case reversalChange:
-		var taken, debt *int64
-		err := tx.QueryRow(ctx, `SELECT c.id, l.revoked, l.debt, t.debt
+		err := tx.QueryRow(ctx, `SELECT c.id, e.subject IS NOT NULL, coalesce(e.amount, 0), t.debt
 			FROM creditgate.reversal v JOIN creditgate.revocation c ON c.id = v.revocation_id
-			JOIN creditgate.grant_state t ON t.grant_id = c.grant_id `+bookedLine+` WHERE v.id = $1`, [16]byte(id)).
-			Scan((*[16]byte)(&c.undone.id), &taken, &debt, (*int64)(&c.grant.Debt))
+			JOIN creditgate.grant_state t ON t.grant_id = c.grant_id
+			LEFT JOIN creditgate.ledger_entry e ON e.subject = c.id AND e.kind IN ('grant', 'revoke', 'adjust')
+			WHERE v.id = $1`, [16]byte(id)).
+			Scan((*[16]byte)(&c.undone.id), &c.undone.booked, (*int64)(&c.undone.amount), (*int64)(&c.grant.Debt))
 		if err != nil {
 			return err
-		}
-		if c.undone.booked = taken != nil && debt != nil; c.undone.booked {
-			c.undone.taken, c.undone.debt = meter.Credits(*taken), meter.Credits(*debt)
 		}
 	default:
 		return nil
@@ -208,7 +214,8 @@ func (a *Admin) prepared(ctx context.Context, c change) (ready, again bool) {
 	return true, false
 }
 
-// findPurchase makes a revocation that names a purchase one of its grant, by the terms of the sale. A reference that no purchase has may be that of a grant. The account's lock is held.
+// findPurchase makes a revocation that names a purchase one of its grant, by the terms of the sale. A reference that no
+// purchase has may be that of a grant. The account's lock is held.
 func findPurchase(ctx context.Context, tx pgx.Tx, v *NewRevocation) error {
 	if v.PurchaseRef == "" {
 		return nil

@@ -10,6 +10,9 @@
 //	changes.go             grants, revocations, expiry moves: recorded once per reference
 //	pending.go             what is recorded and not known to be in Redis
 //	admin.go, sweeper.go   recorded first, applied to Redis in the same call, or later
+//	purchase.go            packs that were bought, each granted once; purchase_order.go applies the policy to them
+//	payment.go             that they were paid, or were not in time
+//	clawback.go            what is taken back of them, what debt means, and how it is undone
 //	book.go, outcome.go    what the engine asks: meter.Book and meter.RebuildSource
 //	policy_use.go          how many accounts live by a product or a plan
 //	clock.go               test databases, and the clock that moves in them

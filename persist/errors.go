@@ -45,21 +45,21 @@ var (
 	ErrLayout = errors.New("layout mismatch")
 )
 
-// Refusal is why something that was asked for is not done, in words for whoever asked. It unwraps to its sentinel.
-type Refusal struct {
+// RefusalError is why something that was asked for is not done, in words for whoever asked. It unwraps to its sentinel.
+type RefusalError struct {
 	Is     error
 	Param  string // what was asked for wrongly, as the request names it; may be empty
 	Detail string
 }
 
 // Error is the reason.
-func (r *Refusal) Error() string { return r.Is.Error() + ": " + r.Detail }
+func (r *RefusalError) Error() string { return r.Is.Error() + ": " + r.Detail }
 
 // Unwrap is the sentinel.
-func (r *Refusal) Unwrap() error { return r.Is }
+func (r *RefusalError) Unwrap() error { return r.Is }
 
 func refuse(is error, param, format string, args ...any) error {
-	return &Refusal{Is: is, Param: param, Detail: fmt.Sprintf(format, args...)}
+	return &RefusalError{Is: is, Param: param, Detail: fmt.Sprintf(format, args...)}
 }
 
 // SQLSTATEs that are told apart (https://www.postgresql.org/docs/current/errcodes-appendix.html).

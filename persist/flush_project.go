@@ -1,6 +1,7 @@
 package persist
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,12 +23,12 @@ type expectation struct {
 // project brings the projections and the statuses of changes up to the batch: one statement each, whatever the
 // batch holds, and all of them in one round trip.
 func project(ctx context.Context, tx pgx.Tx, b *flushBatch) error {
-	expected := append(b.projections(), b.statuses()...)
+	expected := append([]expectation{b.seqs()}, b.statuses()...)
 	var batch pgx.Batch
 	for _, e := range expected {
 		batch.Queue(e.sql, e.args...)
 	}
-	b.queueBuckets(&batch)
+	b.queueGrants(&batch)
 	results := tx.SendBatch(ctx, &batch)
 	var wrong error
 	for _, e := range expected {
@@ -36,82 +37,84 @@ func project(ctx context.Context, tx pgx.Tx, b *flushBatch) error {
 			_ = results.Close() // reports the same error
 			return err
 		}
-		if wrong == nil && tag.RowsAffected() != int64(e.rows) {
-			wrong = fmt.Errorf("%w: %d of %d %s are as the ledger says", ErrLedgerBroken, tag.RowsAffected(), e.rows, e.what)
-		}
+		wrong = cmp.Or(wrong, unexpected(e.what, tag.RowsAffected(), e.rows))
 	}
-	if err := b.readBuckets(results); err != nil {
+	changed, err := b.readGrants(results)
+	if err != nil {
 		return err
 	}
-	if wrong != nil {
+	if wrong = cmp.Or(wrong, unexpected("grants", changed, len(b.grants))); wrong != nil {
 		return fmt.Errorf("%w%s", wrong, b.explain(ctx, tx))
 	}
 	return nil
 }
 
-// queueBuckets asks what the batch did to each bucket, which is told as a metric once it is committed.
-func (b *flushBatch) queueBuckets(batch *pgx.Batch) {
-	ids, sums := make(array[uuid], 0, len(b.grants)), [4]array[bigint]{}
+// unexpected is the alarm of a statement that changed another number of rows than the ledger names, else nil.
+func unexpected(what string, got int64, want int) error {
+	if got == int64(want) {
+		return nil
+	}
+	return fmt.Errorf("%w: %d of %d %s are as the ledger says", ErrLedgerBroken, got, want, what)
+}
+
+// queueGrants adds to each grant what the batch did to it. The answer is that by bucket, which is told as a metric once
+// it is committed; it comes from the same statement because the amounts would have to be sent twice otherwise.
+func (b *flushBatch) queueGrants(batch *pgx.Batch) {
+	ids, owners := make(array[uuid], 0, len(b.grants)), make(array[text], 0, len(b.grants))
+	var sums [5]array[bigint]
+	for i := range sums {
+		sums[i] = make(array[bigint], 0, len(b.grants))
+	}
 	for id, d := range b.grants {
-		ids = append(ids, uuid(id))
-		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked} {
-			if sums[i] == nil {
-				sums[i] = make(array[bigint], 0, len(b.grants))
-			}
+		ids, owners = append(ids, uuid(id)), append(owners, text(d.account))
+		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked, d.debt} {
 			sums[i] = append(sums[i], bigint(v))
 		}
 	}
-	batch.Queue(`SELECT g.bucket, sum(u.granted), sum(u.spent), sum(u.lapsed), sum(u.revoked)
-		FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
-			u (grant_id, granted, spent, lapsed, revoked)
-		JOIN creditgate.grant_lot g ON g.id = u.grant_id GROUP BY g.bucket`, ids, sums[0], sums[1], sums[2], sums[3])
+	batch.Queue(`WITH changed AS (
+			UPDATE creditgate.grant_state s SET granted = s.granted + u.granted, spent = s.spent + u.spent,
+				lapsed = s.lapsed + u.lapsed, revoked = s.revoked + u.revoked, debt = s.debt + u.debt
+			FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+				u (grant_id, account, granted, spent, lapsed, revoked, debt)
+			WHERE s.grant_id = u.grant_id AND s.account = u.account
+			RETURNING u.grant_id, u.granted, u.spent, u.lapsed, u.revoked)
+		SELECT g.bucket, count(*), sum(c.granted), sum(c.spent), sum(c.lapsed), sum(c.revoked)
+		FROM changed c JOIN creditgate.grant_lot g ON g.id = c.grant_id GROUP BY g.bucket`,
+		ids, owners, sums[0], sums[1], sums[2], sums[3], sums[4])
 }
 
-func (b *flushBatch) readBuckets(results pgx.BatchResults) error {
+// readGrants reads the answer to queueGrants and returns how many grants were changed.
+func (b *flushBatch) readGrants(results pgx.BatchResults) (changed int64, err error) {
 	rows, err := results.Query()
 	if err == nil {
 		b.buckets, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c bucketCredits, err error) {
-			return c, row.Scan(&c.bucket, &c.granted, &c.spent, &c.lapsed, &c.revoked)
+			var n int64
+			err = row.Scan(&c.bucket, &n, &c.granted, &c.spent, &c.lapsed, &c.revoked)
+			changed += n
+			return c, err
 		})
 	}
 	if err != nil {
 		_ = results.Close() // reports the same error
-		return err
+		return 0, err
 	}
-	return results.Close()
+	return changed, results.Close()
 }
 
-func (b *flushBatch) projections() []expectation {
+// seqs moves each account from the seq before the batch to its last one in it.
+func (b *flushBatch) seqs() expectation {
 	accounts := make(array[text], 0, len(b.accounts))
 	before, last := make(array[bigint], 0, len(b.accounts)), make(array[bigint], 0, len(b.accounts))
 	for account, span := range b.accounts {
 		accounts = append(accounts, text(account))
 		before, last = append(before, bigint(span.first)-1), append(last, bigint(span.last))
 	}
-	ids, owners := make(array[uuid], 0, len(b.grants)), make(array[text], 0, len(b.grants))
-	var sums [5]array[bigint]
-	for id, d := range b.grants {
-		ids, owners = append(ids, uuid(id)), append(owners, text(d.account))
-		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked, d.debt} {
-			if sums[i] == nil {
-				sums[i] = make(array[bigint], 0, len(b.grants))
-			}
-			sums[i] = append(sums[i], bigint(v))
-		}
-	}
-	return []expectation{{
+	return expectation{
 		what: "account seqs", rows: len(accounts), args: []any{accounts, before, last},
 		sql: `UPDATE creditgate.account_state s SET seq = u.last
 			FROM unnest($1::text[], $2::bigint[], $3::bigint[]) u (account, before, last)
 			WHERE s.account = u.account AND s.seq = u.before`,
-	}, {
-		what: "grants", rows: len(ids), args: []any{ids, owners, sums[0], sums[1], sums[2], sums[3], sums[4]},
-		sql: `UPDATE creditgate.grant_state s SET granted = s.granted + u.granted, spent = s.spent + u.spent,
-				lapsed = s.lapsed + u.lapsed, revoked = s.revoked + u.revoked, debt = s.debt + u.debt
-			FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-				u (grant_id, account, granted, spent, lapsed, revoked, debt)
-			WHERE s.grant_id = u.grant_id AND s.account = u.account`,
-	}}
+	}
 }
 
 // statuses marks changes as applied, in the transaction that has their entries. A void move can turn out to have

@@ -175,7 +175,7 @@ func (a *Admin) grantPaid(ctx context.Context, tx pgx.Tx, p purchaseRow, n NewPa
 	}
 	r, err := a.recordGrant(ctx, tx, NewGrant{
 		Account: p.account, Bucket: p.bucket, Rank: p.rank, Credits: p.credits, ExpiresAt: p.expires, Ref: grantRef(p.id),
-		Reason: "purchase", Actor: n.Actor, Price: &Price{Minor: p.net, Currency: p.currency},
+		Reason: "purchase", Actor: n.Actor, Follows: p.followsRenewal, Price: &Price{Minor: p.net, Currency: p.currency},
 	})
 	if err != nil {
 		return grant, err

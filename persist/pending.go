@@ -49,9 +49,9 @@ type change struct {
 
 // undone is what a reversal undoes, as the ledger has it.
 type undone struct {
-	id          meter.ID
-	booked      bool
-	taken, debt meter.Credits
+	id     meter.ID
+	booked bool
+	amount meter.Credits // taken or owed
 }
 
 // The same columns from each table, so that one function reads them.

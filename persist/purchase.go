@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -149,11 +150,11 @@ func (a *Admin) recordPurchase(ctx context.Context, tx pgx.Tx, n NewPurchase) (p
 		return p, err
 	}
 	p.account = n.Account
-	content, found := n.content(), false
-	if p.recorded, found, err = earlier(ctx, tx, "purchase", n.Ref, content); err != nil {
+	content := n.content()
+	if p.recorded, _, err = earlier(ctx, tx, "purchase", n.Ref, content); err != nil {
 		return p, err
 	}
-	if found {
+	if p.repeated {
 		p.grant, err = grantOfPurchase(ctx, tx, p.id)
 		return p, err
 	}
@@ -184,13 +185,13 @@ func grantOfPurchase(ctx context.Context, tx pgx.Tx, id meter.ID) (grant meter.I
 func (n NewPurchase) content() []byte {
 	net := "list"
 	if n.NetMinor != nil {
-		net = fmt.Sprint(*n.NetMinor)
+		net = strconv.FormatInt(*n.NetMinor, 10)
 	}
 	return fingerprint(n.Account, n.Pack, n.Quantity, stamp(n.PurchasedAt), stamp(n.PaidAt), n.InvoiceRef, net, n.TaxMinor,
 		n.Currency)
 }
 
-func (o order) insert(ctx context.Context, tx pgx.Tx, p purchased, n NewPurchase, content []byte) error {
+func (o *order) insert(ctx context.Context, tx pgx.Tx, p purchased, n NewPurchase, content []byte) error {
 	var grant *[16]byte
 	if p.grant != (meter.ID{}) {
 		grant = (*[16]byte)(&p.grant)
@@ -201,18 +202,18 @@ func (o order) insert(ctx context.Context, tx pgx.Tx, p purchased, n NewPurchase
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)`,
 		[16]byte(p.id), n.Ref, n.Account, o.product, o.version, o.pack.Name, n.Quantity, o.pack.Bucket, int16(o.pack.Rank),
 		int64(o.credits), o.list, o.net, n.TaxMinor, o.pack.Price.Currency, n.InvoiceRef, o.pack.Refundable,
-		o.writeOff, o.pack.Lifetime.Kind == policy.NextRenewal, o.bought, optionalTime(o.expires), optionalTime(n.PaidAt), grant, content,
-		n.Actor)
+		o.writeOff, o.pack.Lifetime.Kind == policy.NextRenewal, o.bought, optionalTime(o.expires), optionalTime(n.PaidAt), grant,
+		content, n.Actor)
 	return invalid(err)
 }
 
 // grantRef is the reference of a purchase's grant. It begins with the purchase's own id, which nobody else can know.
 func grantRef(purchase meter.ID) string { return "purchase-" + purchase.String() }
 
-func (o order) grant(purchase meter.ID, n NewPurchase) NewGrant {
+func (o *order) grant(purchase meter.ID, n NewPurchase) NewGrant {
 	return NewGrant{
 		Account: n.Account, Bucket: o.pack.Bucket, Rank: o.pack.Rank, Credits: o.credits, ExpiresAt: o.expires,
-		Ref: grantRef(purchase), Reason: "purchase", Actor: n.Actor,
+		Ref: grantRef(purchase), Reason: "purchase", Actor: n.Actor, Follows: o.pack.Lifetime.Kind == policy.NextRenewal,
 		Price: &Price{Minor: o.net, Currency: o.pack.Price.Currency},
 	}
 }

@@ -35,7 +35,7 @@ type order struct {
 }
 
 // check refuses what no policy allows.
-func (n *NewPurchase) check(now time.Time) error {
+func (n NewPurchase) check(now time.Time) error {
 	switch {
 	case !meter.ValidName(n.Ref):
 		return refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", n.Ref)

@@ -292,11 +292,11 @@ func TestMovedAnchorTakesGrantsAndPacksAlong(t *testing.T) {
 	s := newDesk(t, 0)
 	s.putAccount(t, "ada")
 	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-10 09:00")})
-	pack, err := s.admin.Grant(t.Context(), persist.NewGrant{
-		Account: "ada", Bucket: "purchased", Rank: 2, Credits: 50 * meter.Credit, Ref: "pack-1", ExpiresAt: s.time(t, "2027-02-10 09:00"),
+	_, err := s.admin.Grant(t.Context(), persist.NewGrant{
+		Account: "ada", Bucket: "purchased", Rank: 2, Credits: 50 * meter.Credit, Ref: "pack-1", Follows: true,
+		ExpiresAt: s.time(t, "2027-02-10 09:00"),
 	})
 	require.NoError(t, err)
-	s.query(t, `UPDATE creditgate.grant_lot SET follows_renewal = true WHERE id = $1`, [16]byte(pack.GrantID))
 	s.at(t, "2027-01-20 09:00")
 	state := s.put(t, persist.SubscriptionChange{Plan: "pro", AnchorAt: s.time(t, "2027-02-25 00:00")})
 	require.Equal(t, s.time(t, "2027-02-25 00:00"), state.NextReset)

@@ -119,11 +119,11 @@ func (w *world) Revoke(_ context.Context, c meter.Revocation) (meter.Decision, e
 func (w *world) Reverse(_ context.Context, c meter.Reversal) (meter.Decision, error) {
 	return w.change(c.Account, c.ID, c.CheckedPseq, func(a *meter.Account) meter.Entry {
 		g := grantOf(a, c.Grant.ID)
-		forgiven := min(g.Debt, c.Debt)
-		g.Debt -= forgiven
-		g.Available += c.Taken + c.Debt - forgiven
-		return meter.Entry{Kind: meter.KindAdjust, Amount: c.Taken + c.Debt, Note: c.Note, Lines: []meter.Line{
-			{Grant: g.ID, Revoked: forgiven - c.Taken - c.Debt, Debt: -forgiven},
+		settled := min(g.Debt, c.Amount)
+		g.Debt -= settled
+		g.Available += c.Amount - settled
+		return meter.Entry{Kind: meter.KindAdjust, Amount: c.Amount, Note: c.Note, Lines: []meter.Line{
+			{Grant: g.ID, Revoked: settled - c.Amount, Debt: -settled},
 		}}
 	})
 }

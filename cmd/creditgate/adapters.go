@@ -38,7 +38,7 @@ var (
 
 // asGateway says what went wrong in the words that gateway branches on.
 func asGateway(err error) error {
-	if r, ok := errors.AsType[*persist.Refusal](err); ok {
+	if r, ok := errors.AsType[*persist.RefusalError](err); ok {
 		return asRefusal(r)
 	}
 	var is error
@@ -60,7 +60,7 @@ func asGateway(err error) error {
 	return fmt.Errorf("%w: %w", is, err)
 }
 
-func asRefusal(r *persist.Refusal) error {
+func asRefusal(r *persist.RefusalError) error {
 	is := gateway.ErrConflict
 	switch {
 	case errors.Is(r.Is, persist.ErrInvalid):
@@ -72,7 +72,7 @@ func asRefusal(r *persist.Refusal) error {
 	case errors.Is(r.Is, persist.ErrNotRefundable):
 		is = gateway.ErrNotRefundable
 	}
-	return &gateway.Refusal{Is: is, Param: r.Param, Detail: r.Detail}
+	return &gateway.RefusalError{Is: is, Param: r.Param, Detail: r.Detail}
 }
 
 type identities struct{ store *persist.Store }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -93,7 +94,7 @@ func TestPurchaseSurvivesKills(t *testing.T) {
 			for round := range 3 {
 				g := w.serve(t)
 				g.must(t, "PUT", "/v1/accounts/ada", `{}`)
-				wait := b.buy(t, g, fmt.Sprint(round), 1+2*round, 3)
+				wait := b.buy(t, g, strconv.Itoa(round), 1+2*round, 3)
 				<-b.enough
 				kill(t, w, g)
 				wait()

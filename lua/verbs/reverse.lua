@@ -1,25 +1,24 @@
---[[ reverse — undo a revocation: forgive what is left of its debt, and give the rest back to the grant it was taken from.
-OP         17 '<i8c16i8i8i8BBBc0i6i6i6Hc0' checked_pseq grant_id taken debt owed rank flags bucket effective_ms
-           expires_ms created_ms note. taken and debt are of the revocation's entry; owed is the grant's debt in Postgres
-           at checked_pseq, and counts, as the grant's terms do, when the grant is not here any more
+--[[ reverse — undo a revocation: what its grant still owes goes first, the rest is given back to the grant.
+OP         17 '<i8c16i8i8BBBc0i6i6i6Hc0' checked_pseq grant_id amount owed rank flags bucket effective_ms
+           expires_ms created_ms note. amount is the revocation entry's; owed is the grant's debt in Postgres at
+           checked_pseq, and counts, as the grant's terms do, when the grant is not here any more
 REPLY      OK account | RECHECK | BUSY | TOO_MANY_GRANTS | NOT_LOADED
-INVARIANT  forgiven + given back = taken + debt; a grant that was revoked of stops no others, also when it comes back; what is given back pays what else the grant owes first, lapses if the
-           grant is over, else can be drawn again; applied once, as with grant. A debt that changes while its grant is
-           not here raises what checked_pseq must reach, so that owed is never out of date
+INVARIANT  debt settled + given back = amount; what is given back lapses if the grant is over, else can be drawn again; a
+           grant that was revoked of stops no others, also when it comes back;
+           applied once, as with grant. A debt that changes while its grant is not here raises what checked_pseq must
+           reach, so that owed is never out of date
 COST       O(grants) ]]
 verbs[17] = function(sec, op)
-  local checked, grant_id, taken, debt, owed, rank, flags, bucket, effective, expires, created, note =
-    read('<i8c16i8i8i8BBBc0i6i6i6Hc0', op.packed, op.at)
+  local checked, grant_id, amount, owed, rank, flags, bucket, effective, expires, created, note =
+    read('<i8c16i8i8BBBc0i6i6i6Hc0', op.packed, op.at)
   local a = find_account(sec, op)
   if not a then return NOT_LOADED end
   local refused = refuse_change(a, op.id, checked, sec.flushed)
   if refused then return refused, refused == OK and pack_account(a) or '' end
   local g = find_grant(a, grant_id)
   if g then owed, expires = g.debt, g.expires end
-  local forgiven = min(owed, debt)
-  local back = taken + debt - forgiven
-  local paid = min(back, owed - forgiven)
-  local rest = back - paid
+  local settled = min(owed, amount)
+  local rest = amount - settled
   local lapsed = sec.now >= expires and rest or 0
   rest = rest - lapsed
   if rest > 0 and not g then
@@ -36,12 +35,12 @@ verbs[17] = function(sec, op)
     for _, other in ipairs(all_grants(a)) do total = total + other.available + other.held + other.debt end
     if total > AMOUNT_MAX then error('the account would have more credit than can be counted exactly') end
     add_available(a, g, rest, sec.now)
-    g.debt = owed - forgiven - paid
+    g.debt = owed - settled
   end
-  if forgiven + paid > 0 then debt_left(a, sec.pseq + 1) end
+  if settled > 0 then debt_left(a, sec.pseq + 1) end
   remember(a, op.id, sec.pseq + 1)
-  add_entry(sec, a, op.account, KIND_ADJUST, taken + debt, op.id, 0, note,
-    {line(grant_id, 0, 0, 0, lapsed, paid - back, -forgiven - paid)})
+  add_entry(sec, a, op.account, KIND_ADJUST, amount, op.id, 0, note,
+    {line(grant_id, 0, 0, 0, lapsed, -rest - lapsed, -settled)})
   keep_account(sec, op, a)
   return OK, pack_account(a)
 end

@@ -168,8 +168,7 @@ func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 	})
 }
 
-// Reverse undoes a revocation: it forgives what is left of its debt, and gives the rest back to the grant, where it
-// pays what else the grant owes first. Of a grant that is gone, Postgres knows terms and debt.
+// Reverse undoes a revocation: what the grant still owes goes first, the rest is given back to it. Of a grant that is gone, Postgres knows terms and debt.
 func (m *Model) Reverse(q meter.Reversal) meter.Decision {
 	a, code, changed := m.admin(q.Account, q.ID, q.CheckedPseq)
 	if changed {
@@ -181,16 +180,15 @@ func (m *Model) Reverse(q meter.Reversal) meter.Decision {
 	if i >= 0 {
 		g = a.Grants[i]
 	}
-	forgiven := min(g.Debt, q.Debt)
-	back := q.Taken + q.Debt - forgiven
-	paid := min(back, g.Debt-forgiven)
-	g.Debt -= forgiven + paid
-	e := meter.Entry{Kind: meter.KindAdjust, Amount: q.Taken + q.Debt, ID: q.ID, Note: q.Note}
-	line := meter.Line{Grant: g.ID, Revoked: paid - back, Debt: -forgiven - paid}
+	settled := min(g.Debt, q.Amount)
+	back := q.Amount - settled
+	g.Debt -= settled
+	e := meter.Entry{Kind: meter.KindAdjust, Amount: q.Amount, ID: q.ID, Note: q.Note}
+	line := meter.Line{Grant: g.ID, Revoked: -back, Debt: -settled}
 	if m.NowMs >= g.ExpiresMs {
-		line.Lapsed = back - paid
+		line.Lapsed = back
 	} else {
-		g.Available += back - paid
+		g.Available += back
 	}
 	switch {
 	case i >= 0:
@@ -208,7 +206,7 @@ func (m *Model) Reverse(q meter.Reversal) meter.Decision {
 	if !total.Valid() {
 		return m.told(meter.CodeError, a)
 	}
-	if forgiven+paid > 0 {
+	if settled > 0 {
 		a.PrunedPseq = m.Pseq + 1
 	}
 	e.Lines = []meter.Line{line}

@@ -99,7 +99,7 @@ func (c *checker) entry(name string, e meter.Entry) {
 		meter.KindGrant:       granted == e.Amount && spent+returned+lapsed+revoked+debt == 0,
 		meter.KindLapse:       lapsed == e.Amount && granted+spent+returned+revoked+debt == 0,
 		meter.KindRevoke:      revoked+debt == e.Amount && granted+spent+returned+lapsed == 0,
-		meter.KindAdjust:      -revoked-debt == e.Amount && granted+spent+returned == 0 && revoked <= 0 && debt <= 0 && lapsed >= 0 && lapsed <= -revoked,
+		meter.KindAdjust:      -revoked-debt == e.Amount && granted+spent+returned == 0 && max(revoked, debt, lapsed+revoked) <= 0,
 		meter.KindLate:        spent == e.Amount && granted+returned+lapsed+revoked+debt == 0,
 		meter.KindUncollected: len(e.Lines) == 0,
 		meter.KindCommit:      settled && spent > 0,
