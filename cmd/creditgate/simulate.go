@@ -27,7 +27,7 @@ func (a *app) simulateCommand() *cobra.Command {
 // simulateStop bounds how long the parts may take to end in order; what is left is killed.
 const simulateStop = 30 * time.Second
 
-func (a *app) simulate(ctx context.Context, policyFile, scenarioFile string) (err error) {
+func (a *app) simulate(ctx context.Context, policyFile, scenarioFile string) error {
 	p, err := policy.Load(policyFile)
 	if err != nil {
 		return a.mistakes(err)
@@ -36,22 +36,25 @@ func (a *app) simulate(ctx context.Context, policyFile, scenarioFile string) (er
 	if err != nil {
 		return a.mistakes(err)
 	}
+	err = a.playStory(ctx, policyFile, p, story)
+	if err != nil && ctx.Err() != nil {
+		return &statusError{status: exitUnchecked, err: errors.New("stopped before the end: what came after was not checked")}
+	}
+	return err
+}
+
+// playStory starts everything, plays the story, and ends everything.
+func (a *app) playStory(ctx context.Context, policyFile string, p *policy.Policy, story *policy.Scenario) (err error) {
 	r, err := openRoom(ctx, a, policyFile, story.Start)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil // Ctrl-C while starting
-		}
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	play := &play{room: r, policy: p, story: story, at: story.Start, table: newStoryTable(a.out, p, story)}
 	if err := play.run(ctx); err != nil {
-		if ctx.Err() != nil {
-			return &statusError{status: exitUnchecked, err: errors.New("stopped before the end; nothing was checked to the end")}
-		}
 		return err
 	}
-	if err := r.settle(ctx); err != nil {
+	if err := r.settle(); err != nil {
 		return err
 	}
 	if err := play.entries(ctx); err != nil {

@@ -42,7 +42,8 @@ type room struct {
 	keys                map[string]string // API key by account
 }
 
-// openRoom starts everything with the clock at start.
+// openRoom starts everything with the clock at start. The servers are not told that ctx has ended while they start, which
+// takes two seconds: initdb, cut short, leaves a process that goes on writing where it is being removed.
 func openRoom(ctx context.Context, a *app, policyFile string, start time.Time) (_ *room, err error) {
 	r := &room{keys: map[string]string{}}
 	defer func() {
@@ -59,10 +60,11 @@ func openRoom(ctx context.Context, a *app, policyFile string, start time.Time) (
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // never fails
 	r.token = hex.EncodeToString(random[:])
-	if r.redis, err = startRedis(ctx, r.path("redis")); err != nil {
+	servers := context.WithoutCancel(ctx)
+	if r.redis, err = startRedis(servers, r.path("redis")); err != nil {
 		return nil, err
 	}
-	if r.postgres, err = startPostgres(ctx, postgresd.Options{Dir: r.path("postgres"), NoSync: true}); err != nil {
+	if r.postgres, err = startPostgres(servers, postgresd.Options{Dir: r.path("postgres"), NoSync: true}); err != nil {
 		return nil, err
 	}
 	if r.backend, err = newStoryBackend(ctx); err != nil {
@@ -115,7 +117,7 @@ func (r *room) dataURL() string  { return "http://" + r.dataAddr }
 func (r *room) adminURL() string { return "http://" + r.adminAddr }
 
 // settle ends the gateway in order, and with that everything is in Postgres.
-func (r *room) settle(context.Context) error {
+func (r *room) settle() error {
 	g := r.gateway
 	r.gateway = nil
 	ctx, cancel := context.WithTimeout(context.Background(), simulateStop)
@@ -127,7 +129,7 @@ func (r *room) settle(context.Context) error {
 func (r *room) close() error {
 	var errs []error
 	if r.gateway != nil {
-		errs = append(errs, r.settle(context.Background()))
+		errs = append(errs, r.settle())
 	}
 	if r.backend != nil {
 		errs = append(errs, r.backend.close())

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -159,6 +160,11 @@ func TestSimulateStopsAtOnce(t *testing.T) {
 	require.NotEmpty(t, left())
 	require.Equal(t, 2, p.interrupt(t, syscall.SIGINT), p.text())
 	require.Contains(t, p.text(), "stopped before the end")
+	require.Empty(t, left())
+
+	p = launch(t, env, "policy", "simulate", policyFile, scenario) // and while everything is being started
+	require.Eventually(t, func() bool { return len(left()) > 0 }, patience, time.Millisecond)
+	require.Equal(t, 2, p.interrupt(t, syscall.SIGINT), p.text())
 	require.Empty(t, left())
 }
 
