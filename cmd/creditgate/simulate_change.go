@@ -139,7 +139,7 @@ func describe(act policy.Act) string {
 	case policy.GiveCredit:
 		return fmt.Sprintf("grant %s %s", a.Credits, a.Bucket)
 	case policy.Ask:
-		of := either(a.N > 0, fmt.Sprintf(" of %d", a.N), "")
+		of := either(a.N > 0, fmt.Sprintf(" of %d", a.N), "") + writtenText(a.Written)
 		return a.Name + of + either(a.Times > 1, fmt.Sprintf(" × %d", a.Times), "") + answerText(a.Answer)
 	}
 	return "expect"
@@ -153,6 +153,16 @@ func slotsText(n uint32) string {
 		return ", 1 slot"
 	}
 	return fmt.Sprintf(", %d slots", n)
+}
+
+// writtenMax is what is shown of a body: as much as tells one request from another.
+const writtenMax = 40
+
+func writtenText(body string) string {
+	if short := []rune(body); len(short) > writtenMax {
+		body = string(short[:writtenMax-1]) + "…"
+	}
+	return either(body != "", " "+body, "")
 }
 
 func answerText(a policy.Answer) string {

@@ -102,6 +102,10 @@ func bucketText(s standing, name string) string {
 
 // entries prints the ledger of an account.
 func (t *storyTable) entries(account string, entries []finance.Entry) {
+	if len(entries) == 0 {
+		_, _ = fmt.Fprintf(t.out, "\nledger of %s: nothing\n", account)
+		return
+	}
 	_, _ = fmt.Fprintf(t.out, "\nledger of %s\n", account)
 	w := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, "seq\tdate\tkind\toperation\tunits\tbucket\tcredits")

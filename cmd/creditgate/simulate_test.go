@@ -97,6 +97,46 @@ func TestSimulateTellsEachDifference(t *testing.T) {
 	require.Equal(t, 2, strings.Count(out, ":4: "), "at its row, and at the end")
 }
 
+// Each action does what it says: packs are paid, overdue, frozen and taken back, disputes are won, terms negotiated,
+// subscriptions ended at once.
+func TestSimulateEveryAction(t *testing.T) {
+	t.Parallel()
+	policyFile, scenario := writeScenario(t, `- at: 2026-05-01T09:00
+  account: agency
+- subscribe: {account: agency, plan: professional, slots: 4, period: monthly, starts_at: 2026-05-01T09:00}
+- purchase: {account: agency, pack: plus-50, quantity: 2, ref: order-1, net_minor: 9000, currency: EUR}
+- expect: {account: agency, buckets: {monthly: 20, purchased: 100}, debt: 0}
+- request: {account: agency, operation: apply, n: 40}
+- pay: {ref: order-1, status: overdue}
+- expect: {account: agency, buckets: {monthly: 0, purchased: 0}}
+- pay: {ref: order-1}
+- expect: {account: agency, buckets: {monthly: 0, purchased: 80}}
+- advance: 1h
+- refund: {account: agency, purchase: order-1, reason: chargeback, ref: dispute-1}
+- expect: {account: agency, available: 0}
+- reverse: {account: agency, ref: dispute-1}
+- expect: {account: agency, debt: 0}
+- override: {account: agency, kind: unit_credits, target: apply, credits: 0.5, ref: contract-1}
+- override: {account: agency, kind: contingent, target: monthly, credits: 500, from: 2026-06-01, until: 2026-07-01, ref: contract-2}
+- grant: {account: agency, bucket: promo, credits: 2.5, expires_at: 2026-06-01, ref: sorry-1}
+- at: 2026-05-02T09:00
+  request: {account: agency, method: POST, path: /studio/apply, n: 2, charged: 1}
+- request: {account: agency, operation: apply, body: {photos: [a, b]}, charged: 1, key: once-1}
+- request: {account: agency, operation: apply, body: {photos: [a]}, answer: {status: 422, body: {error: no}}, charged: 0}
+- expect: {account: agency, buckets: {promo: 0.5}}
+- at: 2026-06-01T00:00
+  expect: {account: agency, buckets: {promo: 0, monthly: 500}, next_reset: 2026-07-01, next_reset_credits: 20, plan: professional}
+- cancel: {account: agency, at: now}
+- expect: {account: agency, buckets: {monthly: 500}, plan: none, next_reset: none}     # what was paid for stays until it ends
+`)
+	src, err := os.ReadFile(policyFile)
+	require.NoError(t, err)
+	src = []byte(strings.Replace(string(src), "grant_on: invoice", "grant_on: invoice, on_overdue: freeze", 1))
+	require.NoError(t, os.WriteFile(policyFile, src, 0o600))
+	status, out := simulate(t, policyFile, scenario)
+	require.Zero(t, status, out)
+}
+
 // A mistake in a file is told before anything is started.
 func TestSimulateRefusesMistakes(t *testing.T) {
 	t.Parallel()

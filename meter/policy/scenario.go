@@ -136,6 +136,7 @@ type (
 		Account, Method, Path, Name string
 		Body                        []byte // JSON
 		N                           uint32 // items in it, 0 if none are said
+		Written                     string // what is written out of the body, as JSON; "" for none
 		Times                       uint32
 		Key                         string // Idempotency-Key
 		Answer                      Answer

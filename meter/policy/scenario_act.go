@@ -155,7 +155,11 @@ func (on *stage) decodeAsk(f fields, i item) Act {
 		a.Charged = &c
 	}
 	a.N = uint32(f.whole("n", 1, unitsMax))
-	a.Body = f.body(a.N)
+	written := f.written()
+	a.Body = f.body(a.N, written)
+	if len(written) > 0 {
+		a.Written = string(f.body(0, written))
+	}
 	if answer, ok := f["answer"]; ok {
 		a.Answer = decodeAnswer(answer)
 	}
@@ -194,9 +198,19 @@ type photo struct {
 	ID string `json:"id"`
 }
 
+// written is what is written out of a body, nil for nothing.
+func (f fields) written() (out map[string]any) {
+	if i, ok := f["body"]; ok {
+		if err := yaml.NodeToValue(i.node, &out); err != nil {
+			i.failf("must be a mapping, which is sent as JSON")
+		}
+	}
+	return out
+}
+
 // body is what is sent: n items in the shapes of the examples, with what is written out put over it. Nothing at all
 // is an empty object.
-func (f fields) body(n uint32) []byte {
+func (f fields) body(n uint32, written map[string]any) []byte {
 	out := map[string]any{}
 	if n > 0 {
 		photos := make([]photo, n)
@@ -205,13 +219,7 @@ func (f fields) body(n uint32) []byte {
 		}
 		out["n"], out["photos"] = n, photos
 	}
-	if i, ok := f["body"]; ok {
-		var written map[string]any
-		if err := yaml.NodeToValue(i.node, &written); err != nil {
-			i.failf("must be a mapping, which is sent as JSON")
-		}
-		maps.Copy(out, written)
-	}
+	maps.Copy(out, written)
 	b, err := json.Marshal(out)
 	if err != nil {
 		f["body"].failf("cannot be written as JSON: %s", err)
@@ -227,7 +235,7 @@ func decodeAnswer(i item) Answer {
 			return Answer{}
 		}
 		f := fields(keys)
-		a := Answer{Kind: AnswersSo, Status: 200, Body: f.body(0)}
+		a := Answer{Kind: AnswersSo, Status: 200, Body: f.body(0, f.written())}
 		if _, ok := f["status"]; ok {
 			a.Status = int(f.whole("status", 200, 599))
 		}
