@@ -15,7 +15,7 @@ import (
 )
 
 // studioWorld is a world of the background studio: every photo is delivered.
-func studioWorld(t *testing.T) (*world, *gateway) {
+func studioWorld(t *testing.T) *gateway {
 	t.Helper()
 	w := newWorld(t, nil)
 	src, err := policy.Example("ai-background-studio")
@@ -31,7 +31,7 @@ func studioWorld(t *testing.T) (*world, *gateway) {
 	})
 	g := w.serve(t, "CREDITGATE_TEST_CLOCK=true")
 	g.must(t, "PUT", "/v1/clock", `{"now":"2027-01-10T12:00:00Z"}`)
-	return w, g
+	return g
 }
 
 // customer is a client with a key.
@@ -92,7 +92,7 @@ func part(t *testing.T, text string, keys ...string) any {
 // What a studio's header (B34) and its billing page (B35) show, from the subscription to the reset (B17).
 func TestStudioPages(t *testing.T) {
 	t.Parallel()
-	_, g := studioWorld(t)
+	g := studioWorld(t)
 	c := g.customer(t, "acme")
 	g.must(t, "PUT", "/v1/accounts/acme/subscription", `{"plan":"professional_plus","slots":50}`)
 	g.must(t, "POST", "/v1/accounts/acme/grants",
@@ -146,7 +146,7 @@ func text(t *testing.T, v any) string {
 // Far from the reset somebody with too little is told to buy, near it to wait; the plan is what counts at that moment.
 func TestStudioAdvice(t *testing.T) {
 	t.Parallel()
-	_, g := studioWorld(t)
+	g := studioWorld(t)
 	c := g.customer(t, "small")
 	g.must(t, "PUT", "/v1/accounts/small/subscription", `{"plan":"professional_plus","slots":1}`)
 	require.Equal(t, "8", c.apply(8))
@@ -167,7 +167,7 @@ func TestStudioAdvice(t *testing.T) {
 // An unlimited plan shows no number (B11), and its cap beside; what was negotiated counts.
 func TestStudioUnlimited(t *testing.T) {
 	t.Parallel()
-	_, g := studioWorld(t)
+	g := studioWorld(t)
 	c := g.customer(t, "big")
 	g.must(t, "PUT", "/v1/accounts/big/overrides/more", `{"kind":"fair_use","target":"monthly","credits":25000}`)
 	g.must(t, "PUT", "/v1/accounts/big/subscription", `{"plan":"premium"}`)

@@ -168,7 +168,8 @@ func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 	})
 }
 
-// Reverse undoes a revocation: what the grant still owes goes first, the rest is given back to it. Of a grant that is gone, Postgres knows terms and debt.
+// Reverse undoes a revocation: what the grant still owes goes first, the rest is given back to it. Of a grant that is
+// gone, Postgres knows terms and debt.
 func (m *Model) Reverse(q meter.Reversal) meter.Decision {
 	a, code, changed := m.admin(q.Account, q.ID, q.CheckedPseq)
 	if changed {
