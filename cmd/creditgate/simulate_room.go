@@ -37,6 +37,7 @@ type room struct {
 	postgres *postgresPart
 	backend  *storyBackend
 	gateway  *child
+	client   *http.Client
 
 	dataAddr, adminAddr string
 	keys                map[string]string // API key by account
@@ -45,7 +46,7 @@ type room struct {
 // openRoom starts everything with the clock at start. The servers are not told that ctx has ended while they start, which
 // takes two seconds: initdb, cut short, leaves a process that goes on writing where it is being removed.
 func openRoom(ctx context.Context, a *app, policyFile string, start time.Time) (_ *room, err error) {
-	r := &room{keys: map[string]string{}}
+	r := &room{keys: map[string]string{}, client: &http.Client{Transport: &http.Transport{}}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.close())
@@ -103,6 +104,7 @@ func (r *room) startGateway(ctx context.Context, a *app, policyFile string, star
 		{"upstream_timeout", roomUpstreamTimeout},
 		{"breaker_requests", "1000000"}, // a story may fail as often as it likes
 		{"verify_every", "0s"},
+		{"shutdown_timeout", "5s"}, // nobody waits at a Ctrl-C for a backend that does not answer
 	} {
 		env = append(env, envName(s.name)+"="+s.value)
 	}
@@ -120,6 +122,7 @@ func (r *room) adminURL() string { return "http://" + r.adminAddr }
 func (r *room) settle() error {
 	g := r.gateway
 	r.gateway = nil
+	r.client.CloseIdleConnections() // one that was opened and never used would be waited for
 	ctx, cancel := context.WithTimeout(context.Background(), simulateStop)
 	defer cancel()
 	return g.stop(ctx)
@@ -211,7 +214,7 @@ func (r *room) ask(ctx context.Context, method, url, token string, body []byte, 
 	if len(body) > 0 {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := r.client.Do(req)
 	if err != nil {
 		return said{}, err
 	}
