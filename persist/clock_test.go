@@ -156,3 +156,23 @@ func TestAdminChangesAreOfTheMovedTime(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, due)
 }
+
+// A test clock may begin in the past, on a database that nobody has begun; from there it only goes forward.
+func TestTestClockBeginsInThePast(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	past := time.Now().AddDate(-3, 0, 0)
+	require.NoError(t, persist.BeginTestClock(t.Context(), b.url, past))
+	require.ErrorIs(t, persist.BeginTestClock(t.Context(), b.url, past), persist.ErrTestClock, "begun already")
+	require.ErrorIs(t, b.store.EnsureClock(t.Context(), false), persist.ErrTestClock)
+	require.NoError(t, b.store.EnsureClock(t.Context(), true))
+	clock := persist.NewTestClock(b.store, zerolog.Nop())
+	require.WithinDuration(t, past, clock.Now(), time.Minute)
+	require.ErrorIs(t, clock.MoveTo(t.Context(), past.Add(-time.Hour)), persist.ErrClockBack)
+	require.NoError(t, clock.MoveTo(t.Context(), past.AddDate(1, 0, 0)))
+	require.WithinDuration(t, past.AddDate(1, 0, 0), clock.Now(), time.Minute)
+
+	used := setup(t)
+	used.putAccount(t, "ada")
+	require.ErrorIs(t, persist.BeginTestClock(t.Context(), used.url, past), persist.ErrTestClock, "it has real accounts")
+}
