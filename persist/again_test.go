@@ -8,6 +8,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"creditgate/meter"
 	"creditgate/meter/policy"
 	"creditgate/persist"
 )
@@ -101,4 +102,30 @@ func TestSupersededInACycleThatWasProlonged(t *testing.T) {
 		20 monthly 27-03-25 00:00 to 27-04-25 00:00`)
 	s.flush(t)
 	s.requireNoDrift(t)
+}
+
+// Where somebody set the end of bought credit, there it stays: earlier than the renewal, or later.
+func TestEndThatWasSetStays(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
+	for ref, to := range map[string]string{"pack-1": "2027-01-20 00:00", "pack-2": "2027-02-07 00:00"} {
+		g, err := s.admin.Grant(t.Context(), persist.NewGrant{
+			Account: "ada", Bucket: "purchased", Rank: 2, Credits: 50 * meter.Credit, Ref: ref, Follows: true,
+			ExpiresAt: s.time(t, "2027-02-01 00:00"),
+		})
+		require.NoError(t, err)
+		_, err = s.admin.MoveExpiry(t.Context(), persist.ExpiryChange{
+			Account: "ada", GrantID: g.GrantID, ExpiresAt: s.time(t, to), Ref: "move-" + ref, Actor: "support",
+		})
+		require.NoError(t, err)
+	}
+	s.flush(t)
+	s.at(t, "2027-01-12 09:00")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(3))})
+	s.at(t, "2027-02-01 00:00")
+	s.issue(t)
+	require.Contains(t, s.given(t, "ada"), "50 purchased 27-01-10 09:00 to 27-01-20 00:00")
+	require.Contains(t, s.given(t, "ada"), "50 purchased 27-01-10 09:00 to 27-02-07 00:00")
 }

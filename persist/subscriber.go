@@ -103,13 +103,16 @@ func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time,
 	return err
 }
 
+// readFollowers reads the bought credit that ends with the cycle. One whose end somebody set ends there: it follows no
+// more.
 func readFollowers(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
 	rows, err := tx.Query(ctx, `SELECT account, id, expires_at FROM (
 			SELECT g.account, g.id, CASE WHEN m.id IS NULL THEN t.expires_at ELSE m.expires_at END AS expires_at
 			FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
 			LEFT JOIN creditgate.expiry_move m ON m.grant_id = g.id AND m.status = 'pending'
-			WHERE g.account = ANY($1) AND g.follows_renewal AND (t.live OR g.status = 'pending')) f
-		WHERE expires_at > $2`, accounts, now)
+			WHERE g.account = ANY($1) AND g.follows_renewal AND (t.live OR g.status = 'pending')
+				AND NOT EXISTS (SELECT FROM creditgate.expiry_move h WHERE h.grant_id = g.id AND h.actor <> $3)) f
+		WHERE expires_at > $2`, accounts, now, byPolicy)
 	if err != nil {
 		return err
 	}
