@@ -129,3 +129,27 @@ func TestEndThatWasSetStays(t *testing.T) {
 	require.Contains(t, s.given(t, "ada"), "50 purchased 27-01-10 09:00 to 27-01-20 00:00")
 	require.Contains(t, s.given(t, "ada"), "50 purchased 27-01-10 09:00 to 27-02-07 00:00")
 }
+
+// Two gateways' clocks differ, and Redis is away: a revocation recorded by the one that is ahead still comes before
+// its reversal.
+func TestReversalByAClockThatIsBehind(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	grant := s.addGrant(t, "ada", "pack-1", 10*meter.Credit)
+	s.flush(t)
+	s.down = true
+	_, err := s.admin.Revoke(t.Context(), persist.NewRevocation{Account: "ada", GrantID: grant, Ref: "back-1", Reason: "chargeback"})
+	require.NoError(t, err)
+	s.at(t, "2027-01-10 08:59")
+	_, err = s.admin.Reverse(t.Context(), persist.NewReversal{Account: "ada", RevocationRef: "back-1", Ref: "won-1"})
+	require.NoError(t, err)
+	s.down = false
+	s.at(t, "2027-01-10 09:05")
+	s.startFlusher(t, persist.FlushOptions{})
+	s.sweep(t)
+	s.awaitFlushed(t)
+	require.Empty(t, s.pending(t))
+	require.Contains(t, s.given(t, "ada"), "10 promo")
+	s.requireNoDrift(t)
+}

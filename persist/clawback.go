@@ -131,7 +131,15 @@ func (s *Store) recordReversal(ctx context.Context, tx pgx.Tx, revocation meter.
 		r.repeated = true
 		return r, err
 	}
-	r.id = meter.NewID(s.clock.Now())
+	var grant meter.ID
+	err = tx.QueryRow(ctx, `SELECT grant_id FROM creditgate.revocation WHERE id = $1`, [16]byte(revocation)).
+		Scan((*[16]byte)(&grant))
+	if err == nil {
+		r.id, err = s.nextOf(ctx, tx, grant)
+	}
+	if err != nil {
+		return r, err
+	}
 	_, err = tx.Exec(ctx, `INSERT INTO creditgate.reversal
 			(id, account, grant_id, revocation_id, external_ref, fingerprint, reason, actor, created_at)
 		SELECT $1, account, grant_id, id, $3, $4, $5, $6, $7 FROM creditgate.revocation WHERE id = $2`,
