@@ -104,6 +104,34 @@ func TestSupersededInACycleThatWasProlonged(t *testing.T) {
 	s.requireNoDrift(t)
 }
 
+// A repeat says whether Redis has it, and brings it there if it can.
+func TestRepeatWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.down = true
+	ask := persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Ref: "order-1"}
+	deal := persist.NewOverride{Account: "ada", Ref: "deal-1", Kind: "contingent", Target: "monthly", Credits: 100 * meter.Credit}
+	require.False(t, s.put(t, ask).Applied)
+	require.False(t, s.put(t, ask).Applied)
+	for range 2 {
+		state, err := s.admin.PutOverride(t.Context(), deal)
+		require.NoError(t, err)
+		require.False(t, state.Applied)
+	}
+	s.down = false
+	state, err := s.admin.PutOverride(t.Context(), deal)
+	require.NoError(t, err)
+	require.True(t, state.Applied)
+	require.True(t, s.put(t, ask).Applied)
+	s.requireGiven(t, "ada", `
+		20 monthly 27-01-10 09:00 to 27-02-01 00:00
+		80 monthly 27-01-10 09:00 to 27-02-01 00:00
+		100 monthly 27-02-01 00:00 to 27-03-01 00:00`)
+	s.flush(t)
+	s.requireNoDrift(t)
+}
+
 // Where somebody set the end of bought credit, there it stays: earlier than the renewal, or later.
 func TestEndThatWasSetStays(t *testing.T) {
 	t.Parallel()
