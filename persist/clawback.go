@@ -222,9 +222,17 @@ func (a *Admin) prepared(ctx context.Context, c change) (ready, again bool) {
 	return true, false
 }
 
-// findPurchase makes a revocation that names a purchase one of its grant, by the terms of the sale. A reference that no
-// purchase has may be that of a grant. The account's lock is held.
+// findPurchase makes a revocation that names a purchase one of its grant, by the terms of the sale; one that names the
+// grant is the same, if its reason is that of taking back a purchase. A reference that no purchase has may be that of a
+// grant. The account's lock is held.
 func findPurchase(ctx context.Context, tx pgx.Tx, v *NewRevocation) error {
+	if v.PurchaseRef == "" && (v.Reason == reasonRefund || v.Reason == reasonChargeback || v.Reason == reasonError) {
+		err := tx.QueryRow(ctx, `SELECT external_ref FROM creditgate.purchase WHERE grant_id = $1 AND account = $2`,
+			[16]byte(v.GrantID), v.Account).Scan(&v.PurchaseRef)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+	}
 	if v.PurchaseRef == "" {
 		return nil
 	}
