@@ -181,3 +181,24 @@ func TestReversalByAClockThatIsBehind(t *testing.T) {
 	require.Contains(t, s.given(t, "ada"), "10 promo")
 	s.requireNoDrift(t)
 }
+
+// An account that moves to another product has the next cycle of that one, not another of the one it left.
+func TestAccountMovesToAnotherProduct(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	other := planPolicy(t, 1)
+	other.Name, other.Plans[2].Contingents[0].Amount = "other", policy.PerSlot(3*meter.Credit)
+	s.policies.Replace(map[string]*policy.Policy{"studio": s.policy, "other": other})
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(4))})
+	s.issue(t)
+	_, err := s.admin.PutAccount(t.Context(), persist.AccountChange{Account: "ada", Product: new("other")})
+	require.NoError(t, err)
+	require.Equal(t, 1, s.issue(t))
+	s.requireGiven(t, "ada", `
+		20 monthly 27-01-10 09:00 to 27-02-01 00:00
+		12 monthly 27-02-01 00:00 to 27-03-01 00:00`)
+	require.Zero(t, s.issue(t))
+	s.flush(t)
+	s.requireNoDrift(t)
+}
