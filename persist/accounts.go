@@ -59,14 +59,23 @@ func scanAccount(row pgx.Row) (a AccountState, err error) {
 	return a, err
 }
 
+// updateAccount changes an account. One that moves to another product is due at once: what it was given ahead is the old
+// product's.
 func (s *Store) updateAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (AccountState, error) {
-	return scanAccount(tx.QueryRow(ctx, `UPDATE creditgate.account SET
+	now := s.clock.Now()
+	a, err := scanAccount(tx.QueryRow(ctx, `UPDATE creditgate.account SET
 			product = coalesce($2, product),
 			suspended = coalesce($3, suspended),
 			flags_version = flags_version + CASE WHEN $3 <> suspended THEN 1 ELSE 0 END,
 			flags_changed_at = CASE WHEN $3 <> suspended THEN $5 ELSE flags_changed_at END,
 			actor = CASE WHEN $2 <> product OR $3 <> suspended THEN $4 ELSE actor END
-		WHERE id = $1 RETURNING `+accountColumns, c.Account, c.Product, c.Suspended, c.Actor, s.clock.Now()))
+		WHERE id = $1 RETURNING `+accountColumns, c.Account, c.Product, c.Suspended, c.Actor, now))
+	if err != nil || c.Product == nil {
+		return a, err
+	}
+	_, err = tx.Exec(ctx, `UPDATE creditgate.subscription_due SET due_at = $3 WHERE account = $1 AND product <> $2`,
+		c.Account, *c.Product, now.Truncate(time.Millisecond))
+	return a, err
 }
 
 func (s *Store) createAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (AccountState, error) {

@@ -41,6 +41,28 @@ func (a *Admin) applyAll(ctx context.Context, changes []pendingID) bool {
 	return true
 }
 
+// applyIssued brings to Redis what of an account's subscription may not be there yet, by this call or an earlier one, and
+// reports whether nothing is left.
+func (a *Admin) applyIssued(ctx context.Context, account string) bool {
+	ctx = context.WithoutCancel(ctx)
+	rows, err := a.pool.Query(ctx, `SELECT kind, id FROM (
+			SELECT 'revocation' AS kind, r.id, 1 AS step
+				FROM creditgate.cycle_grant c JOIN creditgate.revocation r ON r.grant_id = c.grant_id
+				WHERE c.account = $1 AND r.status = 'pending' AND r.actor = $2
+			UNION ALL SELECT 'grant', g.id, 2 FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
+				WHERE c.account = $1 AND g.status = 'pending' AND NOT c.superseded
+			UNION ALL SELECT 'expiry move', m.id, 3 FROM creditgate.grant_lot g JOIN creditgate.expiry_move m ON m.grant_id = g.id
+				WHERE g.account = $1 AND m.status = 'pending' AND m.actor = $2) c
+		ORDER BY step, id`, account, byPolicy)
+	if err != nil {
+		return false
+	}
+	changes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c pendingID, err error) {
+		return c, row.Scan((*string)(&c.kind), (*[16]byte)(&c.id))
+	})
+	return err == nil && a.applyAll(ctx, changes)
+}
+
 // applyGrants sends grants that were recorded just now.
 func (a *Admin) applyGrants(ctx context.Context, ids []meter.ID) bool {
 	if len(ids) == 1 {

@@ -252,12 +252,27 @@ func (s *Store) recordRevocation(ctx context.Context, tx pgx.Tx, v NewRevocation
 	if credits > left || credits == 0 {
 		return r, fmt.Errorf("%w: %s of grant %s can still be revoked", ErrExceedsGrant, left, grant)
 	}
-	r.id = meter.NewID(s.clock.Now())
+	if r.id, err = s.nextOf(ctx, tx, grant); err != nil {
+		return r, err
+	}
 	_, err = tx.Exec(ctx, `INSERT INTO creditgate.revocation
 			(id, account, grant_id, credits, external_ref, fingerprint, reason, actor, created_at, beyond, purchase_id)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, [16]byte(r.id), v.Account, [16]byte(grant), int64(credits),
 		v.Ref, content, v.Reason, v.Actor, fromMs(r.id.CreatedMs()), int16(v.Beyond), (*[16]byte)(v.purchase))
 	return r, invalid(err)
+}
+
+// nextOf is an id after those of all revocations and reversals of a grant, which reach Redis in the order of their ids:
+// another gateway's clock may be ahead of this one's. The account's lock is held.
+func (s *Store) nextOf(ctx context.Context, tx pgx.Tx, grant meter.ID) (meter.ID, error) {
+	var last *time.Time
+	err := tx.QueryRow(ctx, `SELECT greatest((SELECT max(created_at) FROM creditgate.revocation WHERE grant_id = $1),
+		(SELECT max(created_at) FROM creditgate.reversal WHERE grant_id = $1))`, [16]byte(grant)).Scan(&last)
+	at := s.clock.Now()
+	if next := timeOrZero(last).Add(time.Millisecond); next.After(at) {
+		at = next
+	}
+	return meter.NewID(at), err
 }
 
 // revocable finds the grant and what of it no earlier revocation asked for, but those that were undone. The account's

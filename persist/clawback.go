@@ -131,7 +131,15 @@ func (s *Store) recordReversal(ctx context.Context, tx pgx.Tx, revocation meter.
 		r.repeated = true
 		return r, err
 	}
-	r.id = meter.NewID(s.clock.Now())
+	var grant meter.ID
+	err = tx.QueryRow(ctx, `SELECT grant_id FROM creditgate.revocation WHERE id = $1`, [16]byte(revocation)).
+		Scan((*[16]byte)(&grant))
+	if err == nil {
+		r.id, err = s.nextOf(ctx, tx, grant)
+	}
+	if err != nil {
+		return r, err
+	}
 	_, err = tx.Exec(ctx, `INSERT INTO creditgate.reversal
 			(id, account, grant_id, revocation_id, external_ref, fingerprint, reason, actor, created_at)
 		SELECT $1, account, grant_id, id, $3, $4, $5, $6, $7 FROM creditgate.revocation WHERE id = $2`,
@@ -214,9 +222,17 @@ func (a *Admin) prepared(ctx context.Context, c change) (ready, again bool) {
 	return true, false
 }
 
-// findPurchase makes a revocation that names a purchase one of its grant, by the terms of the sale. A reference that no
-// purchase has may be that of a grant. The account's lock is held.
+// findPurchase makes a revocation that names a purchase one of its grant, by the terms of the sale; one that names the
+// grant is the same, if its reason is that of taking back a purchase. A reference that no purchase has may be that of a
+// grant. The account's lock is held.
 func findPurchase(ctx context.Context, tx pgx.Tx, v *NewRevocation) error {
+	if v.PurchaseRef == "" && (v.Reason == reasonRefund || v.Reason == reasonChargeback || v.Reason == reasonError) {
+		err := tx.QueryRow(ctx, `SELECT external_ref FROM creditgate.purchase WHERE grant_id = $1 AND account = $2`,
+			[16]byte(v.GrantID), v.Account).Scan(&v.PurchaseRef)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+	}
 	if v.PurchaseRef == "" {
 		return nil
 	}

@@ -238,3 +238,19 @@ func TestFrozenAndPaidWhileRedisIsAway(t *testing.T) {
 	require.Equal(t, 30*meter.Credit, h.available(t, "ada"))
 	h.conserved(t)
 }
+
+// A purchase's grant is the purchase, by whichever name it is called.
+func TestClawbackByTheGrantOfAPurchase(t *testing.T) {
+	t.Parallel()
+	h := openShop(t, "clawback: write_off")
+	h.subscriber(t, "ada", "plus")
+	open, large := h.buy(t, "ada", "small", "order-2"), h.buy(t, "ada", "large", "order-1")
+	v := persist.NewRevocation{Account: "ada", GrantID: large.GrantID, Ref: "back-1", Reason: "refund"}
+	h.refusedToTakeBack(t, v, persist.ErrNotRefundable, "large")
+	h.charge(t, "ada", 20, 20)
+	v.GrantID, v.Reason = open.GrantID, "chargeback"
+	r, err := h.admin.Revoke(t.Context(), v)
+	require.NoError(t, err)
+	require.Equal(t, booked(30, 0, 20), r.Booked, "by the terms of the sale")
+	h.conserved(t)
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -74,6 +75,9 @@ func (s *Store) write(ctx context.Context, tx pgx.Tx, b *batch) (changes []pendi
 			}
 		}
 	}
+	if err := b.number(ctx, tx); err != nil {
+		return nil, err
+	}
 	grants, err := s.writeGrants(ctx, tx, b)
 	changes = append(changes, grants...)
 	if err != nil {
@@ -83,7 +87,7 @@ func (s *Store) write(ctx context.Context, tx pgx.Tx, b *batch) (changes []pendi
 		for _, m := range w.move {
 			r, err := s.recordMove(ctx, tx, ExpiryChange{
 				Account: w.account, GrantID: m.grant, ExpiresAt: m.to, Reason: "renewal moved", Actor: byPolicy,
-				Ref: derived("moved", m.grant.String(), strconv.FormatInt(m.to.UnixMilli(), 10)),
+				Ref: "moved-" + meter.NewID(b.now).String(), // it may be moved there again, after it was moved back
 			})
 			if err != nil {
 				return nil, err
@@ -96,6 +100,43 @@ func (s *Store) write(ctx context.Context, tx pgx.Tx, b *batch) (changes []pendi
 		}
 	}
 	return changes, writeDue(ctx, tx, b)
+}
+
+// number compares what is to be issued with what was given under the same keys and would be over by now, which
+// subscribers does not read: a cycle or a promotion may be prolonged after its end was decided. What was given then was
+// given, and what was superseded is followed by the next revision.
+func (b *batch) number(ctx context.Context, tx pgx.Tx) error {
+	var accounts, keys []string
+	for _, w := range b.works {
+		for _, i := range w.issue {
+			accounts, keys = append(accounts, w.account), append(keys, i.Key)
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	rows, err := tx.Query(ctx, `SELECT account, key, max(revision), bool_and(superseded) FROM creditgate.cycle_grant
+		JOIN unnest($1::text[], $2::text[]) u (account, key) USING (account, key) GROUP BY account, key`, accounts, keys)
+	if err != nil {
+		return err
+	}
+	type name struct{ account, key string }
+	last, given := map[name]int{}, map[name]bool{}
+	var n name
+	var revision int
+	var superseded bool
+	_, err = pgx.ForEachRow(rows, []any{&n.account, &n.key, &revision, &superseded}, func() error {
+		last[n], given[n] = revision, !superseded
+		return nil
+	})
+	for i := range b.works {
+		w := &b.works[i]
+		w.issue = slices.DeleteFunc(w.issue, func(d issue) bool { return given[name{w.account, d.Key}] })
+		for j := range w.issue {
+			w.issue[j].revision = last[name{w.account, w.issue[j].Key}] + 1
+		}
+	}
+	return err
 }
 
 // derived is a reference that follows from what it is for, so that the same thing is never recorded twice.

@@ -94,7 +94,6 @@ func (n NewOverride) check(p *policy.Policy) error {
 // PutOverride records an override, and issues what it changes. The same reference again changes nothing.
 func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideState, err error) {
 	content := fingerprint(n.Account, n.Kind, n.Target, n.Credits, stamp(n.From), stamp(n.Until), n.Reason)
-	var changes []pendingID
 	created := false
 	err = a.tx(ctx, "put override "+n.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, n.Account); err != nil {
@@ -132,20 +131,19 @@ func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideS
 		if err != nil {
 			return invalid(err)
 		}
-		changes, err = a.reread(ctx, tx, n.Account, now)
-		return err
+		return a.reread(ctx, tx, n.Account, now)
 	})
 	if err != nil {
 		return state, refRace(err, n.Ref)
 	}
-	return a.overrideState(ctx, n.Account, n.Ref, created, a.applyAll(ctx, changes))
+	return a.overrideState(ctx, n.Account, n.Ref, created, a.applyIssued(ctx, n.Account))
 }
 
 // reread issues by what is recorded now.
-func (a *Admin) reread(ctx context.Context, tx pgx.Tx, account string, now time.Time) ([]pendingID, error) {
+func (a *Admin) reread(ctx context.Context, tx pgx.Tx, account string, now time.Time) error {
 	s, p, err := a.subscriber(ctx, tx, account)
 	if err != nil || len(s.history) == 0 {
-		return nil, err
+		return err
 	}
 	return a.reissue(ctx, tx, s, p, now)
 }
@@ -153,7 +151,6 @@ func (a *Admin) reread(ctx context.Context, tx pgx.Tx, account string, now time.
 // EndOverride lets an override end now; one that has not begun never does. ErrNoOverride if the account has none under
 // this reference.
 func (a *Admin) EndOverride(ctx context.Context, account, ref string) (OverrideState, error) {
-	var changes []pendingID
 	err := a.tx(ctx, "end override "+ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, account); err != nil {
 			return err
@@ -169,13 +166,12 @@ func (a *Admin) EndOverride(ctx context.Context, account, ref string) (OverrideS
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
-		changes, err = a.reread(ctx, tx, account, now)
-		return err
+		return a.reread(ctx, tx, account, now)
 	})
 	if err != nil {
 		return OverrideState{}, err
 	}
-	return a.overrideState(ctx, account, ref, false, a.applyAll(ctx, changes))
+	return a.overrideState(ctx, account, ref, false, a.applyIssued(ctx, account))
 }
 
 func (a *Admin) overrideState(ctx context.Context, account, ref string, created, applied bool) (OverrideState, error) {

@@ -12,7 +12,6 @@ import (
 // cycleGrant is a grant that a subscription was given.
 type cycleGrant struct {
 	key         string
-	revision    int
 	grant       meter.ID
 	bucket      string
 	credits     meter.Credits
@@ -29,7 +28,7 @@ type follower struct {
 	expiresAt time.Time
 }
 
-// issue is one grant to be given, of a revision.
+// issue is one grant to be given, of a revision that is known when it is written.
 type issue struct {
 	policy.Due
 
@@ -58,13 +57,12 @@ func (w work) empty() bool { return len(w.issue)+len(w.revoke)+len(w.move) == 0 
 // for a promotion. What has not begun is superseded where it is not what is due. What is over by now is not given any
 // more: it would lapse in the moment it was granted.
 func reconcile(due []policy.Due, given []cycleGrant, now time.Time) (w work) {
-	revisions, valid := map[string]int{}, map[string]bool{}
+	valid := map[string]bool{}
 	wanted := make(map[string]policy.Due, len(due))
 	for _, d := range due {
 		wanted[d.Key] = d
 	}
 	for _, g := range given {
-		revisions[g.key] = max(revisions[g.key], g.revision)
 		if g.superseded {
 			continue
 		}
@@ -81,7 +79,7 @@ func reconcile(due []policy.Due, given []cycleGrant, now time.Time) (w work) {
 	}
 	for _, d := range due {
 		if !valid[d.Key] && d.ExpiresAt.After(now) {
-			w.issue = append(w.issue, issue{d, revisions[d.Key] + 1})
+			w.issue = append(w.issue, issue{Due: d})
 		}
 	}
 	return w

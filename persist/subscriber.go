@@ -83,7 +83,7 @@ func readOverrides(ctx context.Context, tx pgx.Tx, accounts []string, now time.T
 }
 
 func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
-	rows, err := tx.Query(ctx, `SELECT c.account, c.key, c.revision, c.grant_id, g.bucket, g.credits, g.unlimited, g.stops,
+	rows, err := tx.Query(ctx, `SELECT c.account, c.key, c.grant_id, g.bucket, g.credits, g.unlimited, g.stops,
 			g.effective_at, c.expires_at, c.superseded
 		FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
 		WHERE c.account = ANY($1) AND c.expires_at > $2`, accounts, now)
@@ -93,7 +93,7 @@ func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time,
 	var account string
 	var g cycleGrant
 	_, err = pgx.ForEachRow(rows, []any{
-		&account, &g.key, &g.revision, (*[16]byte)(&g.grant), &g.bucket, (*int64)(&g.credits), &g.unlimited, &g.stops,
+		&account, &g.key, (*[16]byte)(&g.grant), &g.bucket, (*int64)(&g.credits), &g.unlimited, &g.stops,
 		&g.effectiveAt, &g.expiresAt, &g.superseded,
 	}, func() error {
 		g.effectiveAt, g.expiresAt = g.effectiveAt.UTC(), g.expiresAt.UTC()
@@ -103,13 +103,16 @@ func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time,
 	return err
 }
 
+// readFollowers reads the bought credit that ends with the cycle. One whose end somebody set ends there: it follows no
+// more.
 func readFollowers(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
 	rows, err := tx.Query(ctx, `SELECT account, id, expires_at FROM (
 			SELECT g.account, g.id, CASE WHEN m.id IS NULL THEN t.expires_at ELSE m.expires_at END AS expires_at
 			FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
 			LEFT JOIN creditgate.expiry_move m ON m.grant_id = g.id AND m.status = 'pending'
-			WHERE g.account = ANY($1) AND g.follows_renewal AND (t.live OR g.status = 'pending')) f
-		WHERE expires_at > $2`, accounts, now)
+			WHERE g.account = ANY($1) AND g.follows_renewal AND (t.live OR g.status = 'pending')
+				AND NOT EXISTS (SELECT FROM creditgate.expiry_move h WHERE h.grant_id = g.id AND h.actor <> $3)) f
+		WHERE expires_at > $2`, accounts, now, byPolicy)
 	if err != nil {
 		return err
 	}

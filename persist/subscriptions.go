@@ -150,7 +150,6 @@ func (a *Admin) changeSubscription(
 	if by.external != "" && !meter.ValidName(by.external) {
 		return state, refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", by.external)
 	}
-	var changes []pendingID
 	err = a.tx(ctx, "change subscription of "+account, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, account); err != nil {
 			return err
@@ -176,7 +175,7 @@ func (a *Admin) changeSubscription(
 		}
 		if d.changes(s.history) {
 			s.history = d.history()
-			changes, err = a.reissue(ctx, tx, s, p, now)
+			err = a.reissue(ctx, tx, s, p, now)
 		}
 		state = s.view(p, now)
 		state.Created = created
@@ -185,19 +184,18 @@ func (a *Admin) changeSubscription(
 	if err != nil {
 		return Subscription{}, refRace(err, by.external)
 	}
-	state.Applied = a.applyAll(ctx, changes)
+	state.Applied = a.applyIssued(ctx, account)
 	return state, nil
 }
 
 // reissue brings what one account was given into line with its history, in a transaction that holds its lock.
-func (a *Admin) reissue(
-	ctx context.Context, tx pgx.Tx, s *subscriber, p *policy.Policy, now time.Time,
-) ([]pendingID, error) {
+func (a *Admin) reissue(ctx context.Context, tx pgx.Tx, s *subscriber, p *policy.Policy, now time.Time) error {
 	b := newBatch(now)
 	if err := b.add(s, p); err != nil {
-		return nil, err
+		return err
 	}
-	return a.write(ctx, tx, b)
+	_, err := a.write(ctx, tx, b)
+	return err
 }
 
 // view is the subscription at now.

@@ -1,4 +1,4 @@
 DROP TABLE creditgate.policy_in_force, creditgate.subscription_due, creditgate.cycle_grant, creditgate.override,
   creditgate.subscription_term;
-DROP INDEX creditgate.grant_lot_follows;
+DROP INDEX creditgate.grant_lot_follows, creditgate.expiry_move_grant;
 ALTER TABLE creditgate.grant_lot DROP COLUMN follows_renewal;

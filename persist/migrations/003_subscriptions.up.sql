@@ -37,6 +37,7 @@ CREATE INDEX override_account ON creditgate.override (account);
 -- Bought credit that ends with the account's cycle, and follows when that end moves.
 ALTER TABLE creditgate.grant_lot ADD COLUMN follows_renewal boolean NOT NULL DEFAULT false;
 CREATE INDEX grant_lot_follows ON creditgate.grant_lot (account) WHERE follows_renewal;
+CREATE INDEX expiry_move_grant ON creditgate.expiry_move (grant_id);
 
 -- Which grants a subscription was given. The key names bucket or promotion, cycle and step; a change before a grant
 -- begins supersedes it, and the next revision takes its place. So each is given once, whoever issues it.
