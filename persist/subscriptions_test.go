@@ -568,3 +568,24 @@ func TestNewDayOfRenewalExtendsTheCycleThatRuns(t *testing.T) {
 		})
 	}
 }
+
+// Who manages subscriptions elsewhere sends all of one each time, its first day included. That is no way around the
+// rules of when a change counts.
+func TestStartThatLiesBackDoesNotMakeAChangeCountAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.policy.Rules.SlotsUpNextCycle = true
+	s.putAccount(t, "ada")
+	first := s.time(t, "2027-01-10 09:00")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: first})
+	s.at(t, "2027-01-15 09:00")
+	next := s.time(t, "2027-02-01 00:00")
+	up := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(5)), StartsAt: first})
+	require.Equal(t, &persist.ScheduledTerm{Plan: "plus", Slots: 5, At: next}, up.Scheduled)
+	s.requireGiven(t, "ada", `
+		20 monthly 27-01-10 09:00 to 27-02-01 00:00
+		50 monthly 27-02-01 00:00 to 27-03-01 00:00`)
+	down := s.put(t, persist.SubscriptionChange{Plan: "basic", StartsAt: first})
+	require.Equal(t, &persist.ScheduledTerm{Plan: "basic", Slots: 2, At: next}, down.Scheduled)
+	require.Equal(t, "plus", down.Plan)
+}
