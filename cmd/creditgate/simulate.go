@@ -44,7 +44,10 @@ func (a *app) simulate(ctx context.Context, policyFile, scenarioFile string) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	play := &play{room: r, policy: p, story: story, at: story.Start, table: newStoryTable(a.out, p, story)}
+	play := &play{
+		room: r, policy: p, story: story, at: story.Start, subscribed: map[string]time.Time{},
+		table: newStoryTable(a.out, p, story),
+	}
 	if err := play.run(ctx); err != nil {
 		if ctx.Err() != nil {
 			return &statusError{status: exitUnchecked, err: errors.New("stopped before the end; nothing was checked to the end")}
