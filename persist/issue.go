@@ -83,7 +83,8 @@ func (s *Store) write(ctx context.Context, tx pgx.Tx, b *batch) (changes []pendi
 		for _, m := range w.move {
 			r, err := s.recordMove(ctx, tx, ExpiryChange{
 				Account: w.account, GrantID: m.grant, ExpiresAt: m.to, Reason: "renewal moved", Actor: byPolicy,
-				Ref: derived("moved", m.grant.String(), strconv.FormatInt(m.to.UnixMilli(), 10)),
+				Ref: derived("moved", m.grant.String(), strconv.FormatInt(m.to.UnixMilli(), 10),
+					strconv.FormatInt(b.now.UnixMilli(), 10)), // it may go there, back, and there again
 			})
 			if err != nil {
 				return nil, err

@@ -589,3 +589,30 @@ func TestStartThatLiesBackDoesNotMakeAChangeCountAtOnce(t *testing.T) {
 	require.Equal(t, &persist.ScheduledTerm{Plan: "basic", Slots: 2, At: next}, down.Scheduled)
 	require.Equal(t, "plus", down.Plan)
 }
+
+// A move of the anchor that is planned, given up and planned again moves the cycle that runs each time: there is no gap
+// between its end and what begins with the new anchor.
+func TestAnchorThatIsPlannedTwiceMovesTwice(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 0)
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-10 09:00")})
+	s.at(t, "2027-01-15 09:00")
+	planned := persist.SubscriptionChange{
+		Plan: "plus", StartsAt: s.time(t, "2027-01-25 00:00"), AnchorAt: s.time(t, "2027-01-20 00:00"),
+	}
+	const moved = `
+		20 monthly 27-01-10 09:00 to 27-02-20 00:00
+		20 monthly 27-02-20 00:00 to 27-03-20 00:00
+		7 promo 27-03-16 00:00 to 27-04-13 00:00`
+	s.put(t, planned)
+	s.requireGiven(t, "ada", moved)
+	s.put(t, persist.SubscriptionChange{Plan: "plus"})
+	s.requireGiven(t, "ada", `
+		20 monthly 27-01-10 09:00 to 27-02-10 09:00
+		20 monthly 27-02-10 09:00 to 27-03-10 09:00`)
+	s.put(t, planned)
+	s.requireGiven(t, "ada", moved)
+	s.flush(t)
+	s.requireNoDrift(t)
+}
