@@ -15,6 +15,7 @@ type cycleGrant struct {
 	revision    int
 	grant       meter.ID
 	bucket      string
+	rank        uint8
 	credits     meter.Credits
 	unlimited   bool
 	stops       bool
@@ -142,7 +143,7 @@ func (g cycleGrant) promotion() bool { return !strings.HasPrefix(g.key, g.bucket
 
 // is reports whether the grant is what is due, its end aside.
 func (g cycleGrant) is(d policy.Due) bool {
-	return g.bucket == d.Bucket && g.credits == d.Credits && g.effectiveAt.Equal(d.EffectiveAt) &&
+	return g.bucket == d.Bucket && g.rank == d.Rank && g.credits == d.Credits && g.effectiveAt.Equal(d.EffectiveAt) &&
 		g.unlimited == d.Unlimited && g.stops == d.Stops
 }
 

@@ -36,7 +36,7 @@ func (l *lives) settle(t *rapid.T, now time.Time) {
 		require.True(t, d.ExpiresAt.After(now), "nothing is given that is over")
 		l.ids++
 		l.given = append(l.given, cycleGrant{
-			key: d.Key, revision: d.revision, grant: meter.ID{l.ids}, bucket: d.Bucket, credits: d.Credits,
+			key: d.Key, revision: d.revision, grant: meter.ID{l.ids}, bucket: d.Bucket, rank: d.Rank, credits: d.Credits,
 			unlimited: d.Unlimited, stops: d.Stops, effectiveAt: d.EffectiveAt, expiresAt: d.ExpiresAt,
 		})
 	}

@@ -616,3 +616,22 @@ func TestAnchorThatIsPlannedTwiceMovesTwice(t *testing.T) {
 	s.flush(t)
 	s.requireNoDrift(t)
 }
+
+// A bucket more in front of the others: what begins from then on is drained in the new order, what was given ahead too.
+func TestWhatIsGivenAheadFollowsTheDrainOrder(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
+	changed, err := policy.Parse("other.yaml", []byte("name: studio\nbuckets: [gift, promo, monthly, purchased]\n"+
+		"operations:\n  apply: {match: POST /apply, credits: 0}\n"))
+	require.NoError(t, err)
+	changed.Plans, changed.Cycle, changed.Location = s.policy.Plans, s.policy.Cycle, s.policy.Location
+	s.policies.Replace(map[string]*policy.Policy{"studio": changed})
+	s.issue(t)
+	for _, g := range s.account("ada").Grants {
+		if g.EffectiveMs > s.clock.Now().UnixMilli() && g.Available > 0 {
+			require.EqualValues(t, 2, g.Rank, "%s from %s", g.Bucket, time.UnixMilli(g.EffectiveMs))
+		}
+	}
+}
