@@ -138,8 +138,9 @@ func (g cycleGrant) runs(now time.Time) bool {
 
 func (g cycleGrant) names(d policy.Due) bool { return g.key == d.Key }
 
-// promotion reports whether the grant is a promotion's; a contingent's key begins with the bucket.
-func (g cycleGrant) promotion() bool { return !strings.HasPrefix(g.key, g.bucket+" ") }
+// promotion reports whether the grant is a promotion's: its key has four words, that of a contingent three. A bucket may
+// be called promotion, too.
+func (g cycleGrant) promotion() bool { return strings.Count(g.key, " ") == 3 }
 
 // is reports whether the grant is what is due, its end aside.
 func (g cycleGrant) is(d policy.Due) bool {
