@@ -119,13 +119,19 @@ type reset struct {
 	unlimited bool
 }
 
-// nextReset finds the earliest grant that is issued and not yet in force. With a plan only the buckets that it renews
-// count: credit promised for a later day is no reset.
+// nextReset finds where the grants begin that are issued for the next cycle. With a plan only the buckets that it renews
+// count: credit promised for a later day is no reset, nor is what begins before the cycle is over, such as a contingent
+// that was negotiated from its middle on.
 func (w *wallet) nextReset() (r reset, ok bool) {
-	for _, g := range w.account.Grants {
-		if g.EffectiveMs > w.nowMs && w.renews(g.Bucket) && (!ok || g.EffectiveMs < r.atMs) {
-			r.atMs, ok = g.EffectiveMs, true
+	over := w.nowMs + 1
+	if w.plan != nil {
+		if at, runs := w.policy.Renewal(w.terms, w.now()); runs {
+			over = at.UnixMilli()
 		}
+	}
+	r.atMs, ok = w.begins(over)
+	if !ok {
+		r.atMs, ok = w.begins(w.nowMs + 1)
 	}
 	for _, g := range w.account.Grants {
 		if ok && g.EffectiveMs == r.atMs {
@@ -134,6 +140,16 @@ func (w *wallet) nextReset() (r reset, ok bool) {
 		}
 	}
 	return r, ok
+}
+
+// begins is when the first grant that renews begins, at a moment or later.
+func (w *wallet) begins(from int64) (atMs int64, ok bool) {
+	for _, g := range w.account.Grants {
+		if g.EffectiveMs >= from && w.renews(g.Bucket) && (!ok || g.EffectiveMs < atMs) {
+			atMs, ok = g.EffectiveMs, true
+		}
+	}
+	return atMs, ok
 }
 
 func (w *wallet) renews(bucket string) bool {

@@ -380,3 +380,29 @@ func (h hanging) Statement(
 	}
 	return h.Statements.Statement(ctx, account, live, at)
 }
+
+// What was negotiated for the middle of a month is no reset: that is when the month ends, and what begins there.
+func TestMoreInTheMiddleOfACycleIsNoReset(t *testing.T) {
+	t.Parallel()
+	b := setup(t, seed("3d-studio"))
+	key := b.account("maker", 0)
+	began := time.Now().Truncate(time.Second)
+	b.house.agree("maker", policy.History{{At: began, Plan: "starter", Slots: 1, Anchor: began}})
+	ends := began.AddDate(0, 1, 0)
+	if ends.Day() != began.Day() { // months end
+		ends = ends.AddDate(0, 0, -ends.Day())
+	}
+	left := ends.Sub(began)
+	b.give(
+		"maker", lot{bucket: "subscription", credits: 500, end: left},
+		lot{bucket: "subscription", credits: 100, begins: 5 * day, end: left},
+		lot{bucket: "subscription", credits: 600, begins: left, end: left + 28*day},
+	)
+	v := b.do(http.MethodGet, b.data+"/credits/balance", key, "").json(t)
+	require.InDelta(t, 600, v["next_reset"].(map[string]any)["credits"], 0)
+	at, err := time.Parse(time.RFC3339, v["next_reset_at"].(string))
+	require.NoError(t, err)
+	require.WithinDuration(t, ends, at, 10*time.Second)
+	packs := b.do(http.MethodGet, b.data+"/credits/packs", key, "").json(t)["packs"].([]any)
+	require.Equal(t, v["next_reset_at"], packs[0].(map[string]any)["expires_at"], "packs last until the renewal")
+}

@@ -31,7 +31,7 @@ func (d decision) changes(h policy.History) bool {
 }
 
 // decide places a change of subscription in time. What gives at least as much in every bucket counts at once, anything
-// else from the next cycle. What was to come is replaced.
+// else from the next cycle, or from starts_at if that lies ahead. What was to come is replaced.
 func decide(
 	p *policy.Policy, h policy.History, o []policy.Override, c SubscriptionChange, now time.Time,
 ) (d decision, err error) {
@@ -60,7 +60,7 @@ func decide(
 	switch {
 	case c.StartsAt.After(now):
 		term.At = c.StartsAt
-	case c.StartsAt.IsZero() && !counts(p, o, current, term.Term, now):
+	case !counts(p, o, current, term.Term, now):
 		if !term.Anchor.Equal(current.Anchor) { // the cycle that runs is the first to follow the new anchor
 			moved := current
 			moved.At, moved.Anchor = now, term.Anchor

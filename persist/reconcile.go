@@ -14,6 +14,7 @@ type cycleGrant struct {
 	key         string
 	grant       meter.ID
 	bucket      string
+	rank        uint8
 	credits     meter.Credits
 	unlimited   bool
 	stops       bool
@@ -135,12 +136,13 @@ func (g cycleGrant) runs(now time.Time) bool {
 
 func (g cycleGrant) names(d policy.Due) bool { return g.key == d.Key }
 
-// promotion reports whether the grant is a promotion's; a contingent's key begins with the bucket.
-func (g cycleGrant) promotion() bool { return !strings.HasPrefix(g.key, g.bucket+" ") }
+// promotion reports whether the grant is a promotion's: its key has four words, that of a contingent three. A bucket may
+// be called promotion, too.
+func (g cycleGrant) promotion() bool { return strings.Count(g.key, " ") == 3 }
 
 // is reports whether the grant is what is due, its end aside.
 func (g cycleGrant) is(d policy.Due) bool {
-	return g.bucket == d.Bucket && g.credits == d.Credits && g.effectiveAt.Equal(d.EffectiveAt) &&
+	return g.bucket == d.Bucket && g.rank == d.Rank && g.credits == d.Credits && g.effectiveAt.Equal(d.EffectiveAt) &&
 		g.unlimited == d.Unlimited && g.stops == d.Stops
 }
 

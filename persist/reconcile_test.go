@@ -36,7 +36,7 @@ func (l *lives) settle(t *rapid.T, now time.Time) {
 		require.True(t, d.ExpiresAt.After(now), "nothing is given that is over")
 		l.ids++
 		l.given = append(l.given, cycleGrant{
-			key: d.Key, grant: meter.ID{l.ids}, bucket: d.Bucket, credits: d.Credits,
+			key: d.Key, grant: meter.ID{l.ids}, bucket: d.Bucket, rank: d.Rank, credits: d.Credits,
 			unlimited: d.Unlimited, stops: d.Stops, effectiveAt: d.EffectiveAt, expiresAt: d.ExpiresAt,
 		})
 	}
@@ -140,4 +140,30 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 		}
 	}
 	require.Equal(t, most, l.inForce("monthly", now), "at %s of %v, given %+v", now, l.history, l.given)
+}
+
+// A bucket may be called promotion. What a promotion gave there ends with its window all the same, also when the cycles
+// of a new policy begin elsewhere.
+func TestPromotionInABucketOfThatName(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2027, month, day, 0, 0, 0, 0, time.UTC) }
+	launch := &policy.Promotion{
+		Name: "launch", Bucket: "promotion", Amount: policy.FixedAmount(7 * meter.Credit), Starts: at(3, 1), Ends: at(4, 13),
+		PerCycle: true,
+	}
+	p := &policy.Policy{
+		Name: "studio", Location: time.UTC, Buckets: []string{"promotion"}, Cycle: &policy.Cycle{DayOfMonth: 1},
+		Promotions: []*policy.Promotion{launch},
+		Plans:      []*policy.Plan{{Name: "plus", Promotions: []*policy.Promotion{launch}}},
+	}
+	h := policy.History{{At: at(3, 10), Plan: "plus", Anchor: at(3, 10)}}
+	given := []cycleGrant{}
+	for _, d := range p.Due(h, nil, at(3, 10), at(4, 30)) {
+		given = append(given, cycleGrant{key: d.Key, bucket: d.Bucket, credits: d.Credits, effectiveAt: d.EffectiveAt, expiresAt: d.ExpiresAt})
+	}
+	require.NotEmpty(t, given)
+	p.Cycle = &policy.Cycle{DayOfMonth: 15}
+	for _, d := range bridge(p, h, p.Due(h, nil, at(4, 10), at(5, 30)), given, at(4, 10)) {
+		require.False(t, d.ExpiresAt.After(at(4, 13)), "%s ends on %s", d.Key, d.ExpiresAt)
+	}
 }

@@ -83,7 +83,7 @@ func readOverrides(ctx context.Context, tx pgx.Tx, accounts []string, now time.T
 }
 
 func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
-	rows, err := tx.Query(ctx, `SELECT c.account, c.key, c.grant_id, g.bucket, g.credits, g.unlimited, g.stops,
+	rows, err := tx.Query(ctx, `SELECT c.account, c.key, c.grant_id, g.bucket, g.rank, g.credits, g.unlimited, g.stops,
 			g.effective_at, c.expires_at, c.superseded
 		FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
 		WHERE c.account = ANY($1) AND c.expires_at > $2`, accounts, now)
@@ -93,7 +93,7 @@ func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time,
 	var account string
 	var g cycleGrant
 	_, err = pgx.ForEachRow(rows, []any{
-		&account, &g.key, (*[16]byte)(&g.grant), &g.bucket, (*int64)(&g.credits), &g.unlimited, &g.stops,
+		&account, &g.key, (*[16]byte)(&g.grant), &g.bucket, &g.rank, (*int64)(&g.credits), &g.unlimited, &g.stops,
 		&g.effectiveAt, &g.expiresAt, &g.superseded,
 	}, func() error {
 		g.effectiveAt, g.expiresAt = g.effectiveAt.UTC(), g.expiresAt.UTC()

@@ -18,7 +18,7 @@ type SubscriptionChange struct {
 	Plan     string
 	Slots    *uint32   // nil: as they are
 	Yearly   *bool     // nil: as it is, monthly at first
-	StartsAt time.Time // zero: as the rules of a change say
+	StartsAt time.Time // zero, or past: as the rules of a change say
 	AnchorAt time.Time // zero: as it is, when the subscription begins at first
 	Ref      string    // may be empty
 	Actor    string

@@ -568,3 +568,70 @@ func TestNewDayOfRenewalExtendsTheCycleThatRuns(t *testing.T) {
 		})
 	}
 }
+
+// Who manages subscriptions elsewhere sends all of one each time, its first day included. That is no way around the
+// rules of when a change counts.
+func TestStartThatLiesBackDoesNotMakeAChangeCountAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.policy.Rules.SlotsUpNextCycle = true
+	s.putAccount(t, "ada")
+	first := s.time(t, "2027-01-10 09:00")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: first})
+	s.at(t, "2027-01-15 09:00")
+	next := s.time(t, "2027-02-01 00:00")
+	up := s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(5)), StartsAt: first})
+	require.Equal(t, &persist.ScheduledTerm{Plan: "plus", Slots: 5, At: next}, up.Scheduled)
+	s.requireGiven(t, "ada", `
+		20 monthly 27-01-10 09:00 to 27-02-01 00:00
+		50 monthly 27-02-01 00:00 to 27-03-01 00:00`)
+	down := s.put(t, persist.SubscriptionChange{Plan: "basic", StartsAt: first})
+	require.Equal(t, &persist.ScheduledTerm{Plan: "basic", Slots: 2, At: next}, down.Scheduled)
+	require.Equal(t, "plus", down.Plan)
+}
+
+// A move of the anchor that is planned, given up and planned again moves the cycle that runs each time: there is no gap
+// between its end and what begins with the new anchor.
+func TestAnchorThatIsPlannedTwiceMovesTwice(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 0)
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), StartsAt: s.time(t, "2027-01-10 09:00")})
+	s.at(t, "2027-01-15 09:00")
+	planned := persist.SubscriptionChange{
+		Plan: "plus", StartsAt: s.time(t, "2027-01-25 00:00"), AnchorAt: s.time(t, "2027-01-20 00:00"),
+	}
+	const moved = `
+		20 monthly 27-01-10 09:00 to 27-02-20 00:00
+		20 monthly 27-02-20 00:00 to 27-03-20 00:00
+		7 promo 27-03-16 00:00 to 27-04-13 00:00`
+	s.put(t, planned)
+	s.requireGiven(t, "ada", moved)
+	s.put(t, persist.SubscriptionChange{Plan: "plus"})
+	s.requireGiven(t, "ada", `
+		20 monthly 27-01-10 09:00 to 27-02-10 09:00
+		20 monthly 27-02-10 09:00 to 27-03-10 09:00`)
+	s.put(t, planned)
+	s.requireGiven(t, "ada", moved)
+	s.flush(t)
+	s.requireNoDrift(t)
+}
+
+// A bucket more in front of the others: what begins from then on is drained in the new order, what was given ahead too.
+func TestWhatIsGivenAheadFollowsTheDrainOrder(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
+	changed, err := policy.Parse("other.yaml", []byte("name: studio\nbuckets: [gift, promo, monthly, purchased]\n"+
+		"operations:\n  apply: {match: POST /apply, credits: 0}\n"))
+	require.NoError(t, err)
+	changed.Plans, changed.Cycle, changed.Location = s.policy.Plans, s.policy.Cycle, s.policy.Location
+	s.policies.Replace(map[string]*policy.Policy{"studio": changed})
+	s.issue(t)
+	for _, g := range s.account("ada").Grants {
+		if g.EffectiveMs > s.clock.Now().UnixMilli() && g.Available > 0 {
+			require.EqualValues(t, 2, g.Rank, "%s from %s", g.Bucket, time.UnixMilli(g.EffectiveMs))
+		}
+	}
+}

@@ -41,6 +41,7 @@ func TestInspectAndVerify(t *testing.T) {
 		asked <- struct{}{}
 		<-release
 	})
+	t.Cleanup(func() { close(release) }) // the backend's end waits for its requests
 	g := w.serve(t)
 	key := g.account(t, "ada", "promo", 1, "purchased", 10)
 	done := make(chan reply, 1)
@@ -56,8 +57,8 @@ func TestInspectAndVerify(t *testing.T) {
 	require.Zero(t, status, out)
 	require.Regexp(t, `available +10\n`, out)
 	require.Regexp(t, `held +1 in 1 reservations\n`, out)
-	require.Regexp(t, `(?m)^promo +[0-9a-f-]{36} +0 +1 +0 +false`, out)
-	require.Regexp(t, `(?m)^purchased +[0-9a-f-]{36} +10 +0 +0 +false`, out)
+	require.Regexp(t, `(?m)^promo +[0-9a-f-]{36} +0 +1 +0 +free`, out)
+	require.Regexp(t, `(?m)^purchased +[0-9a-f-]{36} +10 +0 +0 +free`, out)
 	w.verified(t) // while a request is under way
 	release <- struct{}{}
 	r := <-done

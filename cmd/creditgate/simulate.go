@@ -50,7 +50,10 @@ func (a *app) playStory(ctx context.Context, policyFile string, p *policy.Policy
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	play := &play{room: r, policy: p, story: story, at: story.Start, table: newStoryTable(a.out, p, story)}
+	play := &play{
+		room: r, policy: p, story: story, at: story.Start, subscribed: map[string]time.Time{},
+		table: newStoryTable(a.out, p, story),
+	}
 	if err := play.run(ctx); err != nil {
 		return err
 	}

@@ -30,8 +30,6 @@ type (
 		Ref      string `json:"external_ref"`
 		NetMinor *int64 `json:"net_minor,omitempty"`
 		Currency string `json:"currency,omitempty"`
-
-		PurchasedAt time.Time `json:"purchased_at"`
 	}
 	payBody struct {
 		Status string `json:"status"`
@@ -61,22 +59,19 @@ type (
 	}
 )
 
-// changeOf is the request that makes a change at a moment of the story. The clock is seconds ahead of that by then, so
-// what counts time from a change is told the moment.
-func changeOf(at time.Time, who string, act policy.Act) change {
+// changeOf is the request that makes a change. What has no time of its own counts when it is made, a few seconds after
+// the story's moment, and so after what the story did before it.
+func changeOf(who string, act policy.Act) change {
 	account := "/v1/accounts/" + who
 	switch a := act.(type) {
 	case policy.Subscribe:
-		if a.StartsAt.IsZero() {
-			a.StartsAt = at
-		}
 		return change{http.MethodPut, account + "/subscription", subscribeBody{
 			a.Plan, a.Slots, either(a.Yearly, "yearly", "monthly"), given(a.StartsAt), given(a.AnchorAt),
 		}}
 	case policy.Cancel:
 		return change{http.MethodDelete, account + "/subscription?at=" + either(a.Now, "now", "period_end"), nil}
 	case policy.Buy:
-		body := buyBody{Pack: a.Pack, Quantity: a.Quantity, Ref: a.Ref, Currency: a.Currency, PurchasedAt: at.UTC()}
+		body := buyBody{Pack: a.Pack, Quantity: a.Quantity, Ref: a.Ref, Currency: a.Currency}
 		if a.NetMinor >= 0 {
 			body.NetMinor = &a.NetMinor
 		}

@@ -21,9 +21,10 @@ type play struct {
 	story  *policy.Scenario
 	table  *storyTable
 
-	at          time.Time // of the story
-	accounts    []string  // in the order in which they came
-	differing   int       // steps
+	at          time.Time            // of the story
+	accounts    []string             // in the order in which they came
+	subscribed  map[string]time.Time // when a subscription was last begun, changed or ended, by account
+	differing   int                  // steps
 	differences []string
 }
 
@@ -93,7 +94,7 @@ func (p *play) act(ctx context.Context, s *policy.Step, row *storyRow) (wrong []
 	case policy.Ask:
 		return p.request(ctx, act, s.Want, row)
 	default:
-		change := changeOf(p.at, row.account, act)
+		change := changeOf(row.account, p.onTime(act))
 		a, err = p.room.control(ctx, change.method, change.path, change.body)
 	}
 	if err != nil {
@@ -101,6 +102,21 @@ func (p *play) act(ctx context.Context, s *policy.Step, row *storyRow) (wrong []
 	}
 	row.said = a.String()
 	return compareOutcome(s.Want, a), nil
+}
+
+// onTime lets a subscription begin at the story's moment, from which its cycles are counted: the clock is seconds ahead
+// of it. Not so where another change of it was made at this moment, which counted those seconds later.
+func (p *play) onTime(act policy.Act) policy.Act {
+	switch a := act.(type) {
+	case policy.Subscribe:
+		if a.StartsAt.IsZero() && p.at.After(p.subscribed[a.Account]) {
+			a.StartsAt = p.at
+		}
+		act, p.subscribed[a.Account] = a, p.at
+	case policy.Cancel:
+		p.subscribed[a.Account] = p.at
+	}
+	return act
 }
 
 // request asks as often as the step says; all answers must be as expected.

@@ -138,6 +138,23 @@ func TestSimulateEveryAction(t *testing.T) {
 	require.Zero(t, status, out)
 }
 
+// Steps at one moment happen one after another, as they stand.
+func TestSimulateKeepsTheOrderOfAMoment(t *testing.T) {
+	t.Parallel()
+	status, out := simulateSteps(t, `- at: 2026-03-01T09:00
+  subscribe: {account: agency, plan: basic, slots: 3}
+- subscribe: {account: agency, plan: professional_plus, slots: 5}
+- purchase: {account: agency, pack: plus-50}
+- cancel: {account: agency, at: now}
+- purchase: {account: agency, pack: plus-50, expect: 403 subscription-required}
+- subscribe: {account: agency, plan: professional_plus, slots: 6}
+- expect: {account: agency, plan: professional_plus, buckets: {monthly: 60, purchased: 50}}
+- subscribe: {account: agency, plan: professional, slots: 1}
+- expect: {account: agency, plan: professional_plus, next_reset_credits: 5}
+`)
+	require.Zero(t, status, out)
+}
+
 // A mistake in a file is told before anything is started.
 func TestSimulateRefusesMistakes(t *testing.T) {
 	t.Parallel()
