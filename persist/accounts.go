@@ -73,7 +73,7 @@ func (s *Store) updateAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (
 	if err != nil || c.Product == nil {
 		return a, err
 	}
-	_, err = tx.Exec(ctx, `UPDATE creditgate.subscription_due SET due_at = $3 WHERE account = $1 AND product <> $2`,
+	_, err = tx.Exec(ctx, `UPDATE creditgate.subscription_due SET product = $2, due_at = $3 WHERE account = $1 AND product <> $2`,
 		c.Account, *c.Product, now.Truncate(time.Millisecond))
 	return a, err
 }

@@ -202,3 +202,25 @@ func TestAccountMovesToAnotherProduct(t *testing.T) {
 	s.flush(t)
 	s.requireNoDrift(t)
 }
+
+// No grant is so large that an account could not have 64 of them: Redis would refuse the last ones for ever.
+func TestNoGrantIsTooLargeToBeAddedUp(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	p, err := policy.Parse("studio.yaml", []byte("name: studio\nbuckets: [monthly, purchased]\npacks:\n"+
+		"  huge: {bucket: purchased, credits: 100000000000, price: 1.00 EUR}\n"+
+		"operations:\n  apply: {match: POST /apply, credits: 1}\n"))
+	require.NoError(t, err)
+	s.policies.Replace(map[string]*policy.Policy{"studio": p})
+	s.putAccount(t, "ada")
+	_, err = s.admin.Purchase(t.Context(), persist.NewPurchase{Account: "ada", Pack: "huge", Ref: "order-1"})
+	require.NoError(t, err)
+	_, err = s.admin.Purchase(t.Context(), persist.NewPurchase{Account: "ada", Pack: "huge", Ref: "order-2", Quantity: 2})
+	require.ErrorIs(t, err, persist.ErrInvalid)
+	deal := persist.NewOverride{Account: "ada", Ref: "deal-1", Kind: "contingent", Target: "monthly", Credits: policy.AmountMax + 1}
+	_, err = s.admin.PutOverride(t.Context(), deal)
+	require.ErrorIs(t, err, persist.ErrInvalid)
+	deal.Credits--
+	_, err = s.admin.PutOverride(t.Context(), deal)
+	require.NoError(t, err)
+}

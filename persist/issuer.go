@@ -131,7 +131,9 @@ func (i *Issuer) inForce(ctx context.Context, product, version string) (ours boo
 
 func (i *Issuer) measure(ctx context.Context) error {
 	var oldest *time.Time
-	err := i.admin.pool.QueryRow(ctx, `SELECT min(due_at) FROM creditgate.subscription_due`).Scan(&oldest)
+	err := i.admin.pool.QueryRow(ctx, `SELECT min(due_at) FROM unnest($1::text[]) p (product), LATERAL (
+		SELECT due_at FROM creditgate.subscription_due WHERE product = p.product AND due_at IS NOT NULL
+		ORDER BY due_at LIMIT 1) d`, i.admin.policies.Products()).Scan(&oldest)
 	behind := 0.0
 	if oldest != nil {
 		behind = max(0, i.admin.clock.Now().Sub(*oldest).Seconds())
@@ -140,14 +142,19 @@ func (i *Issuer) measure(ctx context.Context) error {
 	return storeError("measure issuing", err)
 }
 
-// The accounts that are due, and those whose grants follow another policy. The account's lock is taken, as every change
-// of an account does first; what another issuer or a change has is left to it.
+// The accounts that are due, and those whose grants follow another policy: each goes along an index that begins with the
+// product, so that a page does not pass over what other products have due, nor over what pages before it have done. The
+// account's lock is taken, as every change of an account does first; what another issuer or a change has is left to it.
 const (
 	dueAccounts = `SELECT d.account FROM creditgate.subscription_due d JOIN creditgate.account a ON a.id = d.account
-		WHERE d.due_at <= $2 AND a.product = $1 ORDER BY d.due_at LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
-	outdatedAccounts = `SELECT d.account FROM creditgate.subscription_due d JOIN creditgate.account a ON a.id = d.account
-		WHERE d.product = $1 AND a.product = $1 AND (d.policy_version < $2 OR d.policy_version > $2)
-		LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
+		WHERE d.product = $1 AND a.product = $1 AND d.due_at <= $2
+		ORDER BY d.due_at LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
+	outdatedBefore = `SELECT d.account FROM creditgate.subscription_due d JOIN creditgate.account a ON a.id = d.account
+		WHERE d.product = $1 AND a.product = $1 AND d.policy_version < $2
+		ORDER BY d.policy_version LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
+	outdatedAfter = `SELECT d.account FROM creditgate.subscription_due d JOIN creditgate.account a ON a.id = d.account
+		WHERE d.product = $1 AND a.product = $1 AND d.policy_version > $2
+		ORDER BY d.policy_version LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
 )
 
 func (i *Issuer) issueProduct(ctx context.Context, product string, p *policy.Policy) (n int, err error) {
@@ -155,7 +162,7 @@ func (i *Issuer) issueProduct(ctx context.Context, product string, p *policy.Pol
 	for _, q := range [...]struct {
 		sql string
 		arg any
-	}{{outdatedAccounts, p.Version()}, {dueAccounts, now}} {
+	}{{outdatedBefore, p.Version()}, {outdatedAfter, p.Version()}, {dueAccounts, now}} {
 		for {
 			accounts, grants, err := i.page(ctx, p, now, q.sql, product, q.arg)
 			n += grants

@@ -66,9 +66,9 @@ func (n NewOverride) check(p *policy.Policy) error {
 		return refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
 	case kind == 0:
 		return refuse(ErrInvalid, "kind", "kind %q is not known; it is contingent, fair_use or unit_credits", n.Kind)
-	case n.Credits < 0 || !n.Credits.Valid() || n.Credits == 0 && kind == policy.UnitCredits:
+	case n.Credits < 0 || n.Credits > policy.AmountMax || n.Credits == 0 && kind == policy.UnitCredits:
 		return refuse(ErrInvalid, "credits", "%s credits; a contingent is 0 or more, a price above 0, at most %s",
-			n.Credits, meter.MaxCredits)
+			n.Credits, policy.AmountMax)
 	case !n.Until.IsZero() && !n.Until.After(n.From):
 		return refuse(ErrInvalid, "until", "until %s is not after from", n.Until.Format(time.RFC3339))
 	case kind == policy.UnitCredits && n.Credits > policy.UnitCreditsMax:

@@ -116,8 +116,9 @@ func choose(rules *policy.Policy, name, plan string, at time.Time) (*policy.Pack
 // charge sets credits and price. Money is integers all the way.
 func (o *order) charge(rules *policy.Policy, n NewPurchase) error {
 	quantity := int64(n.Quantity)
-	if o.pack.Price.Minor > math.MaxInt64/quantity || int64(o.pack.Credits) > int64(meter.MaxCredits)/quantity {
-		return refuse(ErrInvalid, "quantity", "%d of %s are more than can be counted exactly", n.Quantity, o.pack.Name)
+	if o.pack.Price.Minor > math.MaxInt64/quantity || int64(o.pack.Credits) > int64(policy.AmountMax)/quantity {
+		return refuse(ErrInvalid, "quantity", "%d of %s are more than the %s credits that one grant may have", n.Quantity,
+			o.pack.Name, policy.AmountMax)
 	}
 	o.credits = o.pack.Credits * meter.Credits(quantity)
 	o.list = o.pack.Price.Minor * quantity

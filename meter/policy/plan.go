@@ -16,6 +16,9 @@ const (
 	priceMax      = 1_000_000_000_000 // minor units of one pack
 )
 
+// AmountMax is the most that one grant has, also one that is negotiated, or several packs that are bought at once.
+const AmountMax = amountMax * meter.Credit
+
 // Plan is what a subscription gives: contingents that are renewed every cycle, promotions, and packs that may be
 // bought.
 type Plan struct {

@@ -62,7 +62,7 @@ CREATE TABLE creditgate.subscription_due (
   issued_until   timestamptz NOT NULL,
   due_at         timestamptz                -- null: nothing to come
 ) WITH (fillfactor = 70);
-CREATE INDEX subscription_due_next ON creditgate.subscription_due (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX subscription_due_next ON creditgate.subscription_due (product, due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX subscription_due_version ON creditgate.subscription_due (product, policy_version);
 
 -- The policy that was loaded last, by product: a gateway that still has an older one leaves issuing to the others.
