@@ -58,7 +58,8 @@ func (d *draft) checkReached() {
 		switch {
 		case !unnamed || !d.hasPlans: // without plans everybody may buy every pack
 		case d.Rules.PacksPerPlan > 0:
-			i.failf("is on no plan's list, and packs_per_plan lets nothing be sold beside those; add it to the packs of a plan, or remove it")
+			i.failf("is on no plan's list, and packs_per_plan lets nothing be sold beside those; " +
+				"add it to the packs of a plan, or remove it")
 		case !d.buyersSaid[k.Name]: // forgotten in a list, it would be sold to everybody
 			i.failf("is on no plan's list, so nobody can buy it; add it to the packs of a plan, or say who else may: " +
 				"needs_subscription: true for every subscriber, false for everybody")
