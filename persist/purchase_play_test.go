@@ -32,6 +32,8 @@ type customer struct {
 	granted   meter.Credits // bought and given
 	spent     meter.Credits // committed
 	claimed   meter.Credits // taken back or owed, less what was undone
+	slots     uint32        // the most that was ever booked; 0: nobody asked, and nothing was issued
+	booked    []uint32      // in the last round
 }
 
 func (c *customer) ref(what string) string {
@@ -58,15 +60,18 @@ func pick(t *rapid.T, from []string) string {
 // step draws one thing to do; what it does to whom is drawn here, so that a failure can be repeated as far as
 // concurrency lets it.
 func (c *customer) step(t *rapid.T) func(ctx context.Context) error {
-	n := meter.Credits(rapid.IntRange(1, 40).Draw(t, "credits")) * meter.Credit
+	whole := rapid.Uint32Range(2, 40).Draw(t, "credits") // more slots than the one that was booked before
+	n := meter.Credits(whole) * meter.Credit
 	purchase, dispute := pick(t, c.purchases), pick(t, c.disputes)
 	switch rapid.SampledFrom([]string{
-		"buy", "upgrade", "request", "request", "hold", "settle", "refund", "chargeback", "won", "overdue", "paid",
+		"buy", "give", "change", "change", "request", "request", "hold", "settle", "refund", "chargeback", "won", "overdue", "paid",
 	}).Draw(t, "step") {
 	case "buy":
 		return c.purchase
-	case "upgrade":
-		return func(ctx context.Context) error { return c.upgrade(ctx, n) }
+	case "give":
+		return func(ctx context.Context) error { return c.give(ctx, n) }
+	case "change":
+		return func(ctx context.Context) error { return c.change(ctx, whole) }
 	case "request":
 		return func(ctx context.Context) error { return c.request(ctx, n, true) }
 	case "hold":
@@ -96,7 +101,16 @@ func (c *customer) purchase(ctx context.Context) error {
 	return err
 }
 
-func (c *customer) upgrade(ctx context.Context, n meter.Credits) error {
+// change books more slots, or fewer.
+func (c *customer) change(ctx context.Context, slots uint32) error {
+	_, err := c.admin.PutSubscription(ctx, persist.SubscriptionChange{Account: c.name, Plan: "plus", Slots: &slots})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slots, c.booked = max(c.slots, slots), append(c.booked, slots)
+	return err
+}
+
+func (c *customer) give(ctx context.Context, n meter.Credits) error {
 	_, err := c.admin.Grant(ctx, persist.NewGrant{Account: c.name, Bucket: "monthly", Rank: 1, Credits: n, Ref: c.ref("more")})
 	c.add(&c.granted, n)
 	return err
@@ -203,6 +217,8 @@ func (c *customer) settled() meter.Account {
 		}
 		account = d.Account
 		rows := c.query(c.t, `SELECT seq, (SELECT count(*) FROM creditgate.reversal WHERE account = $1 AND status = 'pending')
+			+ (SELECT count(*) FROM creditgate.grant_lot WHERE account = $1 AND status = 'pending')
+			+ (SELECT count(*) FROM creditgate.revocation WHERE account = $1 AND status = 'pending')
 			FROM creditgate.account_state WHERE account = $1`, c.name)
 		return rows[0][0] == int64(account.Seq) && rows[0][1] == int64(0)
 	}, 30*time.Second, 5*time.Millisecond)
@@ -231,14 +247,34 @@ func (c *customer) check() {
 	sum := func(i int) meter.Credits { return meter.Credits(sums[i].(int64)) }
 	frozen := c.query(c.t, `SELECT coalesce(sum(CASE kind WHEN 'revoke' THEN amount ELSE -amount END), 0)::bigint
 		FROM creditgate.ledger_entry WHERE account = $1 AND reason IN ('frozen', 'unfrozen')`, c.name)[0][0].(int64)
-	require.Equal(c.t, c.granted, sum(0), "granted")
+	issued, superseded := c.issued()
+	require.Equal(c.t, c.granted+issued, sum(0), "granted")
 	require.Equal(c.t, c.spent, sum(1), "spent")
 	require.Zero(c.t, sum(2), "lapsed")
-	require.Equal(c.t, c.claimed+meter.Credits(frozen), sum(3)+sum(4), "taken back, and owed beside it")
+	require.Equal(c.t, c.claimed+superseded+meter.Credits(frozen), sum(3)+sum(4), "taken back, and owed beside it")
 	require.Equal(c.t, sum(0), available+held+sum(1)+sum(2)+sum(3), "granted = available + held + spent + lapsed + revoked")
 }
 
-// Random schedules of buying, upgrading, requesting, refunding, disputing and not paying, up to four things at once.
+// issued is what the subscription gave, and what of that was taken back before it began. What is in force is what the
+// most slots give that were ever booked, in whatever order; what comes next is what was booked last.
+func (c *customer) issued() (all, superseded meter.Credits) {
+	c.t.Helper()
+	const perSlot = 10 * meter.Credit
+	row := c.query(c.t, `SELECT coalesce(sum(g.credits), 0)::bigint, coalesce(sum(r.credits), 0)::bigint,
+			coalesce(sum(g.credits) FILTER (WHERE g.effective_at <= now()), 0)::bigint,
+			coalesce(sum(g.credits) FILTER (WHERE g.effective_at > now() AND r.id IS NULL), 0)::bigint
+		FROM creditgate.grant_lot g LEFT JOIN creditgate.revocation r ON r.grant_id = g.id AND r.reason = 'superseded'
+		WHERE g.account = $1 AND g.actor = 'policy'`, c.name)[0]
+	amount := func(i int) meter.Credits { return meter.Credits(row[i].(int64)) }
+	require.Equal(c.t, meter.Credits(c.slots)*perSlot, amount(2), "in force, of at most %d slots", c.slots)
+	if len(c.booked) > 0 {
+		require.Contains(c.t, c.booked, uint32(amount(3)/perSlot), "what comes next")
+	}
+	c.booked = nil
+	return amount(0), amount(1)
+}
+
+// Random schedules of buying, changing slots, requesting, refunding, disputing and not paying, up to four things at once.
 func TestPurchasePlay(t *testing.T) {
 	t.Parallel()
 	h := openShop(t, "on_overdue: freeze")

@@ -23,7 +23,7 @@ timezone: Europe/Berlin
 buckets: [promo, monthly, purchased]
 cycle: {anchor: {day_of_month: 1}}
 plans:
-  plus:  {monthly: {credits: 10}, packs: [small, large]}
+  plus:  {monthly: {credits: slots * 10}, packs: [small, large]}
   basic: {packs: [cycle, bulk]}
 packs:
   small: {bucket: purchased, credits: 50, price: 45.00 EUR, expires: {after: 1y}, needs_subscription: true, refundable: true}

@@ -47,9 +47,7 @@ func Diff(old, now *Policy) []Change {
 		c.add(s.name, s.value, usual[n].value)
 	}
 	c.add("advice.wait_days", strconv.Itoa(old.Rules.WaitDays), strconv.Itoa(now.Rules.WaitDays))
-	if len(old.Plans) == 0 || len(now.Plans) == 0 { // where there are no plans, everybody buys
-		c.packs(everyPack(old), everyPack(now))
-	}
+	c.packs(openPacks(old), openPacks(now))
 	for _, name := range union(old.Plans, now.Plans, (*Plan).name) {
 		c.plan(name, old, now)
 	}
@@ -223,12 +221,11 @@ func (m *Promotion) window() string { return m.Starts.Format(time.DateOnly) + " 
 
 func (k *Pack) offer() string { return k.Credits.String() + " for " + k.Price.String() }
 
-// everyPack is what can be bought without a plan.
-func everyPack(p *Policy) []*Pack {
-	if len(p.Plans) > 0 {
-		return nil
-	}
-	return p.Packs
+// openPacks are those that no plan lists, so that no plan tells who may buy them.
+func openPacks(p *Policy) []*Pack {
+	return slices.DeleteFunc(slices.Clone(p.Packs), func(k *Pack) bool {
+		return slices.ContainsFunc(p.Plans, func(pl *Plan) bool { return slices.Contains(pl.Packs, k) })
+	})
 }
 
 func operationName(o *Operation) string { return o.Name }

@@ -71,7 +71,10 @@ func decodePolicy(root item) *Policy {
 	if !ok {
 		return nil
 	}
-	d := &draft{Policy: &Policy{Location: time.UTC}, packAt: map[string]item{}, promotionAt: map[string]item{}}
+	d := &draft{
+		Policy: &Policy{Location: time.UTC},
+		packAt: map[string]item{}, promotionAt: map[string]item{}, buyersSaid: map[string]bool{},
+	}
 	root.need(keys, "every policy has a name, buckets and operations", "name", "buckets", "operations")
 	_, d.hasPlans = keys["plans"]
 	_, d.hasCycle = keys["cycle"]

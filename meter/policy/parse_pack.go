@@ -49,7 +49,7 @@ func (d *draft) decodePack(e entry) *Pack {
 		k.Refundable, _ = r.truth()
 	}
 	if n, ok := keys["needs_subscription"]; ok {
-		k.NeedsSubscription, _ = n.truth()
+		k.NeedsSubscription, d.buyersSaid[k.Name] = n.truth()
 		if k.NeedsSubscription && !d.hasPlans {
 			n.failf("is true, and the policy has no plans to subscribe to; describe plans, or remove it")
 		}

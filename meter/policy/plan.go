@@ -69,15 +69,17 @@ type Promotion struct {
 
 // Pack is a lot of credit that can be bought.
 type Pack struct {
-	Name              string
-	Bucket            string
-	Rank              uint8
-	Credits           meter.Credits // of one
-	Price             Money         // of one, net
-	Lifetime          Lifetime      // expires; default never
-	Refundable        bool          // what is left may be given back for money; default no
-	NeedsSubscription bool          // needs_subscription: sold to nobody without one
-	BuyURL            string        // buy_url: where it is sold; may be empty
+	Name       string
+	Bucket     string
+	Rank       uint8
+	Credits    meter.Credits // of one
+	Price      Money         // of one, net
+	Lifetime   Lifetime      // expires; default never
+	Refundable bool          // what is left may be given back for money; default no
+	BuyURL     string        // buy_url: where it is sold; may be empty
+	// NeedsSubscription (needs_subscription) says who may buy a pack that no plan lists: every subscriber, or everybody.
+	// One that plans list is sold to those plans.
+	NeedsSubscription bool
 }
 
 // Money is an amount in the minor unit of its currency (ISO 4217).

@@ -266,3 +266,31 @@ func TestSpans(t *testing.T) {
 		require.Equal(t, c.text, c.span.String())
 	}
 }
+
+// A pack that no plan lists is for everybody, or for every subscriber.
+func TestPacksBesideThePlans(t *testing.T) {
+	t.Parallel()
+	p, err := Parse("studio.yaml", []byte(`
+name: studio
+buckets: [purchased]
+plans:
+  plus:  {packs: [mine]}
+  basic: {packs: [other]}
+packs:
+  mine:  {bucket: purchased, credits: 50, price: 45.00 EUR}
+  other: {bucket: purchased, credits: 60, price: 45.00 EUR}
+  open:  {bucket: purchased, credits: 10, price: 10.00 EUR, needs_subscription: false}
+  any:   {bucket: purchased, credits: 20, price: 20.00 EUR, needs_subscription: true}
+operations:
+  apply: {match: POST /apply, credits: 1}
+`))
+	require.NoError(t, err)
+	for plan, want := range map[string][]string{"": {"open"}, "plus": {"open", "any", "mine"}, "basic": {"open", "any", "other"}} {
+		require.Equal(t, want, packNames(p.PacksFor(plan, time.Now())), "plan %q", plan)
+	}
+	require.Regexp(t, `(?m)^open .* everybody$`, p.Summary())
+	require.Regexp(t, `(?m)^any .* every subscriber$`, p.Summary())
+	without := *p
+	without.Packs = p.Packs[:2]
+	require.Contains(t, Changes(&without, p), "pack open  -    10 for 10.00 EUR")
+}

@@ -8,6 +8,7 @@ type draft struct {
 	hasPlans, hasCycle bool            // the file has these keys, whatever is in them
 	cycleMissed        bool            // and that has been reported
 	packAt             map[string]item // packs, each until a plan names it
+	buyersSaid         map[string]bool // packs that have needs_subscription, whatever it says
 	promotionAt        map[string]item // promotions, the same
 }
 
@@ -53,8 +54,15 @@ func (d *draft) checkReached() {
 		}
 	}
 	for _, k := range d.Packs {
-		if i, unnamed := d.packAt[k.Name]; unnamed && d.hasPlans { // without plans everybody may buy every pack
-			i.failf("is on no plan's list, so nobody can buy it; add it to the packs of a plan, or remove it")
+		i, unnamed := d.packAt[k.Name]
+		switch {
+		case !unnamed || !d.hasPlans: // without plans everybody may buy every pack
+		case d.Rules.PacksPerPlan > 0:
+			i.failf("is on no plan's list, and packs_per_plan lets nothing be sold beside those; " +
+				"add it to the packs of a plan, or remove it")
+		case !d.buyersSaid[k.Name]: // forgotten in a list, it would be sold to everybody
+			i.failf("is on no plan's list, so nobody can buy it; add it to the packs of a plan, or say who else may: " +
+				"needs_subscription: true for every subscriber, false for everybody")
 		}
 	}
 }

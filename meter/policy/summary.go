@@ -92,32 +92,35 @@ func (m *Promotion) lastDay() string { return m.Ends.Add(-time.Nanosecond).Forma
 func (p *Policy) packRows() [][]string {
 	rows := [][]string{{"PACK", "BUCKET", "CREDITS", "PRICE", "A CREDIT", "DISCOUNT", "VALID", "REFUND", "FOR"}}
 	for _, k := range p.Packs {
-		discount, refund, buyers := "-", "no", "everybody"
+		discount, refund := "-", "no"
 		if percent := k.DiscountPercent(p.smallest(k)); percent > 0 {
 			discount = strconv.Itoa(percent) + " %"
 		}
 		if k.Refundable {
 			refund = "yes"
 		}
-		if len(p.Plans) > 0 {
-			buyers = listed(p.buyers(k))
-		}
 		rows = append(rows, []string{
-			k.Name, k.Bucket, k.Credits.String(), k.Price.String(), k.UnitPrice(), discount, k.Lifetime.String(), refund, buyers,
+			k.Name, k.Bucket, k.Credits.String(), k.Price.String(), k.UnitPrice(), discount, k.Lifetime.String(), refund, p.buyers(k),
 		})
 	}
 	return rows
 }
 
-// buyers are the plans that have k on their list.
-func (p *Policy) buyers(k *Pack) []string {
+// buyers are the plans that have k on their list; with it on none, whoever it is sold to.
+func (p *Policy) buyers(k *Pack) string {
 	var out []string
 	for _, pl := range p.Plans {
 		if slices.Contains(pl.Packs, k) {
 			out = append(out, pl.Name)
 		}
 	}
-	return out
+	switch {
+	case len(out) > 0:
+		return listed(out)
+	case k.NeedsSubscription:
+		return "every subscriber"
+	}
+	return "everybody"
 }
 
 // smallest is the pack that k's discount is measured by: the first of the first list that has it.
