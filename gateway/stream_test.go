@@ -184,7 +184,8 @@ func TestStreamIsHeldBack(t *testing.T) {
 // A client that lets the backend's deadline pass by not reading is charged all the same.
 func TestSlowReaderPays(t *testing.T) {
 	t.Parallel()
-	b := setup(t, mixed("refuse"), func(o *gateway.Options) { o.UpstreamTimeout = 2 * time.Second })
+	const timeout = 6 * time.Second // half of it must go by in the client's pause, however slow the machine begins
+	b := setup(t, mixed("refuse"), func(o *gateway.Options) { o.UpstreamTimeout = timeout })
 	key := b.account("acme", 10*meter.Credit)
 	const size = 24 << 20
 	b.backend.on(func(ctx *fasthttp.RequestCtx) {
@@ -202,7 +203,7 @@ func TestSlowReaderPays(t *testing.T) {
 		require.NoError(t, err)
 		total += n
 	}
-	<-time.After(2200*time.Millisecond - time.Since(start)) // then a pause until the backend's time is over
+	<-time.After(timeout + timeout/30 - time.Since(start)) // then a pause until the backend's time is over
 	for err == nil {
 		var n int
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(500*time.Millisecond)))
