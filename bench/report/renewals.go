@@ -37,6 +37,7 @@ func renewalSection(c cells) []section {
 	}
 	size := table{Title: "Memory", Head: []string{"of", "before", "after"}, Rows: [][]string{
 		{"Redis, bytes an account", of(result.ExtraAccountSize).text(""), of(result.ExtraAccountRenewed).text("")},
+		{"… of it the ledger, which stays for trim_lag", "–", of(result.ExtraLedgerRenewed).text("")},
 		{"gateway, MiB; after: the most it had", mebibytes(of(result.ExtraResident)), mebibytes(of(result.ExtraResidentPeak))},
 	}}
 	return []section{{

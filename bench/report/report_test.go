@@ -293,7 +293,7 @@ func TestRenewals(t *testing.T) {
 	}
 	maps.Copy(run.Rows[3].Extra, map[string]float64{
 		result.ExtraIssued: 200, result.ExtraApplied: 250, result.ExtraLapsed: 50, result.ExtraBooked: 80,
-		result.ExtraAccountSize: 300, result.ExtraAccountRenewed: 310, result.ExtraResident: 50 << 20, result.ExtraResidentPeak: 90 << 20,
+		result.ExtraAccountSize: 300, result.ExtraAccountRenewed: 310, result.ExtraLedgerRenewed: 9, result.ExtraResident: 50 << 20, result.ExtraResidentPeak: 90 << 20,
 	})
 	html, markdown := written(t, run)
 	require.NotRegexp(t, `NaN|Inf|ZgotmplZ`, html)
@@ -303,6 +303,7 @@ func TestRenewals(t *testing.T) {
 		"| the seconds around midnight | 10 | 5,000 | 0 | 0.80 | 2 | 5 | 9 |",
 		"| while grants are issued and lapse | 10 | 5,000 | 0 | 0.80 | 4 | 5 | 9 |",
 		"| Redis, bytes an account | 300 | 310 |",
+		"| … of it the ledger, which stays for trim_lag | – | 9 |",
 		"| gateway, MiB; after: the most it had | 50 | 90 |",
 		"None of 20,000 requests was refused or failed.",
 	} {

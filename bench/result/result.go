@@ -100,13 +100,14 @@ const (
 	ExtraHolds       = "holds"              // that ExtraHoldSize was measured with
 	ExtraLoadSeconds = "load_seconds"       // for all accounts into an empty Redis
 
-	ExtraIssued         = "issued_seconds"            // after midnight, until all next grants were recorded in Postgres
-	ExtraApplied        = "applied_seconds"           // … until Redis had them, and Postgres knew
-	ExtraLapsed         = "lapsed_seconds"            // … until all grants that ended at midnight had lapsed in Redis
-	ExtraBooked         = "booked_seconds"            // … until Postgres had these lapses
-	ExtraResident       = "gateway_resident_bytes"    // before midnight
-	ExtraResidentPeak   = "gateway_resident_peak"     // the most since the gateway started
-	ExtraAccountRenewed = "bytes_per_account_renewed" // ExtraAccountSize when everything was renewed
+	ExtraIssued         = "issued_seconds"                   // after midnight, until all next grants were recorded in Postgres
+	ExtraApplied        = "applied_seconds"                  // … until Redis had them, and Postgres knew
+	ExtraLapsed         = "lapsed_seconds"                   // … until all grants that ended at midnight had lapsed in Redis
+	ExtraBooked         = "booked_seconds"                   // … until Postgres had these lapses
+	ExtraResident       = "gateway_resident_bytes"           // before midnight
+	ExtraResidentPeak   = "gateway_resident_peak"            // the most since the gateway started
+	ExtraLedgerRenewed  = "ledger_bytes_per_account_renewed" // … of it the ledger, of which Redis keeps some minutes
+	ExtraAccountRenewed = "bytes_per_account_renewed"        // ExtraAccountSize when everything was renewed
 )
 
 // Point is one value of a series.

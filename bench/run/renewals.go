@@ -72,7 +72,9 @@ func renewals(ctx context.Context, b *bench, row *result.Row) error {
 	if err := phase(result.PhaseAfter, load.Options{Length: length}); err != nil {
 		return err
 	}
-	if err := errors.Join(b.drained(ctx), b.sizes(ctx, row, result.ExtraAccountRenewed, "")); err != nil {
+	ledger, err := b.stage.LedgerPerAccount(ctx)
+	row.Extra[result.ExtraLedgerRenewed] = ledger
+	if err := errors.Join(err, b.drained(ctx), b.sizes(ctx, row, result.ExtraAccountRenewed, "")); err != nil {
 		return err
 	}
 	return b.stage.CheckRenewed(ctx)

@@ -155,6 +155,8 @@ func TestRenewals(t *testing.T) {
 	require.Positive(t, extra[result.ExtraLapsed])
 	require.Positive(t, extra[result.ExtraBooked])
 	require.Greater(t, extra[result.ExtraAccountSize], 100.0)
+	require.Less(t, extra[result.ExtraLedgerRenewed], extra[result.ExtraAccountRenewed])
+	require.Positive(t, extra[result.ExtraLedgerRenewed])
 	require.GreaterOrEqual(t, extra[result.ExtraResidentPeak], extra[result.ExtraResident])
 	require.InDelta(t, accounts, row.Series[len(row.Series)-1].Value, 0)
 }

@@ -11,8 +11,11 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"creditgate/bench/cast"
 	"creditgate/bench/measure"
+	"creditgate/meter"
 	"creditgate/meter/policy"
 	"creditgate/persist"
 )
@@ -221,6 +224,24 @@ func (s *Stage) Resident() (now, peak float64, err error) {
 func (s *Stage) MemoryPerAccount(ctx context.Context) (float64, error) {
 	used, err := s.memory(ctx)
 	return (used - s.empty) / float64(s.Accounts), err
+}
+
+// LedgerPerAccount is the part of it that is the ledger: what Redis keeps of it after Postgres has it.
+func (s *Stage) LedgerPerAccount(ctx context.Context) (float64, error) {
+	client, err := meter.NewRedis(s.redisURL)
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close() //nolint:errcheck // only read
+	sum := int64(0)
+	for p := range s.layout.Partitions {
+		n, err := client.MemoryUsage(ctx, s.layout.Keys(p).Ledger(), 0).Result()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return 0, fmt.Errorf("memory of the ledger of partition %d: %w", p, err)
+		}
+		sum += n
+	}
+	return float64(sum) / float64(s.Accounts), nil
 }
 
 func (s *Stage) memory(ctx context.Context) (float64, error) {
