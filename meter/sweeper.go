@@ -20,8 +20,8 @@ const (
 	sweepEvery   = time.Second
 	sweepLock    = 3 * time.Second // a dead sweeper is replaced after this; held 0 within lease + 5 s rests on it
 	sweepLoads   = time.Second     // for loading accounts in one sweep; the others are due in the next one
-	lapsesAtOnce = flightMax
-	slotsEvery   = 30 // sweeps
+	lapsesAtOnce = 64              // when a month ends for everybody, requests wait behind no longer call than this
+	slotsEvery   = 30              // sweeps
 )
 
 // sweep is one round on one partition.

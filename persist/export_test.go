@@ -2,6 +2,7 @@ package persist
 
 // The queries whose plans are looked at.
 const (
-	FirstEntry = firstEntry
-	UsageSums  = usageSums
+	FirstEntry     = firstEntry
+	UsageSums      = usageSums
+	PendingChanges = pendingChanges
 )

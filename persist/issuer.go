@@ -158,13 +158,9 @@ const (
 )
 
 func (i *Issuer) issueProduct(ctx context.Context, product string, p *policy.Policy) (n int, err error) {
-	now := i.admin.clock.Now().Truncate(time.Millisecond).UTC()
-	for _, q := range [...]struct {
-		sql string
-		arg any
-	}{{outdatedBefore, p.Version()}, {outdatedAfter, p.Version()}, {dueAccounts, now}} {
+	for _, query := range [...]string{outdatedBefore, outdatedAfter, dueAccounts} {
 		for {
-			accounts, grants, err := i.page(ctx, p, now, q.sql, product, q.arg)
+			accounts, grants, err := i.page(ctx, p, query, product)
 			n += grants
 			if err != nil || accounts == 0 {
 				if err != nil {
@@ -180,12 +176,16 @@ func (i *Issuer) issueProduct(ctx context.Context, product string, p *policy.Pol
 	return n, nil
 }
 
-// page issues for one page of accounts: recorded in one transaction, then applied side by side.
-func (i *Issuer) page(
-	ctx context.Context, p *policy.Policy, now time.Time, query, product string, arg any,
-) (accounts, grants int, err error) {
+// page issues for one page of accounts: recorded in one transaction, then applied side by side. Its time is its own: a
+// round may take many minutes, and what was made long ago the sweeper would apply once more.
+func (i *Issuer) page(ctx context.Context, p *policy.Policy, query, product string) (accounts, grants int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, issueWait)
 	defer cancel()
+	now := i.admin.clock.Now().Truncate(time.Millisecond).UTC()
+	arg := any(p.Version())
+	if query == dueAccounts {
+		arg = now
+	}
 	b := newBatch(now)
 	var changes []pendingID
 	full := 0

@@ -109,22 +109,33 @@ func (s *Store) voidMove(ctx context.Context, id meter.ID) error {
 	return storeError("void expiry move", err)
 }
 
+// pendingChanges limits each kind by itself, in the order of its index, so that Postgres walks the indexes of what is
+// pending, which are mostly empty, from their oldest. Ordered by more, or limited only as a whole, it read all accounts for
+// each partition: its planner takes two columns that differ for the rule.
+const (
+	pendingHead = `', c.id, c.account::text AS account, c.created_at FROM creditgate.`
+	pendingTail = ` c JOIN creditgate.account a ON a.id = c.account
+		WHERE c.status = 'pending' AND a.layout = $1 AND a.partition = $2
+			AND c.created_at < $3 AND (c.created_at, c.account::text, c.id) > ($4, $5, $6)
+		ORDER BY c.created_at FETCH FIRST $7 ROWS WITH TIES) UNION ALL `
+	pendingChanges = `(SELECT 'grant` + pendingHead + `grant_lot` + pendingTail +
+		`(SELECT 'revocation` + pendingHead + `revocation` + pendingTail +
+		`(SELECT 'expiry move` + pendingHead + `expiry_move` + pendingTail +
+		`(SELECT 'reversal` + pendingHead + `reversal` + pendingTail +
+		`(SELECT 'suspension', '00000000-0000-0000-0000-000000000000'::uuid, id::text, flags_changed_at
+			FROM creditgate.account WHERE applied_flags_version <> flags_version AND layout = $1 AND partition = $2
+				AND flags_changed_at < $3
+				AND (flags_changed_at, id::text, '00000000-0000-0000-0000-000000000000'::uuid) > ($4, $5, $6)
+			ORDER BY flags_changed_at FETCH FIRST $7 ROWS WITH TIES)
+		ORDER BY created_at, account, id LIMIT $7`
+)
+
 // Pending lists changes of the partition's accounts that were made before olderThan ago and are not known to be in
 // Redis, oldest first, starting after the given one (the zero value: at the oldest).
 func (s *Store) Pending(
 	ctx context.Context, partition uint16, olderThan time.Duration, after PendingChange, limit int,
 ) ([]PendingChange, error) {
-	rows, err := s.pool.Query(ctx, `SELECT kind, c.id, account, c.created_at FROM (
-			SELECT 'grant' AS kind, id, account, created_at FROM creditgate.grant_lot WHERE status = 'pending'
-			UNION ALL SELECT 'revocation', id, account, created_at FROM creditgate.revocation WHERE status = 'pending'
-			UNION ALL SELECT 'expiry move', id, account, created_at FROM creditgate.expiry_move WHERE status = 'pending'
-			UNION ALL SELECT 'reversal', id, account, created_at FROM creditgate.reversal WHERE status = 'pending'
-			UNION ALL SELECT 'suspension', '00000000-0000-0000-0000-000000000000', id, flags_changed_at
-				FROM creditgate.account WHERE applied_flags_version <> flags_version) c
-		JOIN creditgate.account a ON a.id = c.account
-		WHERE a.layout = $1 AND a.partition = $2 AND c.created_at < $3
-			AND (c.created_at, c.account::text, c.id) > ($4, $5, $6)
-		ORDER BY c.created_at, c.account::text, c.id LIMIT $7`,
+	rows, err := s.pool.Query(ctx, pendingChanges,
 		s.layoutNumber(), int(partition), s.clock.Now().Add(-olderThan), after.CreatedAt, after.Account, [16]byte(after.ID), limit)
 	if err != nil {
 		return nil, storeError("list pending changes", err)

@@ -93,6 +93,21 @@ const (
 	ImageSize  = 2 << 20 // both ways
 )
 
+// RenewalRules are what a policy adds to Policy in which every account can have a plan that renews at one midnight.
+const RenewalRules = `
+cycle:
+  anchor:
+    day_of_month: 1
+  at: "00:00"
+plans:
+  studio:
+    monthly:
+      credits: 1000000
+`
+
+// Plan is that of RenewalRules.
+const Plan = "studio"
+
 // Request is the JSON request: about 300 bytes that ask for one picture.
 func Request() []byte {
 	return []byte(`{"model":"studio-2","n":1,"size":"1024x1024","response_format":"url","quality":"standard","prompt":"` +

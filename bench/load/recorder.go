@@ -68,13 +68,19 @@ func (r *recorder) result(length time.Duration) (Result, error) {
 			out.Errors[outcome] += n
 		}
 	}
-	packed, err := all.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
+	var err error
+	out.Latency, err = Latency(all)
+	return out, err
+}
+
+// Latency is what a result says of a histogram.
+func Latency(h *hdrhistogram.Histogram) (result.Latency, error) {
+	packed, err := h.Encode(hdrhistogram.V2CompressedEncodingCookieBase)
 	if err != nil {
-		return out, fmt.Errorf("load: pack the histogram: %w", err)
+		return result.Latency{}, fmt.Errorf("load: pack the histogram: %w", err)
 	}
-	at := func(percent float64) float64 { return float64(all.ValueAtQuantile(percent)) }
-	out.Latency = result.Latency{
-		P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: float64(all.Max()), Mean: all.Mean(), Hist: string(packed),
-	}
-	return out, nil
+	at := func(percent float64) float64 { return float64(h.ValueAtQuantile(percent)) }
+	return result.Latency{
+		P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: float64(h.Max()), Mean: h.Mean(), Hist: string(packed),
+	}, nil
 }

@@ -55,6 +55,16 @@ func TestCPUOfATree(t *testing.T) {
 	require.ErrorContains(t, err, "does not run")
 }
 
+func TestResident(t *testing.T) {
+	t.Parallel()
+	now, peak, err := Resident(os.Getpid())
+	require.NoError(t, err)
+	require.Greater(t, now, 1e6)
+	require.GreaterOrEqual(t, peak, now)
+	_, _, err = Resident(-1)
+	require.ErrorContains(t, err, "memory of process -1")
+}
+
 func TestRedisCountsWhatItWasAsked(t *testing.T) {
 	t.Parallel()
 	server := redisd.Test(t)

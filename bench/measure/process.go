@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -38,6 +39,34 @@ func CPU(pid int) (time.Duration, error) {
 		queue = append(queue[1:], children[p.pid]...)
 	}
 	return sum, nil
+}
+
+// Resident is the memory that a process has in RAM, and the most that it had since it started, in bytes.
+func Resident(pid int) (now, peak float64, err error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return 0, 0, fmt.Errorf("measure: memory of process %d: %w", pid, err)
+	}
+	const kilo = 1024
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		if name != "VmRSS" && name != "VmHWM" {
+			continue
+		}
+		n, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("measure: %s of process %d: %w", name, pid, err)
+		}
+		if name == "VmRSS" {
+			now = n * kilo
+		} else {
+			peak = n * kilo
+		}
+	}
+	if now <= 0 || peak < now {
+		return 0, 0, fmt.Errorf("measure: process %d has no memory that can be read", pid)
+	}
+	return now, peak, nil
 }
 
 // process is one line of /proc/PID/stat.

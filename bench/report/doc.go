@@ -12,6 +12,7 @@
 //	cluster.go  a Redis Cluster, master by master
 //	growth.go   what higher rates need, on paper
 //	limits.go   where growth is uneven: few partitions, one hot account
+//	renewals.go everybody's month ends at one midnight
 //	plots.go    which plots there are
 //	chart.go    lines, as SVG
 //	bars.go     stacked bars, as SVG

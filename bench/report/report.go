@@ -41,7 +41,8 @@ func Write(run *result.Run, dir string) (string, error) {
 	p := page{
 		Run: run, Versions: versions(run.Versions), Started: run.Started.UTC().Format("2006-01-02 15:04 UTC"),
 		RAM:      number(float64(run.Machine.RAMBytes>>20)/1024) + " GiB",
-		Promises: promises(rows), Plots: drawn, Tables: tables(rows), Growth: growthSection(rows),
+		Promises: promises(rows), Plots: drawn, Tables: tables(rows),
+		Growth: append(renewalSection(rows.suite("renewals")), growthSection(rows)...),
 	}
 	html, err := template.New("report.html").Parse(pageTemplate)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -278,6 +279,39 @@ func TestRunOfNothing(t *testing.T) {
 	}
 	html, _ := written(t, run)
 	require.NotRegexp(t, `NaN|Inf`, html)
+}
+
+func TestRenewals(t *testing.T) {
+	t.Parallel()
+	run := &result.Run{Name: "renewals", Notes: []string{}}
+	for i, phase := range []string{result.PhaseBefore, result.PhaseMidnight, result.PhaseAfter, result.PhaseRenewing} {
+		run.Rows = append(run.Rows, result.Row{
+			Suite: "renewals", Phase: phase, Target: "metered", Accounts: 1_000_000, Rate: 500, Requests: 5000, Seconds: 10,
+			Latency: result.Latency{P50: 800, P99: float64(1000 * (i + 1)), P999: 5000, Max: 9000, Hist: histogram(t)},
+			Extra:   map[string]float64{result.ExtraActive: 1000},
+		})
+	}
+	maps.Copy(run.Rows[3].Extra, map[string]float64{
+		result.ExtraIssued: 200, result.ExtraApplied: 250, result.ExtraLapsed: 50, result.ExtraBooked: 80,
+		result.ExtraAccountSize: 300, result.ExtraAccountRenewed: 310, result.ExtraLedgerRenewed: 9, result.ExtraResident: 50 << 20, result.ExtraResidentPeak: 90 << 20,
+	})
+	html, markdown := written(t, run)
+	require.NotRegexp(t, `NaN|Inf|ZgotmplZ`, html)
+	for _, line := range []string{
+		"## 1,000,000 subscriptions renew at one midnight",
+		"| … and Redis has them, and Postgres knows | 250 | 4,000 |",
+		"| the seconds around midnight | 10 | 5,000 | 0 | 0.80 | 2 | 5 | 9 |",
+		"| while grants are issued and lapse | 10 | 5,000 | 0 | 0.80 | 4 | 5 | 9 |",
+		"| Redis, bytes an account | 300 | 310 |",
+		"| … of it the ledger, which stays for trim_lag | – | 9 |",
+		"| gateway, MiB; after: the most it had | 50 | 90 |",
+		"None of 20,000 requests was refused or failed.",
+	} {
+		require.Contains(t, markdown, line+"\n")
+	}
+	run.Rows[1].Errors = map[string]int64{"402": 7}
+	_, markdown = written(t, run)
+	require.Contains(t, markdown, "7 of 20,000 requests were refused or failed.\n")
 }
 
 func TestClusterMasterByMaster(t *testing.T) {

@@ -46,10 +46,19 @@ const (
 	BodyImage = "image"
 )
 
+// Phases of Row.Phase, in the suite that lets everybody's month end.
+const (
+	PhaseBefore   = "before"   // the new month
+	PhaseMidnight = "midnight" // the seconds around it
+	PhaseRenewing = "renewing" // until everything is issued and has lapsed
+	PhaseAfter    = "after"    // it all
+)
+
 // Row is one measured cell of one round. Parameters that a suite does not vary have the value they had, not zero, so
 // that rows of different suites can be compared. Figures that a target does not have are zero or absent.
 type Row struct {
 	Suite  string `json:"suite"`
+	Phase  string `json:"phase,omitempty"` // of a suite that goes through several
 	Target string `json:"target"`
 	Round  int    `json:"round"` // from 1
 
@@ -90,6 +99,15 @@ const (
 	ExtraHoldSize    = "bytes_per_hold"     // of Redis memory
 	ExtraHolds       = "holds"              // that ExtraHoldSize was measured with
 	ExtraLoadSeconds = "load_seconds"       // for all accounts into an empty Redis
+
+	ExtraIssued         = "issued_seconds"                   // after midnight, until all next grants were recorded in Postgres
+	ExtraApplied        = "applied_seconds"                  // … until Redis had them, and Postgres knew
+	ExtraLapsed         = "lapsed_seconds"                   // … until all grants that ended at midnight had lapsed in Redis
+	ExtraBooked         = "booked_seconds"                   // … until Postgres had these lapses
+	ExtraResident       = "gateway_resident_bytes"           // before midnight
+	ExtraResidentPeak   = "gateway_resident_peak"            // the most since the gateway started
+	ExtraLedgerRenewed  = "ledger_bytes_per_account_renewed" // … of it the ledger, of which Redis keeps some minutes
+	ExtraAccountRenewed = "bytes_per_account_renewed"        // ExtraAccountSize when everything was renewed
 )
 
 // Point is one value of a series.

@@ -51,7 +51,7 @@ func parseFlags(args []string, out io.Writer) (*config, error) {
 	f.IntVar(&c.rounds, "rounds", 0,
 		"how often each cell is measured; 0: three times where the figures that matter come from, else once")
 	f.DurationVar(&c.length, "length", 0, "how long a cell is measured; 0: 3s, with -quick 1s")
-	f.BoolVar(&c.quick, "quick", false, "fewer and shorter cells, no million of accounts: two to three minutes")
+	f.BoolVar(&c.quick, "quick", false, "fewer and shorter cells, no million of accounts: about three minutes")
 	f.BoolVar(&c.list, "list", false, "list the suites and end")
 	f.StringVar(&c.name, "name", "", "name of the results; empty: date and time")
 	f.StringVar(&c.out, "out", "bench/results", "directory of the results")

@@ -52,7 +52,7 @@ func settingTakes(o stage.Options) time.Duration {
 
 func (c *cell) takes(run *config) time.Duration {
 	if c.special != nil && c.clients == 0 { // it asks nothing for a set time
-		return specialTakes
+		return max(specialTakes, c.length)
 	}
 	length := c.lasts(run.length)
 	return c.warmth(length) + length + cellOverhead
@@ -105,6 +105,10 @@ func (p *progress) cell(row *result.Row, c *cell, run *config) {
 
 // figures are those of a row that a reader looks for first.
 func figures(row *result.Row) string {
+	if took, renewed := row.Extra[result.ExtraApplied]; renewed {
+		return fmt.Sprintf("%.1f s until all have their next grant, %.1f s until the old ones have lapsed, p99 meanwhile %s",
+			took, row.Extra[result.ExtraBooked], millis(row.Latency.P99))
+	}
 	if size, memory := row.Extra[result.ExtraAccountSize]; memory {
 		return fmt.Sprintf("%.0f B per account, %.0f B per hold", size, row.Extra[result.ExtraHoldSize])
 	}

@@ -10,8 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/stretchr/testify/require"
 
+	"creditgate/bench/load"
 	"creditgate/bench/result"
 	"creditgate/bench/stage"
 )
@@ -116,6 +118,68 @@ func TestMemoryOfAccountsAndHolds(t *testing.T) {
 	// Three grants are some 40 bytes of numbers each: much less, and nothing was stored.
 	require.Greater(t, m.PerAccount, 120.0)
 	require.Greater(t, m.PerHold, 50.0)
+}
+
+// Nobody is refused while everybody's month ends, and each account is given its next grant once: CheckRenewed is in it.
+func TestRenewals(t *testing.T) {
+	t.Parallel()
+	out := new(bytes.Buffer)
+	c, err := parseFlags([]string{"-length", "200ms", "-suite", "renewals", "-binary", build(t)}, out)
+	require.NoError(t, err)
+	hall, err := openHall(t.Context(), t.TempDir(), c)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, hall.Close()) })
+	b := &bench{config: c, hall: hall, run: new(result.Run), progress: newProgress(out, nil, c)}
+	t.Cleanup(func() { require.NoError(t, b.leave()) })
+	const accounts = 600 // more than a page of the issuer
+	require.NoError(t, b.enter(t.Context(), on(func(o *stage.Options) {
+		o.Accounts, o.Grants, o.Renewing = accounts, stage.GrantsGiven, true
+	})))
+	require.Error(t, b.stage.CheckRenewed(t.Context()), "nothing is due before midnight")
+	row := b.row("renewals", &cell{target: stage.Metered}, 1)
+	require.NoError(t, renewals(t.Context(), b, row), out)
+	require.Empty(t, b.run.Notes)
+	phases := []string{row.Phase}
+	for _, r := range append(b.run.Rows, *row) {
+		require.Positive(t, r.Requests, r.Phase)
+		require.Empty(t, r.Errors, r.Phase)
+		require.NotEmpty(t, r.Latency.Hist, r.Phase)
+	}
+	for _, r := range b.run.Rows {
+		phases = append(phases, r.Phase)
+	}
+	require.Equal(t, []string{result.PhaseRenewing, result.PhaseBefore, result.PhaseMidnight, result.PhaseAfter}, phases)
+	extra := row.Extra
+	require.Positive(t, extra[result.ExtraIssued])
+	require.GreaterOrEqual(t, extra[result.ExtraApplied], extra[result.ExtraIssued])
+	require.Positive(t, extra[result.ExtraLapsed])
+	require.Positive(t, extra[result.ExtraBooked])
+	require.Greater(t, extra[result.ExtraAccountSize], 100.0)
+	require.Less(t, extra[result.ExtraLedgerRenewed], extra[result.ExtraAccountRenewed])
+	require.Positive(t, extra[result.ExtraLedgerRenewed])
+	require.GreaterOrEqual(t, extra[result.ExtraResidentPeak], extra[result.ExtraResident])
+	require.InDelta(t, accounts, row.Series[len(row.Series)-1].Value, 0)
+}
+
+func TestPiecesAreMerged(t *testing.T) {
+	t.Parallel()
+	latency := func(micros ...int64) result.Latency {
+		h := hdrhistogram.New(1, 1_000_000, 3)
+		for _, v := range micros {
+			require.NoError(t, h.RecordValue(v))
+		}
+		l, err := load.Latency(h)
+		require.NoError(t, err)
+		return l
+	}
+	both, err := merged(latency(100, 200), latency(300, 400))
+	require.NoError(t, err)
+	require.InDelta(t, 250, both.Mean, 0.1)
+	require.InDelta(t, 400, both.Max, 0)
+	_, err = merged(result.Latency{Hist: "none"}, latency(1))
+	require.ErrorContains(t, err, "latencies of one piece")
+	_, err = merged(latency(1), result.Latency{Hist: "none"})
+	require.ErrorContains(t, err, "latencies of the next piece")
 }
 
 func TestFlagsAreRefusedByName(t *testing.T) {

@@ -22,6 +22,8 @@ const inFlight = 4000
 const (
 	million  = 1_000_000
 	activeOf = 50_000
+
+	manyQuick = 20_000 // where a quick run asks for what a million would show
 )
 
 // suites are in the order in which they run: those first that share the usual stage.
@@ -39,6 +41,7 @@ func suites() []suite {
 		{"gateways", "1, 2, 3 gateways on one Redis", gatewaysSuite},
 		{"cluster", "a Redis Cluster of 1, 2, 3 masters", clusterSuite},
 		{"accounts", "1, 1,000, 1,000,000 accounts", accountsSuite},
+		{"renewals", "subscriptions of 1,000,000 accounts that renew at one midnight, under load", renewalsSuite},
 		{"memory", "Redis memory of idle accounts and of open holds", memorySuite},
 	}
 }
@@ -175,6 +178,14 @@ func accountsSuite(c *config) []act {
 	targets, warm := c.chosen(stage.Metered), 2*c.length
 	cells := append(each(targets, cell{clients: 64, active: activeOf, warm: warm}), each(targets, cell{clients: 64, warm: warm})...)
 	return append(acts, act{on(func(o *stage.Options) { o.Accounts, o.Grants = million, grants }), cells})
+}
+
+// renewalsSuite has a clock of its own, which it moves: its stage is nobody else's.
+func renewalsSuite(c *config) []act {
+	o := on(func(o *stage.Options) {
+		o.Accounts, o.Grants, o.Renewing = pick(c, million, manyQuick), stage.GrantsGiven, true
+	})
+	return []act{{o, each(c.chosen(stage.Metered), cell{special: renewals, length: pick(c, 10*time.Minute, time.Minute)})}}
 }
 
 // memorySuite has a Redis of its own and needs no stage.

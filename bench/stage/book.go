@@ -21,6 +21,25 @@ const lastingFor = 90 * 24 * time.Hour
 type accounts struct {
 	n, grants int
 	made      time.Time // of everything
+	renewal   *renewal  // nil: nobody has a subscription
+}
+
+// lot is a grant as every account has it.
+type lot struct {
+	bucket             string
+	rank               uint8
+	credits            meter.Credits
+	effective, expires time.Time // expires zero: never; it is purchased
+}
+
+// lot is the grant of a number: of the subscription where there is one.
+func (a accounts) lot(grant int) lot {
+	if a.renewal != nil {
+		d := a.renewal.given[grant]
+		return lot{d.Bucket, d.Rank, d.Credits, d.EffectiveAt, d.ExpiresAt}
+	}
+	rank := a.bucketOf(grant)
+	return lot{buckets()[rank], uint8(rank), creditsEach, a.made, a.expiry(grant)}
 }
 
 // buckets are those of cast.Policy, in drain order.
@@ -63,13 +82,13 @@ func (a accounts) id(kind, account, part int) meter.ID {
 func (a accounts) state(i int) meter.Account {
 	state := meter.Account{Seq: uint64(a.grants), Grants: make([]meter.Grant, a.grants)}
 	for g := range a.grants {
-		rank, expires := a.bucketOf(g), meter.Never
-		if at := a.expiry(g); !at.IsZero() {
-			expires = at.UnixMilli()
+		l, expires := a.lot(g), meter.Never
+		if !l.expires.IsZero() {
+			expires = l.expires.UnixMilli()
 		}
 		state.Grants[g] = meter.Grant{
-			ID: a.id(idGrant, i, g), Bucket: buckets()[rank], Rank: uint8(rank), Paid: expires == meter.Never,
-			Available: creditsEach, EffectiveMs: a.made.UnixMilli(), ExpiresMs: expires, CreatedMs: a.made.UnixMilli(),
+			ID: a.id(idGrant, i, g), Bucket: l.bucket, Rank: l.rank, Paid: expires == meter.Never, Available: l.credits,
+			EffectiveMs: l.effective.UnixMilli(), ExpiresMs: expires, CreatedMs: a.made.UnixMilli(),
 		}
 	}
 	return state

@@ -8,6 +8,7 @@
 //	gateway.go   `creditgate serve`
 //	seed.go      accounts into Postgres
 //	book.go      what the accounts have
+//	renewals.go  subscriptions that renew at one midnight, and the clock that brings it
 //	fill.go      accounts into Redis, through an engine
 //	rest.go      waiting until Redis has done with it
 //	process.go   a child process

@@ -28,9 +28,9 @@ type Engine struct {
 
 // startEngine runs an engine whose accounts are b's. An empty Redis is rebuilt from them, as it would be from Postgres
 // after a loss: by the product's own verbs, whatever its packed values look like.
-func startEngine(ctx context.Context, redisURL string, b book) (*Engine, error) {
+func startEngine(ctx context.Context, redisURL string, b book, clock *meter.Clock) (*Engine, error) {
 	engine, err := meter.New(meter.Options{
-		RedisURL: redisURL, Layout: b.layout, Book: b, Rebuild: b, Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(),
+		RedisURL: redisURL, Layout: b.layout, Book: b, Rebuild: b, Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(), Clock: clock,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("fill Redis: %w", err)

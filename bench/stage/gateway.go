@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"creditgate/bench/cast"
 	"creditgate/bench/measure"
 )
 
@@ -32,7 +31,7 @@ type gateway struct {
 
 func (s *Stage) startGateways(ctx context.Context) error {
 	policy := filepath.Join(s.dir, "bench.yaml")
-	if err := os.WriteFile(policy, []byte(cast.Policy), 0o600); err != nil {
+	if err := os.WriteFile(policy, []byte(s.policy()), 0o600); err != nil {
 		return fmt.Errorf("write the policy: %w", err)
 	}
 	for i := range s.Gateways {
@@ -55,6 +54,9 @@ func (s *Stage) startGateway(ctx context.Context, name, policy string) error {
 		"CREDITGATE_JOURNAL_DIR=" + filepath.Join(s.dir, name+"-journal"),
 		fmt.Sprintf("CREDITGATE_PARTITIONS=%d", s.Partitions), fmt.Sprintf("CREDITGATE_LAYOUT=%d", layoutNumber),
 		"CREDITGATE_VERIFY_EVERY=0s",
+	}
+	if s.Renewing {
+		cmd.Env = append(cmd.Env, "CREDITGATE_TEST_CLOCK=true")
 	}
 	for _, setting := range []string{"GOGC", "GOMEMLIMIT", "GODEBUG"} { // for those who try them
 		if v, set := os.LookupEnv(setting); set {

@@ -53,7 +53,7 @@ func (h *Hall) Memory(ctx context.Context, n, grants, partitions, holds int) (m 
 	layout := meter.Layout{Number: layoutNumber, Partitions: uint16(partitions)}
 	a := accounts{n: n, grants: grants, made: time.Now().Add(-sinceMade).Truncate(time.Millisecond).UTC()}
 	began := time.Now()
-	engine, err := startEngine(ctx, server.URL(), book{epochs: firstEpochs{}, accounts: a, layout: layout})
+	engine, err := startEngine(ctx, server.URL(), book{epochs: firstEpochs{}, accounts: a, layout: layout}, nil)
 	if err != nil {
 		return m, err
 	}

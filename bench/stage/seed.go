@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -24,7 +25,7 @@ func seed(ctx context.Context, ownerURL string, layout meter.Layout, a accounts)
 	if _, err := conn.Exec(ctx, "SET session_replication_role = replica"); err != nil {
 		return fmt.Errorf("seed accounts: %w", err)
 	}
-	for _, t := range a.tables(layout) {
+	for _, t := range append(a.tables(layout), a.renewal.tables(a)...) {
 		n := a.n * max(1, t.each)
 		at := -1
 		rows := pgx.CopyFromFunc(func() ([]any, error) {
@@ -75,26 +76,25 @@ func (a accounts) tables(layout meter.Layout) []table {
 			"fingerprint", "created_at", "status", "applied_at",
 		},
 		row: func(i, g int) []any {
-			rank, name := a.bucketOf(g), cast.Account(i)
+			l, name := a.lot(g), cast.Account(i)
 			return []any{
-				[16]byte(a.id(idGrant, i, g)), name, buckets()[rank], int16(rank), int64(creditsEach), a.expiry(g).IsZero(),
-				a.made, a.expiryOrNull(g), fmt.Sprintf("%s-%d", name, g), make([]byte, sha256.Size), a.made, "applied", a.made,
+				[16]byte(a.id(idGrant, i, g)), name, l.bucket, int16(l.rank), int64(l.credits), l.expires.IsZero(),
+				l.effective, orNull(l.expires), fmt.Sprintf("%s-%d", name, g), make([]byte, sha256.Size), a.made, "applied", a.made,
 			}
 		},
 	}, {
 		name: "grant_state", each: a.grants,
 		columns: []string{"grant_id", "account", "credits", "granted", "expires_at"},
 		row: func(i, g int) []any {
-			return []any{
-				[16]byte(a.id(idGrant, i, g)), cast.Account(i), int64(creditsEach), int64(creditsEach), a.expiryOrNull(g),
-			}
+			l := a.lot(g)
+			return []any{[16]byte(a.id(idGrant, i, g)), cast.Account(i), int64(l.credits), int64(l.credits), orNull(l.expires)}
 		},
 	}}
 }
 
-func (a accounts) expiryOrNull(grant int) any {
-	if at := a.expiry(grant); !at.IsZero() {
-		return at
+func orNull(at time.Time) any {
+	if at.IsZero() {
+		return nil
 	}
-	return nil
+	return at
 }

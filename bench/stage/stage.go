@@ -29,6 +29,7 @@ type Options struct {
 	Gateways   int
 	Masters    int           // of a Redis Cluster; 0: one Redis that is none
 	Delay      time.Duration // of the backend
+	Renewing   bool          // every account has a subscription whose month ends at one midnight, and time can be moved
 }
 
 // layoutNumber is that of every stage: each has a Redis and a database of its own.
@@ -44,6 +45,9 @@ type Stage struct {
 	Backlog     *measure.Backlog
 	LoadSeconds float64 // that it took to bring all accounts into Redis
 
+	clock    meter.Clock
+	renewal  *renewal // nil: nobody has a subscription
+	empty    float64  // Redis' memory before there were accounts
 	dir      string
 	hall     *Hall
 	layout   meter.Layout
@@ -109,24 +113,34 @@ func (s *Stage) connect(server *redisd.Server) {
 
 // fill makes the accounts, in Postgres and in Redis.
 func (s *Stage) fill(ctx context.Context) error {
-	a := accounts{n: s.Accounts, grants: s.Grants, made: time.Now().Add(-sinceMade).Truncate(time.Millisecond).UTC()}
 	owner, writer, err := s.hall.database(ctx)
 	if err != nil {
 		return err
 	}
 	s.writer = writer
-	if s.store, err = persist.Open(ctx, writer, s.layout, nil); err != nil {
+	if s.Renewing {
+		if err := s.beginRenewal(ctx, owner); err != nil {
+			return err
+		}
+	}
+	if s.store, err = persist.Open(ctx, writer, s.layout, &s.clock); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, func() error { s.store.Close(); return nil })
 	if err := s.store.EnsureLayout(ctx); err != nil {
 		return err
 	}
+	a := accounts{
+		n: s.Accounts, grants: s.Grants, made: s.clock.Now().Add(-sinceMade).Truncate(time.Millisecond).UTC(), renewal: s.renewal,
+	}
 	if err := seed(ctx, owner, s.layout, a); err != nil {
 		return err
 	}
+	if s.empty, err = s.memory(ctx); err != nil {
+		return err
+	}
 	began := time.Now()
-	engine, err := startEngine(ctx, s.redisURL, book{epochs: s.store, accounts: a, layout: s.layout})
+	engine, err := startEngine(ctx, s.redisURL, book{epochs: s.store, accounts: a, layout: s.layout}, &s.clock)
 	if err != nil {
 		return err
 	}
