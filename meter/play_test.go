@@ -316,18 +316,33 @@ func (p *play) someGrant(t *rapid.T) meter.GrantChange {
 	return rapid.SampledFrom(live).Draw(t, "live grant")
 }
 
+// owing are the grants of which something is held and something owed: chance alone rarely revokes one again.
+func (p *play) owing() (out []meter.GrantChange) {
+	for _, g := range p.grants {
+		for _, has := range p.home(g.Account).Accounts[g.Account].Grants {
+			if has.ID == g.Grant.ID && has.Held > 0 && has.Debt > 0 {
+				out = append(out, g)
+			}
+		}
+	}
+	return out
+}
+
 func (p *play) revoke(t *rapid.T) verb {
 	n := len(p.revocations)
 	if n == 0 || rapid.Bool().Draw(t, "new") {
 		// A revocation follows its grant: Postgres knows that it was applied.
 		g := p.someGrant(t)
+		beyond := []meter.Beyond{meter.BeyondDebt, meter.BeyondDebt, meter.BeyondNothing, meter.BeyondHeld}
+		if owing := p.owing(); len(owing) > 0 && rapid.Bool().Draw(t, "of what owes") {
+			g, beyond = rapid.SampledFrom(owing).Draw(t, "owing grant"), []meter.Beyond{meter.BeyondHeld, meter.BeyondDebt}
+		}
 		at, err := p.book.Cursor(p.ctx, p.layout.PartitionOf(g.Account))
 		require.NoError(p.t, err)
 		p.revocations = append(p.revocations, meter.Revocation{
 			ID: p.id(p.home(g.Account).NowMs), Account: g.Account, Grant: g.Grant.ID,
 			Amount: meter.Credits(rapid.IntRange(1, 20).Draw(t, "amount")), CheckedPseq: at.Pseq,
-			Beyond: rapid.SampledFrom([]meter.Beyond{meter.BeyondDebt, meter.BeyondDebt, meter.BeyondNothing, meter.BeyondHeld}).
-				Draw(t, "beyond"),
+			Beyond: rapid.SampledFrom(beyond).Draw(t, "beyond"),
 		})
 		n++
 	} else {
