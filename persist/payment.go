@@ -154,7 +154,7 @@ func (a *Admin) recordPaid(ctx context.Context, tx pgx.Tx, p purchaseRow, n NewP
 func (a *Admin) grantPaid(ctx context.Context, tx pgx.Tx, p purchaseRow, n NewPayment) (grant meter.ID, err error) {
 	now := a.clock.Now()
 	if p.followsRenewal {
-		terms, err := history(ctx, tx, p.account)
+		all, err := subscribers(ctx, tx, []string{p.account}, now)
 		if err != nil {
 			return grant, err
 		}
@@ -162,7 +162,7 @@ func (a *Admin) grantPaid(ctx context.Context, tx pgx.Tx, p purchaseRow, n NewPa
 		if rules == nil {
 			return grant, refuse(ErrRefused, "", "no policy is loaded for product %q", p.product)
 		}
-		at, ok := rules.Expiry(policy.Lifetime{Kind: policy.NextRenewal}, terms, now)
+		at, ok := all[p.account].expiry(rules, policy.Lifetime{Kind: policy.NextRenewal}, now, now)
 		if !ok {
 			return grant, refuse(ErrRefused, "", "pack %s lasts until the next renewal, and the subscription has ended; give the "+
 				"money back", p.pack)
