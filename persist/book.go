@@ -54,7 +54,7 @@ func (s *Store) cursor(ctx context.Context, tx querier, partition int) (c meter.
 // way either commits before this returns or not at all: both update the same row.
 //
 // What Redis was seen to have of accounts' flags is forgotten, because the Redis being opened may be a replica that
-// never got it; the sweeper applies them again.
+// never got it; the sweeper applies them again, and at once whatever else is pending.
 func (s *Store) ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64) (epoch uint64, err error) {
 	err = s.tx(ctx, "claim epoch", func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `UPDATE creditgate.partition SET epoch = greatest(epoch, $3) + 1
@@ -70,6 +70,9 @@ func (s *Store) ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64
 			WHERE layout = $1 AND partition = $2 AND applied_flags_version > 0`, s.layoutNumber(), int(partition))
 		return err
 	})
+	if err == nil {
+		s.behind[partition].Store(true)
+	}
 	return epoch, err
 }
 

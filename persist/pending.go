@@ -110,7 +110,8 @@ func (s *Store) voidMove(ctx context.Context, id meter.ID) error {
 }
 
 // Pending lists changes of the partition's accounts that were made before olderThan ago and are not known to be in
-// Redis, oldest first, starting after the given one (the zero value: at the oldest).
+// Redis, starting after the given one (the zero value: at the first). Revocations come first, so that what is superseded
+// is gone before its successor is there, then the others; each oldest first.
 func (s *Store) Pending(
 	ctx context.Context, partition uint16, olderThan time.Duration, after PendingChange, limit int,
 ) ([]PendingChange, error) {
@@ -123,9 +124,10 @@ func (s *Store) Pending(
 				FROM creditgate.account WHERE applied_flags_version <> flags_version) c
 		JOIN creditgate.account a ON a.id = c.account
 		WHERE a.layout = $1 AND a.partition = $2 AND c.created_at < $3
-			AND (c.created_at, c.account::text, c.id) > ($4, $5, $6)
-		ORDER BY c.created_at, c.account::text, c.id LIMIT $7`,
-		s.layoutNumber(), int(partition), s.clock.Now().Add(-olderThan), after.CreatedAt, after.Account, [16]byte(after.ID), limit)
+			AND (c.kind <> 'revocation', c.created_at, c.account::text, c.id) > ($4, $5, $6, $7)
+		ORDER BY c.kind <> 'revocation', c.created_at, c.account::text, c.id LIMIT $8`,
+		s.layoutNumber(), int(partition), s.clock.Now().Add(-olderThan), after.Kind != "" && after.Kind != string(revocationChange),
+		after.CreatedAt, after.Account, [16]byte(after.ID), limit)
 	if err != nil {
 		return nil, storeError("list pending changes", err)
 	}
