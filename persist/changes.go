@@ -238,7 +238,7 @@ func (s *Store) recordRevocation(ctx context.Context, tx pgx.Tx, v NewRevocation
 	if found || err != nil {
 		return r, err
 	}
-	if err := findPurchase(ctx, tx, &v); err != nil {
+	if err := s.findPurchase(ctx, tx, &v); err != nil {
 		return r, err
 	}
 	grant, left, err := revocable(ctx, tx, v)
