@@ -154,9 +154,7 @@ func (g NewGrant) content() []byte {
 
 func (s *Store) checkRoom(ctx context.Context, tx pgx.Tx, account string) error {
 	var live int
-	err := tx.QueryRow(ctx, `SELECT (SELECT count(*) FROM creditgate.grant_state WHERE account = $1 AND live)
-		+ (SELECT count(*) FROM creditgate.grant_lot WHERE account = $1 AND status = 'pending')
-		+ (SELECT count(*) FROM (`+stoppingGrants+`) s)`, account, s.overSince()).Scan(&live)
+	err := tx.QueryRow(ctx, `SELECT count(*) FROM (`+takingRoom+`) l`, []string{account}, s.overSince()).Scan(&live)
 	if err == nil && live >= meter.GrantsMax {
 		return fmt.Errorf("%w: %q has %d, which is the most", ErrTooManyGrants, account, live)
 	}

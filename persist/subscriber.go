@@ -128,13 +128,8 @@ func readFollowers(ctx context.Context, tx pgx.Tx, accounts []string, now time.T
 
 // readLive counts what checkRoom counts.
 func readLive(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
-	rows, err := tx.Query(ctx, `SELECT account, count(*) FROM (
-			SELECT account FROM creditgate.grant_state WHERE account = ANY($1) AND live
-			UNION ALL SELECT account FROM creditgate.grant_lot WHERE account = ANY($1) AND status = 'pending'
-			UNION ALL SELECT g.account FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
-				WHERE g.account = ANY($1) AND g.stops AND t.granted > 0 AND NOT t.live AND t.revoked = 0 AND t.debt = 0
-					AND (t.expires_at IS NULL OR t.expires_at > $2)) l
-		GROUP BY account`, accounts, now.Add(-clockSkewMax))
+	rows, err := tx.Query(ctx, `SELECT account, count(*) FROM (`+takingRoom+`) l GROUP BY account`,
+		accounts, now.Add(-clockSkewMax))
 	if err != nil {
 		return err
 	}
