@@ -139,6 +139,7 @@ func (a *Admin) apply(ctx context.Context, kind changeKind, id meter.ID) result 
 		}
 		decision, err := a.send(ctx, id, c)
 		if err != nil {
+			a.behind[a.partitionOf(c.account)].Store(true)
 			log.Warn().Err(err).Msg("change stays pending")
 			return notApplied
 		}
@@ -208,6 +209,7 @@ func (a *Admin) applyFlags(ctx context.Context, account string) bool {
 	}
 	decision, err := a.engine.Suspend(ctx, account, f.suspended, f.version)
 	if err != nil || decision.Code != meter.CodeOK {
+		a.behind[a.partitionOf(account)].Store(true)
 		a.log.Warn().Err(err).Str("account", account).Msg("suspension stays pending")
 		return false
 	}

@@ -1,7 +1,9 @@
 package persist_test
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +20,31 @@ func (b *bundle) sweep(t *testing.T) {
 	s := persist.NewSweeper(b.admin, b.ledger, persist.SweepOptions{Pending: time.Nanosecond},
 		prometheus.NewRegistry(), zerolog.Nop())
 	require.NoError(t, s.Sweep(t.Context()))
+}
+
+// Redis was away and is back: what is pending follows without waiting for its age, what is superseded before what
+// supersedes it.
+func TestSweptAtOnceWhenRedisIsBack(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
+	s.startFlusher(t, persist.FlushOptions{})
+	s.awaitFlushed(t)
+	setDown := func(down bool) { s.mu.Lock(); defer s.mu.Unlock(); s.down = down }
+	setDown(true)
+	require.False(t, s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))}).Applied)
+	ctx, cancel := context.WithCancel(t.Context())
+	var done sync.WaitGroup
+	defer func() { cancel(); done.Wait() }()
+	sweeper := persist.NewSweeper(s.admin, s.ledger, persist.SweepOptions{Every: time.Second, Pending: time.Hour},
+		prometheus.NewRegistry(), zerolog.Nop())
+	done.Go(func() { sweeper.Run(ctx) })
+	setDown(false)
+	require.Eventually(t, func() bool { return len(s.pending(t)) == 0 }, 15*time.Second, 10*time.Millisecond)
+	kinds := s.query(t, `SELECT kind::text FROM creditgate.ledger_entry ORDER BY pseq`)
+	require.Equal(t, [][]any{{"grant"}, {"grant"}, {"revoke"}, {"grant"}}, kinds)
+	s.requireNoDrift(t)
 }
 
 func (b *bundle) pending(t *testing.T) []persist.PendingChange {

@@ -102,6 +102,7 @@ func (a *Admin) applyGrant(ctx context.Context, g meter.GrantChange) bool {
 		return true
 	}
 	if err != nil {
+		a.behind[a.partitionOf(g.Account)].Store(true)
 		a.log.Warn().Err(err).Stringer("id", g.Grant.ID).Msg("grant stays pending")
 		return false
 	}

@@ -54,7 +54,7 @@ func (s *Store) cursor(ctx context.Context, tx querier, partition int) (c meter.
 // way either commits before this returns or not at all: both update the same row.
 //
 // What Redis was seen to have of accounts' flags is forgotten, because the Redis being opened may be a replica that
-// never got it; the sweeper applies them again.
+// never got it; the sweeper applies them again, and at once whatever else is pending.
 func (s *Store) ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64) (epoch uint64, err error) {
 	err = s.tx(ctx, "claim epoch", func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `UPDATE creditgate.partition SET epoch = greatest(epoch, $3) + 1
@@ -70,6 +70,9 @@ func (s *Store) ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64
 			WHERE layout = $1 AND partition = $2 AND applied_flags_version > 0`, s.layoutNumber(), int(partition))
 		return err
 	})
+	if err == nil {
+		s.behind[partition].Store(true)
+	}
 	return epoch, err
 }
 
@@ -97,15 +100,21 @@ func (s *Store) Account(ctx context.Context, account string) (a meter.Account, a
 	return a, at, err
 }
 
-// stoppingGrants are the grants of account $1 that hold nothing and are kept all the same, because they stop others
+// stoppingGrants are the grants of accounts $1 that hold nothing and are kept all the same, because they stop others
 // until they expire, those that expired before $2 left out. What anything was revoked of does not stop any more.
-const stoppingGrants = `SELECT t.grant_id
+const stoppingGrants = `SELECT t.grant_id, g.account
 	FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
-	WHERE g.account = $1 AND g.stops AND t.granted > 0 AND NOT t.live AND ` + neverRevoked + `
+	WHERE g.account = ANY($1) AND g.stops AND t.granted > 0 AND NOT t.live AND ` + neverRevoked + `
 		AND (t.expires_at IS NULL OR t.expires_at > $2)`
 
 // neverRevoked says of grant g that no revocation of it is in the ledger: one would have ended its stopping, for good.
 const neverRevoked = `NOT EXISTS (SELECT FROM creditgate.revocation v WHERE v.grant_id = g.id AND v.status = 'applied')`
+
+// takingRoom is a row for each grant of accounts $1 that counts towards meter.GrantsMax: those that hold something, that
+// Redis may not have yet, or that stop others and did not expire before $2.
+const takingRoom = `SELECT account FROM creditgate.grant_state WHERE account = ANY($1) AND live
+	UNION ALL SELECT account FROM creditgate.grant_lot WHERE account = ANY($1) AND status = 'pending'
+	UNION ALL SELECT account FROM (` + stoppingGrants + `) s`
 
 // overSince is when a grant must have expired to be over for Redis too, whose clock may be that much behind. A script
 // that is given one too many forgets it.
@@ -115,10 +124,10 @@ func (s *Store) overSince() time.Time { return s.clock.Now().Add(-clockSkewMax) 
 func (s *Store) liveGrants(ctx context.Context, tx pgx.Tx, account string) ([]meter.Grant, error) {
 	rows, err := tx.Query(ctx, `SELECT g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops AND `+neverRevoked+`,
 			g.effective_at, g.created_at, t.expires_at, t.granted - t.spent - t.lapsed - t.revoked, t.debt
-		FROM (SELECT grant_id FROM creditgate.grant_state WHERE account = $1 AND live
-			UNION ALL `+stoppingGrants+`) l
+		FROM (SELECT grant_id FROM creditgate.grant_state WHERE account = ANY($1) AND live
+			UNION ALL SELECT grant_id FROM (`+stoppingGrants+`) s) l
 		JOIN creditgate.grant_state t USING (grant_id) JOIN creditgate.grant_lot g ON g.id = l.grant_id`,
-		account, s.overSince())
+		[]string{account}, s.overSince())
 	if err != nil {
 		return nil, err
 	}

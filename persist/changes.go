@@ -154,9 +154,7 @@ func (g NewGrant) content() []byte {
 
 func (s *Store) checkRoom(ctx context.Context, tx pgx.Tx, account string) error {
 	var live int
-	err := tx.QueryRow(ctx, `SELECT (SELECT count(*) FROM creditgate.grant_state WHERE account = $1 AND live)
-		+ (SELECT count(*) FROM creditgate.grant_lot WHERE account = $1 AND status = 'pending')
-		+ (SELECT count(*) FROM (`+stoppingGrants+`) s)`, account, s.overSince()).Scan(&live)
+	err := tx.QueryRow(ctx, `SELECT count(*) FROM (`+takingRoom+`) l`, []string{account}, s.overSince()).Scan(&live)
 	if err == nil && live >= meter.GrantsMax {
 		return fmt.Errorf("%w: %q has %d, which is the most", ErrTooManyGrants, account, live)
 	}
@@ -238,7 +236,7 @@ func (s *Store) recordRevocation(ctx context.Context, tx pgx.Tx, v NewRevocation
 	if found || err != nil {
 		return r, err
 	}
-	if err := findPurchase(ctx, tx, &v); err != nil {
+	if err := s.findPurchase(ctx, tx, &v); err != nil {
 		return r, err
 	}
 	grant, left, err := revocable(ctx, tx, v)

@@ -17,7 +17,9 @@ import (
 // finance.balances and finance.purchases show. It goes when the revocation is undone.
 //
 // A pack that is frozen because it is overdue is taken back whole, with what is held as debt and nothing for what was
-// spent, and the same is undone when it is paid: credit, expiry and price are those of the same grant again.
+// spent, and the same is undone when it is paid: credit, expiry and price are those of the same grant again. One that is
+// charged back instead is taken back by the terms of the sale: the freezing is undone and the whole is taken, by two
+// changes that reach Redis one right after the other. A payment after that finds nothing to undo.
 
 // Reasons for which a purchase is taken back. The first three are said by whoever takes it back.
 const (
@@ -225,7 +227,7 @@ func (a *Admin) prepared(ctx context.Context, c change) (ready, again bool) {
 // findPurchase makes a revocation that names a purchase one of its grant, by the terms of the sale; one that names the
 // grant is the same, if its reason is that of taking back a purchase. A reference that no purchase has may be that of a
 // grant. The account's lock is held.
-func findPurchase(ctx context.Context, tx pgx.Tx, v *NewRevocation) error {
+func (s *Store) findPurchase(ctx context.Context, tx pgx.Tx, v *NewRevocation) error {
 	if v.PurchaseRef == "" && (v.Reason == reasonRefund || v.Reason == reasonChargeback || v.Reason == reasonError) {
 		err := tx.QueryRow(ctx, `SELECT external_ref FROM creditgate.purchase WHERE grant_id = $1 AND account = $2`,
 			[16]byte(v.GrantID), v.Account).Scan(&v.PurchaseRef)
@@ -250,9 +252,13 @@ func findPurchase(ctx context.Context, tx pgx.Tx, v *NewRevocation) error {
 			"taken back", p.pack)
 	case p.state == PurchaseAwaiting:
 		return refuse(ErrRefused, "", "purchase %s is not paid, so nothing was granted that could be taken back", p.ref)
-	case p.state == PurchaseFrozen:
+	case p.state == PurchaseFrozen && (v.Reason == reasonRefund || v.Credits != 0 && v.Credits != p.credits):
 		return refuse(ErrRefused, "", "purchase %s is frozen until it is paid, so nothing of it can be spent; report its "+
-			"payment first", p.ref)
+			"payment first, or take back all of it as a chargeback or an error", p.ref)
+	case p.state == PurchaseFrozen:
+		if err := s.unfreeze(ctx, tx, p, v.Actor); err != nil {
+			return err
+		}
 	}
 	v.purchase, v.GrantID, v.Beyond = &p.id, p.grant, p.beyond()
 	v.PurchaseRef = "" // found

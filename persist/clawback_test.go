@@ -70,11 +70,47 @@ func TestClawbackOfWhatIsNotRefundable(t *testing.T) {
 	other.Account = "bob"
 	h.refusedToTakeBack(t, other, persist.ErrNoGrant, "bob")
 	h.pay(t, "order-1", persist.PaymentOverdue, "late-1")
-	v.Reason = "chargeback"
+	v.Reason, v.Credits = "chargeback", meter.Credit
 	h.refusedToTakeBack(t, v, persist.ErrRefused, "frozen")
 	h.pay(t, "order-1", persist.PaymentPaid, "pay-1")
 	require.Equal(t, booked(200, 0, 0), h.takeBack(t, "ada", "order-1", "chargeback", "back-1", 0).Booked)
 	h.conserved(t)
+}
+
+// A pack that is frozen is charged back: nothing is left to take, what was spent is owed or written off, and a payment
+// after that brings nothing back.
+func TestChargebackOfAFrozenPack(t *testing.T) {
+	t.Parallel()
+	for settings, want := range map[string]struct {
+		booked *persist.Booked
+		debt   meter.Credits
+	}{
+		"on_overdue: freeze":                      {booked(35, 15, 0), 13},
+		"on_overdue: freeze, clawback: write_off": {booked(35, 0, 15), 0},
+	} {
+		t.Run(settings, func(t *testing.T) {
+			t.Parallel()
+			h := openShop(t, settings)
+			h.subscriber(t, "ada", "plus")
+			h.buy(t, "ada", "small", "order-1")
+			h.charge(t, "ada", 10, 10)
+			id := h.engine.NewReservationID("ada")
+			_, err := h.engine.Reserve(t.Context(), meter.Reserve{ID: id, Account: "ada", Amount: 5 * meter.Credit, Lease: time.Minute})
+			require.NoError(t, err)
+			require.Equal(t, persist.PurchaseFrozen, h.pay(t, "order-1", persist.PaymentOverdue, "late-1").State)
+			back := h.takeBack(t, "ada", "order-1", "chargeback", "dispute-1", 0)
+			require.Equal(t, want.booked, back.Booked)
+			_, err = h.engine.Commit(t.Context(), meter.Settle{ID: id, Account: "ada", Amount: 3 * meter.Credit, Units: 3})
+			require.NoError(t, err)
+			available := h.available(t, "ada")
+			for _, status := range []string{persist.PaymentPaid, persist.PaymentOverdue} {
+				require.Equal(t, persist.PurchaseRevoked, h.pay(t, "order-1", status, status).State)
+				require.Equal(t, available, h.available(t, "ada"))
+			}
+			h.conserved(t)
+			require.Equal(t, [][]any{{int64(want.debt * meter.Credit)}}, h.query(t, `SELECT sum(debt)::bigint FROM creditgate.grant_state`))
+		})
+	}
 }
 
 // A dispute that is won gives back what was taken, to the same grant and its expiry, and forgives the debt.
@@ -220,7 +256,7 @@ func TestFrozenAndPaidWhileRedisIsAway(t *testing.T) {
 	require.NoError(t, h.redis.Kill())
 	require.False(t, h.pay(t, "order-1", persist.PaymentOverdue, "late-1").Applied)
 	require.False(t, h.pay(t, "order-1", persist.PaymentPaid, "pay-1").Applied)
-	s := h.pay(t, "order-1", persist.PaymentOverdue, "late-2")
+	s := h.overdueAt(t, "late-2", time.Now().Add(time.Second))
 	require.False(t, s.Applied)
 	require.Equal(t, persist.PurchaseFrozen, s.State)
 	require.NoError(t, h.redis.Restart(t.Context()))

@@ -15,7 +15,7 @@ import (
 func (b *bundle) capOf(t *testing.T, account, ref string, credits meter.Credits) meter.ID {
 	t.Helper()
 	g, err := b.admin.Grant(t.Context(), persist.NewGrant{
-		Account: account, Bucket: "monthly", Credits: credits, ExpiresAt: time.Now().Add(time.Hour), Ref: ref,
+		Account: account, Bucket: "monthly", Credits: credits, ExpiresAt: b.clock.Now().Add(time.Hour), Ref: ref,
 		Unlimited: true, Stops: true,
 	})
 	require.NoError(t, err)
@@ -86,6 +86,31 @@ func TestAUsedUpCapTakesRoom(t *testing.T) {
 	b.clock.Set(2 * time.Hour)
 	_, err = b.admin.Grant(t.Context(), one)
 	require.NoError(t, err)
+}
+
+// A grant and a subscription find the same room: a cap that was revoked in part and is used up stops nobody and takes
+// none; one whose revocation found nothing left to take takes none either.
+func TestBothWaysFindTheSameRoom(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	id := s.capOf(t, "ada", "cap-1", 2*meter.Credit)
+	s.commit("ada", id, meter.Credit, 0, meter.Note{})
+	for i := range meter.GrantsMax - 3 {
+		s.addGrant(t, "ada", fmt.Sprintf("g-%d", i), meter.Credit)
+	}
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))})
+	more := persist.SubscriptionChange{Account: "ada", Plan: "pro", Slots: new(uint32(9))}
+	s.commit("ada", id, meter.Credit, 0, meter.Note{})
+	s.flush(t)
+	_, err := s.admin.PutSubscription(t.Context(), more)
+	require.ErrorIs(t, err, persist.ErrTooManyGrants)
+	_, err = s.admin.Revoke(t.Context(), persist.NewRevocation{
+		Account: "ada", GrantID: id, Ref: "r-1", Reason: "error", Beyond: meter.BeyondNothing,
+	})
+	require.NoError(t, err)
+	s.flush(t)
+	s.put(t, more)
 }
 
 func TestACapIsAnotherGrantThanItsCredits(t *testing.T) {

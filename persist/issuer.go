@@ -19,7 +19,8 @@ type IssueOptions struct {
 	Page  int           // accounts of one transaction; default 500
 }
 
-// issueRetry is when an account is tried again that could not be given its grants, because it has too many already.
+// issueRetry is when an account is tried again that could not be given its grants, because it has too many already or
+// because something is wrong with it.
 const issueRetry = time.Hour
 
 // issueWait bounds one page: its transaction and its way to Redis.
@@ -50,7 +51,7 @@ func NewIssuer(admin *Admin, options IssueOptions, reg prometheus.Registerer, lo
 		admin: admin, options: options, loaded: map[string]string{}, log: log,
 		accounts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "creditgate_issuer_accounts_total",
-			Help: "Accounts whose grants were issued ahead, and those that could not be, having too many grants.",
+			Help: "Accounts whose grants were issued ahead, and those that could not be: too many grants, or an error.",
 		}, []string{"outcome"}),
 		grants: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "creditgate_issuer_grants_total", Help: "Grants issued ahead.",
@@ -62,6 +63,7 @@ func NewIssuer(admin *Admin, options IssueOptions, reg prometheus.Registerer, lo
 	}
 	i.accounts.WithLabelValues("issued")
 	i.accounts.WithLabelValues("too many grants")
+	i.accounts.WithLabelValues("failed")
 	reg.MustRegister(i.accounts, i.grants, i.behind)
 	return i
 }
@@ -82,7 +84,7 @@ func (i *Issuer) Run(ctx context.Context) {
 
 // Issue runs one round to its end: until no account is due that another issuer does not have, nor was issued by another
 // policy than the one in force. It returns how many grants were recorded. With Redis away it goes on: what is recorded
-// is pending, and the sweeper's.
+// is pending, and the sweeper's. A product that fails does not keep the others from it; the first error is returned.
 func (i *Issuer) Issue(ctx context.Context) (n int, err error) {
 	policies := i.admin.policies
 	var products []string
@@ -103,13 +105,16 @@ func (i *Issuer) Issue(ctx context.Context) (n int, err error) {
 		if p == nil {
 			continue // replaced at this moment; the next round knows
 		}
-		issued, err := i.issueProduct(ctx, product, p)
+		issued, failed := i.issueProduct(ctx, product, p)
 		n += issued
-		if err != nil {
-			return n, err
+		if err == nil {
+			err = failed
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	return n, nil
+	return n, err
 }
 
 // inForce says that this gateway loaded a policy, when it did, and reports whether it is the one that was loaded last by
@@ -176,29 +181,95 @@ func (i *Issuer) issueProduct(ctx context.Context, product string, p *policy.Pol
 	return n, nil
 }
 
-// page issues for one page of accounts: recorded in one transaction, then applied side by side. Its time is its own: a
-// round may take many minutes, and what was made long ago the sweeper would apply once more.
+// page issues for one page of accounts. If something is wrong with one of them, each is tried alone. Its time is its own:
+// a round may take many minutes, and what was made long ago the sweeper would apply once more.
 func (i *Issuer) page(ctx context.Context, p *policy.Policy, query, product string) (accounts, grants int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, issueWait)
-	defer cancel()
 	now := i.admin.clock.Now().Truncate(time.Millisecond).UTC()
 	arg := any(p.Version())
 	if query == dueAccounts {
 		arg = now
 	}
+	var names []string
+	grants, err = i.give(ctx, p, now, product, func(tx pgx.Tx) (_ []string, err error) {
+		rows, err := tx.Query(ctx, query, product, arg, i.options.Page)
+		if err == nil {
+			names, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		}
+		return names, err
+	})
+	if passes(ctx, err) && len(names) > 0 {
+		i.log.Warn().Err(err).Int("accounts", len(names)).Msg("a page of accounts could not be given its grants; trying one by one")
+		grants, err = i.oneByOne(ctx, p, now, product, names)
+	}
+	return len(names), grants, err
+}
+
+// passes reports whether an error says something about what was asked, rather than about Postgres at this moment: it
+// would be the same at the next try, and ever after.
+func passes(ctx context.Context, err error) bool {
+	return err != nil && !errors.Is(err, ErrUnavailable) && ctx.Err() == nil
+}
+
+// oneByOne issues for each account in a transaction of its own. One that fails is tried again in an hour, so that it
+// keeps nobody else waiting; its grants are issued a cycle ahead, which is the reserve.
+func (i *Issuer) oneByOne(
+	ctx context.Context, p *policy.Policy, now time.Time, product string, names []string,
+) (grants int, err error) {
+	for _, name := range names {
+		lock := func(tx pgx.Tx) ([]string, error) {
+			rows, err := tx.Query(ctx, `SELECT id FROM creditgate.account WHERE id = $1 AND product = $2
+				FOR NO KEY UPDATE SKIP LOCKED`, name, product)
+			if err != nil {
+				return nil, err
+			}
+			return pgx.CollectRows(rows, pgx.RowTo[string])
+		}
+		n, err := i.give(ctx, p, now, product, lock)
+		grants += n
+		if passes(ctx, err) {
+			i.accounts.WithLabelValues("failed").Inc()
+			i.log.Error().Err(err).Str("account", name).
+				Msg("a subscription could not be given its grants; it is tried again in an hour")
+			err = i.later(ctx, p, now, product, lock)
+		}
+		if err != nil {
+			return grants, err
+		}
+	}
+	return grants, nil
+}
+
+// later records that accounts are due in an hour.
+func (i *Issuer) later(
+	ctx context.Context, p *policy.Policy, now time.Time, product string, lock func(pgx.Tx) ([]string, error),
+) error {
+	return i.admin.tx(ctx, "put off issuing grants of "+product, func(tx pgx.Tx) error {
+		b := newBatch(now)
+		names, err := lock(tx)
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		for _, name := range names {
+			b.done = append(b.done, issued{name, product, p.Version(), now, now.Add(issueRetry)})
+		}
+		return writeDue(ctx, tx, b)
+	})
+}
+
+// give issues for the accounts that lock finds and locks: recorded in one transaction, then applied side by side.
+func (i *Issuer) give(
+	ctx context.Context, p *policy.Policy, now time.Time, product string, lock func(pgx.Tx) ([]string, error),
+) (grants int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, issueWait)
+	defer cancel()
 	b := newBatch(now)
 	var changes []pendingID
 	full := 0
 	err = i.admin.tx(ctx, "issue grants of "+product, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, query, product, arg, i.options.Page)
-		if err != nil {
-			return err
-		}
-		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		names, err := lock(tx)
 		if err != nil || len(names) == 0 {
 			return err
 		}
-		accounts = len(names)
 		all, err := subscribers(ctx, tx, names, now)
 		if err != nil {
 			return err
@@ -217,18 +288,18 @@ func (i *Issuer) page(ctx context.Context, p *policy.Policy, query, product stri
 		return err
 	})
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	for _, c := range changes {
 		if c.kind == grantChange {
 			grants++
 		}
 	}
-	i.accounts.WithLabelValues("issued").Add(float64(accounts - full))
+	i.accounts.WithLabelValues("issued").Add(float64(len(b.done) - full))
 	i.accounts.WithLabelValues("too many grants").Add(float64(full))
 	i.grants.Add(float64(grants))
 	if !i.admin.applyAll(ctx, changes) {
 		i.log.Warn().Int("changes", len(changes)).Msg("Redis does not have all grants that were issued; the sweeper goes on")
 	}
-	return accounts, grants, nil
+	return grants, nil
 }

@@ -17,7 +17,7 @@ type NewPayment struct {
 	PurchaseRef string
 	Status      string // PaymentPaid or PaymentOverdue
 	Ref         string
-	At          time.Time // zero: now
+	At          time.Time // zero: now; see Payment
 	Actor       string
 }
 
@@ -41,7 +41,8 @@ func (n NewPayment) check(now time.Time) error {
 
 // Payment records what was reported, and does what the policy says: a pack that waited for its payment is granted, one
 // that is overdue is kept, frozen or taken back, and one that was frozen or taken back is given back when it is paid.
-// That it is overdue has no effect if it was paid since.
+// That it is overdue has no effect if it was paid since; a report that does not say of when it is comes after any
+// payment by the clock, yet may have been on its way before it, so it has none on what was ever paid.
 func (a *Admin) Payment(ctx context.Context, n NewPayment) (PurchaseState, error) {
 	now := a.clock.Now()
 	if err := n.check(now); err != nil {
@@ -60,6 +61,7 @@ func (a *Admin) Payment(ctx context.Context, n NewPayment) (PurchaseState, error
 			return err
 		}
 		r.id = meter.NewID(now)
+		stale := n.Status == PaymentOverdue && n.At.IsZero() && !row.paid.IsZero()
 		if n.At.IsZero() {
 			n.At = now
 		}
@@ -69,6 +71,9 @@ func (a *Admin) Payment(ctx context.Context, n NewPayment) (PurchaseState, error
 			[16]byte(r.id), n.Ref, [16]byte(p.id), n.Status, n.At, content, n.Actor)
 		if err != nil {
 			return invalid(err)
+		}
+		if stale {
+			return nil
 		}
 		if n.Status == PaymentPaid {
 			p.grant, err = a.recordPaid(ctx, tx, row, n)
@@ -132,29 +137,34 @@ func (a *Admin) recordPaid(ctx context.Context, tx pgx.Tx, p purchaseRow, n NewP
 	if err != nil {
 		return p.grant, err
 	}
+	return p.grant, a.unfreeze(ctx, tx, p, n.Actor)
+}
+
+// unfreeze undoes what was done because a payment was missing.
+func (s *Store) unfreeze(ctx context.Context, tx pgx.Tx, p purchaseRow, actor string) error {
 	rows, err := tx.Query(ctx, `SELECT id FROM creditgate.revocation c WHERE purchase_id = $1 AND reason IN ($2, $3)
 		AND NOT EXISTS (SELECT FROM creditgate.reversal v WHERE v.revocation_id = c.id) ORDER BY id`,
 		[16]byte(p.id), reasonFrozen, reasonOverdue)
 	if err != nil {
-		return p.grant, err
+		return err
 	}
 	taken, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
 	for _, revocation := range taken {
 		if err != nil {
 			break
 		}
-		_, err = a.recordReversal(ctx, tx, revocation, NewReversal{
-			Account: p.account, Ref: reasonUnfrozen + "-" + meter.ID(revocation).String(), Reason: reasonUnfrozen, Actor: n.Actor,
+		_, err = s.recordReversal(ctx, tx, revocation, NewReversal{
+			Account: p.account, Ref: reasonUnfrozen + "-" + meter.ID(revocation).String(), Reason: reasonUnfrozen, Actor: actor,
 		})
 	}
-	return p.grant, err
+	return err
 }
 
 // grantPaid grants a purchase that waited for its payment.
 func (a *Admin) grantPaid(ctx context.Context, tx pgx.Tx, p purchaseRow, n NewPayment) (grant meter.ID, err error) {
 	now := a.clock.Now()
 	if p.followsRenewal {
-		terms, err := history(ctx, tx, p.account)
+		all, err := subscribers(ctx, tx, []string{p.account}, now)
 		if err != nil {
 			return grant, err
 		}
@@ -162,7 +172,7 @@ func (a *Admin) grantPaid(ctx context.Context, tx pgx.Tx, p purchaseRow, n NewPa
 		if rules == nil {
 			return grant, refuse(ErrRefused, "", "no policy is loaded for product %q", p.product)
 		}
-		at, ok := rules.Expiry(policy.Lifetime{Kind: policy.NextRenewal}, terms, now)
+		at, ok := all[p.account].expiry(rules, policy.Lifetime{Kind: policy.NextRenewal}, now, now)
 		if !ok {
 			return grant, refuse(ErrRefused, "", "pack %s lasts until the next renewal, and the subscription has ended; give the "+
 				"money back", p.pack)

@@ -116,27 +116,35 @@ const (
 	pendingHead = `', c.id, c.account::text AS account, c.created_at FROM creditgate.`
 	pendingTail = ` c JOIN creditgate.account a ON a.id = c.account
 		WHERE c.status = 'pending' AND a.layout = $1 AND a.partition = $2
-			AND c.created_at < $3 AND (c.created_at, c.account::text, c.id) > ($4, $5, $6)
-		ORDER BY c.created_at FETCH FIRST $7 ROWS WITH TIES) UNION ALL `
-	pendingChanges = `(SELECT 'grant` + pendingHead + `grant_lot` + pendingTail +
-		`(SELECT 'revocation` + pendingHead + `revocation` + pendingTail +
-		`(SELECT 'expiry move` + pendingHead + `expiry_move` + pendingTail +
-		`(SELECT 'reversal` + pendingHead + `reversal` + pendingTail +
+			AND c.created_at < $3 AND (c.created_at, c.account::text, c.id) > `
+	pendingEnd     = ` ORDER BY c.created_at FETCH FIRST $4 ROWS WITH TIES) UNION ALL `
+	pendingChanges = `SELECT kind, id, account, created_at FROM (
+		(SELECT 'revocation` + pendingHead + `revocation` + pendingTail + `($5, $6, $7)` + pendingEnd +
+		`(SELECT 'grant` + pendingHead + `grant_lot` + pendingTail + `($8, $9, $10)` + pendingEnd +
+		`(SELECT 'expiry move` + pendingHead + `expiry_move` + pendingTail + `($8, $9, $10)` + pendingEnd +
+		`(SELECT 'reversal` + pendingHead + `reversal` + pendingTail + `($8, $9, $10)` + pendingEnd +
 		`(SELECT 'suspension', '00000000-0000-0000-0000-000000000000'::uuid, id::text, flags_changed_at
 			FROM creditgate.account WHERE applied_flags_version <> flags_version AND layout = $1 AND partition = $2
 				AND flags_changed_at < $3
-				AND (flags_changed_at, id::text, '00000000-0000-0000-0000-000000000000'::uuid) > ($4, $5, $6)
-			ORDER BY flags_changed_at FETCH FIRST $7 ROWS WITH TIES)
-		ORDER BY created_at, account, id LIMIT $7`
+				AND (flags_changed_at, id::text, '00000000-0000-0000-0000-000000000000'::uuid) > ($8, $9, $10)
+			ORDER BY flags_changed_at FETCH FIRST $4 ROWS WITH TIES)) c (kind, id, account, created_at)
+		ORDER BY kind <> 'revocation', created_at, account, id LIMIT $4`
 )
 
 // Pending lists changes of the partition's accounts that were made before olderThan ago and are not known to be in
-// Redis, oldest first, starting after the given one (the zero value: at the oldest).
+// Redis, starting after the given one (the zero value: at the first). Revocations come first, so that what is superseded
+// is gone before its successor is there, then the others; each oldest first.
 func (s *Store) Pending(
 	ctx context.Context, partition uint16, olderThan time.Duration, after PendingChange, limit int,
 ) ([]PendingChange, error) {
-	rows, err := s.pool.Query(ctx, pendingChanges,
-		s.layoutNumber(), int(partition), s.clock.Now().Add(-olderThan), after.CreatedAt, after.Account, [16]byte(after.ID), limit)
+	olderBy := s.clock.Now().Add(-olderThan)
+	revocations, others := after, PendingChange{}
+	if after.Kind != "" && after.Kind != string(revocationChange) { // all revocations are behind
+		revocations, others = PendingChange{CreatedAt: olderBy}, after
+	}
+	rows, err := s.pool.Query(ctx, pendingChanges, s.layoutNumber(), int(partition), olderBy, limit,
+		revocations.CreatedAt, revocations.Account, [16]byte(revocations.ID),
+		others.CreatedAt, others.Account, [16]byte(others.ID))
 	if err != nil {
 		return nil, storeError("list pending changes", err)
 	}

@@ -36,7 +36,8 @@ func TestPendingPageByPage(t *testing.T) {
 	kinds := map[string]int{}
 	for i, c := range all {
 		kinds[c.Kind]++
-		require.True(t, i == 0 || !c.CreatedAt.Before(all[i-1].CreatedAt))
+		require.Equal(t, i < 3, c.Kind == "revocation", "revocations first")
+		require.True(t, i == 0 || i == 3 || !c.CreatedAt.Before(all[i-1].CreatedAt))
 	}
 	require.Equal(t, map[string]int{"grant": 3, "revocation": 3, "suspension": 1}, kinds)
 	for limit := 1; limit <= len(all); limit++ {
@@ -60,7 +61,8 @@ func TestPendingDoesNotReadAllAccounts(t *testing.T) {
 	b.exec(t, `INSERT INTO creditgate.account (id, layout, partition, product, actor)
 		SELECT 'a' || n, 1, 0, 'studio', '' FROM generate_series(1, 100000) n`)
 	b.exec(t, `ANALYZE creditgate.account, creditgate.grant_lot`)
-	plan := b.explain(t, persist.PendingChanges, 1, 0, time.Now().Add(time.Hour), time.Time{}, "", [16]byte{}, 100)
+	plan := b.explain(t, persist.PendingChanges, 1, 0, time.Now().Add(time.Hour), 100,
+		time.Time{}, "", [16]byte{}, time.Time{}, "", [16]byte{})
 	require.NotContains(t, plan, "Seq Scan on account", plan)
 	require.NotContains(t, plan, "Index Cond: ((layout = 1) AND (partition = 0))\n", plan)
 	require.Contains(t, plan, "account_flags_pending", plan)

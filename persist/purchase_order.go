@@ -71,11 +71,12 @@ func (a *Admin) price(ctx context.Context, tx pgx.Tx, n NewPurchase, now time.Ti
 		o.bought = now
 	}
 	o.bought = o.bought.UTC().Truncate(time.Millisecond)
-	terms, err := history(ctx, tx, n.Account)
+	all, err := subscribers(ctx, tx, []string{n.Account}, now)
 	if err != nil {
 		return o, err
 	}
-	term, _ := terms.At(o.bought)
+	s := all[n.Account]
+	term, _ := s.history.At(o.bought)
 	if o.pack, err = choose(rules, n.Pack, term.Plan, o.bought); err != nil {
 		return o, err
 	}
@@ -88,7 +89,7 @@ func (a *Admin) price(ctx context.Context, tx pgx.Tx, n NewPurchase, now time.Ti
 		}
 	}
 	o.due = !rules.Rules.GrantOnPayment || !n.PaidAt.IsZero()
-	return o, o.expire(rules, terms, now)
+	return o, o.expire(rules, s, now)
 }
 
 // choose finds the pack and whether an account on a plan may buy it; plan "" is no subscription.
@@ -138,11 +139,11 @@ func (o *order) charge(rules *policy.Policy, n NewPurchase) error {
 
 // expire sets when the credit ends. What is granted later and lasts until the next renewal ends at the one that follows
 // its grant.
-func (o *order) expire(rules *policy.Policy, terms policy.History, now time.Time) error {
+func (o *order) expire(rules *policy.Policy, s *subscriber, now time.Time) error {
 	if o.pack.Lifetime.Kind == policy.NextRenewal && !o.due {
 		return nil
 	}
-	at, ok := rules.Expiry(o.pack.Lifetime, terms, o.bought)
+	at, ok := s.expiry(rules, o.pack.Lifetime, o.bought, now)
 	switch {
 	case !ok:
 		return refuse(ErrSubscriptionRequired, "pack", "pack %q lasts until the next renewal, and this account has none",

@@ -196,7 +196,7 @@ func (c *customer) payment(ctx context.Context, purchase, status string) error {
 	if purchase == "" {
 		return nil
 	}
-	_, err := c.admin.Payment(ctx, persist.NewPayment{PurchaseRef: purchase, Status: status, Ref: c.ref(status)})
+	_, err := c.admin.Payment(ctx, persist.NewPayment{PurchaseRef: purchase, Status: status, Ref: c.ref(status), At: time.Now()})
 	return err
 }
 

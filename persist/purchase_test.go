@@ -331,6 +331,7 @@ func TestOverduePurchase(t *testing.T) {
 			h.conserved(t)
 			require.Equal(t, [][]any{{int64(0)}}, h.query(t, `SELECT sum(debt)::bigint FROM creditgate.grant_state`))
 			require.Equal(t, persist.PurchaseGranted, h.overdueAt(t, "late-0", s.PaidAt.Add(-time.Hour)).State, "paid since")
+			require.Equal(t, persist.PurchaseGranted, h.pay(t, "order-1", persist.PaymentOverdue, "late-2").State, "of unknown age")
 			require.Equal(t, 37*meter.Credit, h.available(t, "ada"))
 			h.conserved(t)
 		})

@@ -90,7 +90,34 @@ func reconcile(due []policy.Due, given []cycleGrant, now time.Time) (w work) {
 // given twice for its time: what it gave lasts until the first boundary at or after its end, and what the new cycles
 // would give before that is not due.
 func bridge(p *policy.Policy, h policy.History, due []policy.Due, given []cycleGrant, now time.Time) []policy.Due {
-	runs := map[string]time.Time{} // until when, by bucket
+	runs := bridged(p, h, due, given, now)
+	if len(runs) == 0 {
+		return due
+	}
+	var out []policy.Due
+	for _, d := range due {
+		if d.Promotion != "" || !d.EffectiveAt.Before(runs[d.Bucket].To) || slices.ContainsFunc(given, func(g cycleGrant) bool {
+			return g.runs(now) && g.names(d)
+		}) {
+			out = append(out, d)
+		}
+	}
+	for _, g := range given {
+		if end := runs[g.bucket].To; g.runs(now) && !g.promotion() && end.After(g.expiresAt) {
+			out = append(out, policy.Due{
+				Key: g.key, Bucket: g.bucket, Credits: g.credits, Unlimited: g.unlimited, Stops: g.stops,
+				EffectiveAt: g.effectiveAt, ExpiresAt: end,
+			})
+		}
+	}
+	return out
+}
+
+// bridged is the window of the cycle that is bridged, by bucket: from when it began to where the new cycles take over.
+func bridged(
+	p *policy.Policy, h policy.History, due []policy.Due, given []cycleGrant, now time.Time,
+) map[string]policy.Window {
+	runs := map[string]policy.Window{}
 	for _, g := range given {
 		if !g.runs(now) || g.promotion() || slices.ContainsFunc(due, g.names) {
 			continue
@@ -103,30 +130,11 @@ func bridge(p *policy.Policy, h policy.History, due []policy.Due, given []cycleG
 		if w.From.Equal(g.expiresAt) {
 			end = w.From
 		}
-		if end.After(runs[g.bucket]) {
-			runs[g.bucket] = end
+		if end.After(runs[g.bucket].To) {
+			runs[g.bucket] = policy.Window{From: g.begun(), To: end}
 		}
 	}
-	if len(runs) == 0 {
-		return due
-	}
-	var out []policy.Due
-	for _, d := range due {
-		if d.Promotion != "" || !d.EffectiveAt.Before(runs[d.Bucket]) || slices.ContainsFunc(given, func(g cycleGrant) bool {
-			return g.runs(now) && g.names(d)
-		}) {
-			out = append(out, d)
-		}
-	}
-	for _, g := range given {
-		if end := runs[g.bucket]; g.runs(now) && !g.promotion() && end.After(g.expiresAt) {
-			out = append(out, policy.Due{
-				Key: g.key, Bucket: g.bucket, Credits: g.credits, Unlimited: g.unlimited, Stops: g.stops,
-				EffectiveAt: g.effectiveAt, ExpiresAt: end,
-			})
-		}
-	}
-	return out
+	return runs
 }
 
 // runs reports whether the grant is in force.
@@ -140,18 +148,24 @@ func (g cycleGrant) names(d policy.Due) bool { return g.key == d.Key }
 // be called promotion, too.
 func (g cycleGrant) promotion() bool { return strings.Count(g.key, " ") == 3 }
 
+// begun is when the cycle began that gave the grant, as its key says.
+func (g cycleGrant) begun() time.Time {
+	if words := strings.Fields(g.key); len(words) > 1 {
+		if at, err := time.Parse(time.RFC3339, words[len(words)-2]); err == nil {
+			return at
+		}
+	}
+	return g.effectiveAt
+}
+
 // is reports whether the grant is what is due, its end aside.
 func (g cycleGrant) is(d policy.Due) bool {
 	return g.bucket == d.Bucket && g.rank == d.Rank && g.credits == d.Credits && g.effectiveAt.Equal(d.EffectiveAt) &&
 		g.unlimited == d.Unlimited && g.stops == d.Stops
 }
 
-// follow moves bought credit to the end of the cycle that runs at now, and never nearer.
-func follow(p *policy.Policy, h policy.History, followers []follower, now time.Time) (moves []move) {
-	w, ok := p.CycleAt(h, now)
-	if !ok {
-		return nil
-	}
+// follow moves bought credit to the end of the cycle that runs, and never nearer.
+func follow(w policy.Window, followers []follower) (moves []move) {
 	for _, f := range followers {
 		if w.To.After(f.expiresAt) && w.Contains(f.expiresAt.Add(-1)) {
 			moves = append(moves, move{grant: f.grant, to: w.To})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,7 +22,10 @@ type Store struct {
 	clock  *meter.Clock // the time that decides what is due and when something was made
 	// hurried has, per partition, whether somebody waits for its ledger to be flushed; each holds one.
 	hurried []chan struct{}
-	copies  sync.Pool // of *copySource: what one flush has used, for the next
+	// behind has, per partition, whether Redis may lack a change that it would take by now: one that did not reach it, or
+	// one from before the partition was opened. The sweeper then does not wait for the change's age.
+	behind []atomic.Bool
+	copies sync.Pool // of *copySource: what one flush has used, for the next
 }
 
 // connectTimeout bounds dialling, so that a database that is away is noticed and not waited for.
@@ -47,7 +51,10 @@ func Open(ctx context.Context, url string, layout meter.Layout, clock *meter.Clo
 	if clock == nil {
 		clock = new(meter.Clock)
 	}
-	s := &Store{pool: pool, layout: layout, clock: clock, hurried: make([]chan struct{}, layout.Partitions)}
+	s := &Store{
+		pool: pool, layout: layout, clock: clock, hurried: make([]chan struct{}, layout.Partitions),
+		behind: make([]atomic.Bool, layout.Partitions),
+	}
 	for p := range s.hurried {
 		s.hurried[p] = make(chan struct{}, 1)
 	}

@@ -128,13 +128,8 @@ func readFollowers(ctx context.Context, tx pgx.Tx, accounts []string, now time.T
 
 // readLive counts what checkRoom counts.
 func readLive(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
-	rows, err := tx.Query(ctx, `SELECT account, count(*) FROM (
-			SELECT account FROM creditgate.grant_state WHERE account = ANY($1) AND live
-			UNION ALL SELECT account FROM creditgate.grant_lot WHERE account = ANY($1) AND status = 'pending'
-			UNION ALL SELECT g.account FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
-				WHERE g.account = ANY($1) AND g.stops AND t.granted > 0 AND NOT t.live AND t.revoked = 0 AND t.debt = 0
-					AND (t.expires_at IS NULL OR t.expires_at > $2)) l
-		GROUP BY account`, accounts, now.Add(-clockSkewMax))
+	rows, err := tx.Query(ctx, `SELECT account, count(*) FROM (`+takingRoom+`) l GROUP BY account`,
+		accounts, now.Add(-clockSkewMax))
 	if err != nil {
 		return err
 	}
@@ -160,12 +155,44 @@ func (s *subscriber) moment(now time.Time) time.Time {
 
 // plan is what is to be done for a subscriber by a policy, and until when grants are then issued.
 func (s *subscriber) plan(p *policy.Policy, now time.Time) (w work, until, next time.Time) {
-	until, next = p.Ahead(s.history, now)
+	cycle, _ := s.cycle(p, now)
+	base := now
+	if w, ok := p.CycleAt(s.history, now); ok && cycle.To.After(w.To) { // bridged: what follows is issued ahead all the same
+		if _, active := s.history.At(cycle.To.Add(-1)); active {
+			base = cycle.To.Add(-1)
+		}
+	}
+	until, next = p.Ahead(s.history, base)
 	due := bridge(p, s.history, p.Due(s.history, s.overrides, now, until), s.given, now)
 	w = reconcile(due, s.given, now)
 	w.account = s.account
-	w.move = append(w.move, follow(p, s.history, s.followers, now)...)
+	w.move = append(w.move, follow(cycle, s.followers)...)
 	return w, until, next
+}
+
+// cycle is the cycle that runs at now, as it was given: where the policy's cycles begin elsewhere than they did, the one
+// that is bridged. What lasts until the next renewal ends with it. ok is false as for CycleAt.
+func (s *subscriber) cycle(p *policy.Policy, now time.Time) (w policy.Window, ok bool) {
+	w, ok = p.CycleAt(s.history, now)
+	if !ok {
+		return w, false
+	}
+	for _, b := range bridged(p, s.history, p.Due(s.history, s.overrides, now, now.Add(1)), s.given, now) {
+		if b.To.After(w.To) || b.To.Equal(w.To) && b.From.Before(w.From) {
+			w = b
+		}
+	}
+	return w, true
+}
+
+// expiry is when credit of a pack bought at that time ends, as Policy.Expiry says, but with the cycle that runs at now
+// as it was given.
+func (s *subscriber) expiry(p *policy.Policy, l policy.Lifetime, bought, now time.Time) (at time.Time, ok bool) {
+	at, ok = p.Expiry(l, s.history, bought)
+	if w, runs := s.cycle(p, now); ok && l.Kind == policy.NextRenewal && runs && w.Contains(bought) {
+		at = w.To
+	}
+	return at, ok
 }
 
 // room reports whether the account may have the grants of w. What is superseded makes room.

@@ -220,9 +220,11 @@ func (s *subscriber) view(p *policy.Policy, now time.Time) Subscription {
 	if !active {
 		return out
 	}
-	out.Cycle, _ = p.CycleAt(s.history, now)
-	if next, _, ok := p.NextReset(s.history, s.overrides, now); ok {
-		out.NextReset = next
+	if w, ok := s.cycle(p, now); ok {
+		out.Cycle = w
+		if _, goesOn := s.history.At(w.To); goesOn {
+			out.NextReset = w.To
+		}
 	}
 	if len(future) > 0 && future[0].Plan != "" {
 		f := future[0]

@@ -227,6 +227,38 @@ func TestUnlimitedIsACapWithFlags(t *testing.T) {
 		20000 monthly 27-02-01 00:00 to 27-03-01 00:00 unlimited`)
 }
 
+// A change between limited and unlimited within a cycle brings the difference in credits and nothing else; the flags of
+// what was given stay as they are until the next cycle.
+func TestBetweenLimitedAndUnlimitedWithinACycle(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	const next = ` monthly 27-02-01 00:00 to 27-03-01 00:00`
+	change := func(name string, from, to persist.SubscriptionChange, want string) {
+		t.Helper()
+		s.putAccount(t, name)
+		from.Account, to.Account = name, name
+		s.at(t, "2027-01-10 09:00")
+		s.put(t, from)
+		s.at(t, "2027-01-15 09:00")
+		require.Nil(t, s.put(t, to).Scheduled)
+		s.requireGiven(t, name, want)
+	}
+	premium := persist.SubscriptionChange{Plan: "premium"}
+	plus := func(slots uint32) persist.SubscriptionChange {
+		return persist.SubscriptionChange{Plan: "plus", Slots: &slots}
+	}
+	change("ada", plus(2), premium, `
+		20 monthly 27-01-10 09:00 to 27-02-01 00:00
+		19980 monthly 27-01-15 09:00 to 27-02-01 00:00 unlimited
+		20000`+next+` unlimited`)
+	change("bob", plus(2000), premium, `
+		20000 monthly 27-01-10 09:00 to 27-02-01 00:00
+		20000`+next+` unlimited`)
+	change("cyd", premium, plus(2000), `
+		20000 monthly 27-01-10 09:00 to 27-02-01 00:00 unlimited
+		20000`+next)
+}
+
 func TestCancelResumeAndComeBack(t *testing.T) {
 	t.Parallel()
 	s := newDesk(t, 0)
@@ -567,6 +599,62 @@ func TestNewDayOfRenewalExtendsTheCycleThatRuns(t *testing.T) {
 			s.requireNoDrift(t)
 		})
 	}
+}
+
+// While a cycle is bridged the next reset is where something is given next, and what lasts until the next renewal lasts
+// until then.
+func TestNextResetWhileACycleIsBridged(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	packs := func(p *policy.Policy) {
+		p.Packs = []*policy.Pack{{
+			Name: "cycle", Bucket: "purchased", Rank: 2, Credits: 20 * meter.Credit, Price: policy.Money{Minor: 1900, Currency: "EUR"},
+			Lifetime: policy.Lifetime{Kind: policy.NextRenewal},
+		}}
+		p.Plans[1].Packs = p.Packs
+	}
+	packs(s.policy)
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2))})
+	buy := func(ref string) persist.PurchaseState {
+		state, err := s.admin.Purchase(t.Context(), persist.NewPurchase{Account: "ada", Pack: "cycle", Ref: ref})
+		require.NoError(t, err)
+		return state
+	}
+	require.Equal(t, s.time(t, "2027-02-01 00:00"), buy("before").ExpiresAt)
+	s.at(t, "2027-01-12 09:00")
+	moved := planPolicy(t, 15)
+	packs(moved)
+	s.policies.Replace(map[string]*policy.Policy{"studio": moved})
+	next := s.time(t, "2027-02-15 00:00")
+	look := func() {
+		t.Helper()
+		state, err := s.admin.Subscription(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, next, state.NextReset)
+		require.Equal(t, policy.Window{From: s.time(t, "2027-01-01 00:00"), To: next}, state.Cycle)
+	}
+	look() // before anything was issued by the new policy, and after it
+	require.Equal(t, next, buy("at-once").ExpiresAt)
+	s.put(t, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(2)), Yearly: new(true)}) // looks at the account
+	look()
+	const want = `
+		20 monthly 27-01-10 09:00 to 27-02-15 00:00
+		20 purchased 27-01-10 09:00 to 27-02-15 00:00
+		20 purchased 27-01-12 09:00 to 27-02-15 00:00
+		20 monthly 27-02-15 00:00 to 27-03-15 00:00`
+	s.requireGiven(t, "ada", want)
+	s.at(t, "2027-01-16 09:00")
+	s.issue(t)
+	look()
+	s.requireGiven(t, "ada", want)
+	s.at(t, "2027-02-15 00:00")
+	s.issue(t)
+	state, err := s.admin.Subscription(t.Context(), "ada")
+	require.NoError(t, err)
+	require.Equal(t, s.time(t, "2027-03-15 00:00"), state.NextReset)
+	s.flush(t)
+	s.requireNoDrift(t)
 }
 
 // Who manages subscriptions elsewhere sends all of one each time, its first day included. That is no way around the

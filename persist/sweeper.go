@@ -29,10 +29,12 @@ const (
 	sweepPage      = 100
 	cursorWaitMax  = 10 * time.Second // for the flusher to pass the head
 	cursorInterval = 100 * time.Millisecond
+	behindInterval = 250 * time.Millisecond // between looks whether a partition is behind, at first; then up to a round
 )
 
 // Sweeper applies changes that are still pending after a while, because Redis was away or the gateway died between
-// Postgres and Redis. Every gateway runs one; two at the same change do no harm.
+// Postgres and Redis; in a partition that this gateway found away, or opened, it applies all as soon as Redis takes
+// them. Every gateway runs one; two at the same change do no harm.
 type Sweeper struct {
 	admin   *Admin
 	ledger  Ledger
@@ -66,35 +68,61 @@ func NewSweeper(admin *Admin, ledger Ledger, options SweepOptions, reg prometheu
 
 // Run sweeps until ctx ends. Rounds of several gateways are spread by chance.
 func (s *Sweeper) Run(ctx context.Context) {
+	round, wait := time.After(s.pause()), behindInterval
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(s.options.Every/2 + rand.N(s.options.Every)):
-		}
-		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn().Err(err).Msg("sweep of pending changes failed; the next round tries again")
+		case <-time.After(wait):
+			if wait = min(2*wait, s.options.Every); s.sweepBehind(ctx) {
+				wait = behindInterval
+			}
+		case <-round:
+			if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn().Err(err).Msg("sweep of pending changes failed; the next round tries again")
+			}
+			round = time.After(s.pause())
 		}
 	}
 }
+
+func (s *Sweeper) pause() time.Duration { return s.options.Every/2 + rand.N(s.options.Every) }
 
 // Sweep applies what is pending once, in every partition. A partition that cannot be swept does not keep the others
 // from it; the first error is returned.
 func (s *Sweeper) Sweep(ctx context.Context) error {
 	var first error
 	for p := range s.admin.layout.Partitions {
-		if err := s.sweepPartition(ctx, p); err != nil && first == nil {
+		if err := s.sweepPartition(ctx, p, s.options.Pending); err != nil && first == nil {
 			first = fmt.Errorf("partition %d: %w", p, err)
 		}
 	}
 	return first
 }
 
-func (s *Sweeper) sweepPartition(ctx context.Context, partition uint16) error {
+// sweepBehind applies what is pending in partitions that are behind, however new it is, and reports whether none is
+// left behind. Redis is away, or not open, as long as the first change fails: then the others wait, so that no grant is
+// there before a revocation that precedes it. A change that Redis never takes keeps them until they have the age at
+// which rounds apply them.
+func (s *Sweeper) sweepBehind(ctx context.Context) (done bool) {
+	done = true
+	for p := range s.admin.layout.Partitions {
+		behind := &s.admin.behind[p]
+		if behind.Swap(false) && s.sweepPartition(ctx, p, 0) != nil {
+			behind.Store(true)
+			done = false
+		}
+	}
+	return done
+}
+
+// sweepPartition applies what is pending for that long, in the order in which it is listed. With no age at all it ends
+// at the first change that fails.
+func (s *Sweeper) sweepPartition(ctx context.Context, partition uint16, age time.Duration) error {
 	var last PendingChange
 	left := 0
 	for {
-		page, err := s.admin.Pending(ctx, partition, s.options.Pending, last, sweepPage)
+		page, err := s.admin.Pending(ctx, partition, age, last, sweepPage)
 		if err != nil {
 			return err
 		}
@@ -106,9 +134,12 @@ func (s *Sweeper) sweepPartition(ctx context.Context, partition uint16) error {
 			}
 		}
 		for _, c := range page {
-			if s.sweep(ctx, c) {
+			switch {
+			case s.sweep(ctx, c):
 				s.swept.Inc()
-			} else {
+			case age == 0:
+				return fmt.Errorf("%s %s of account %q: %w", c.Kind, c.ID, c.Account, ErrUnavailable)
+			default:
 				left++
 			}
 		}

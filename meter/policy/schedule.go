@@ -188,7 +188,10 @@ func (s *schedule) promotion(m *Promotion, term Term, w Window, t time.Time) {
 	})
 }
 
-// raise adds what d has beyond the highest so far.
+// raise adds what d has beyond the highest so far, unlimited or not. So a change between limited and unlimited within a
+// cycle brings no more than the difference in credits: of a larger cap, a grant of the difference with the cap's flags;
+// of one that is no larger than what was given, nothing until the next cycle. What was given before keeps its flags, so
+// a cap that stopped others goes on stopping them until its cycle ends.
 func (s *schedule) raise(seen map[string]*high, what string, begun time.Time, d Due) {
 	top := seen[what]
 	if top == nil {
