@@ -71,7 +71,7 @@ func (s stopper) reach(cut string) {
 	if s.at != cut {
 		return
 	}
-	fmt.Println(saidAt)
+	_, _ = fmt.Fprintln(os.Stdout, saidAt)
 	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 }
 
@@ -119,7 +119,7 @@ func purchaseUntilKilled(args []string) error {
 	if _, err := admin.Purchase(ctx, crashedPurchase()); err != nil {
 		return err
 	}
-	fmt.Println(saidAnswered)
+	_, _ = fmt.Fprintln(os.Stdout, saidAnswered)
 	at.reach("answered")
 	steps := map[persist.Step]string{persist.StepCopied: "copied", persist.StepCommitted: "flushed"}
 	persist.NewFlusher(store, engine.Ledger(), persist.FlushOptions{
