@@ -33,6 +33,7 @@
 //	options.go     settings with their defaults
 //	ports*.go      what the gateway asks of the rest of the house
 //	server.go      listeners, connections, shutdown
+//	newcomers.go   connections that were never used, which hold up no shutdown
 //	deadline.go    connections whose deadlines cost nothing to move
 //	hungup_*.go    whether the peer of an idle connection has gone
 //
