@@ -119,8 +119,8 @@ type reset struct {
 	unlimited bool
 }
 
-// nextReset finds where the grants begin that are issued for the next cycle: credit promised for a later day is no reset, nor is what begins before the cycle is over, such as a contingent
-// that was negotiated from its middle on.
+// nextReset finds where the grants begin that are issued for the next cycle: credit promised for a later day is no reset,
+// nor is what begins before the cycle is over, such as a contingent that was negotiated from its middle on.
 func (w *wallet) nextReset() (r reset, ok bool) {
 	over := w.nowMs + 1
 	if w.plan != nil {

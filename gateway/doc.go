@@ -29,6 +29,7 @@
 //	views.go       the JSON shapes of the others
 //	control*.go    the control plane, by noun
 //	reload.go      other policies in force, without dropping a request
+//	reload_order.go  whether live credit keeps its place in the drain order
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults
 //	ports*.go      what the gateway asks of the rest of the house

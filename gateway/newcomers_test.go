@@ -25,7 +25,7 @@ func TestShutdownClosesWhatIsNotUsed(t *testing.T) {
 		for _, request := range []string{"", "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"} {
 			c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 			require.NoError(t, err)
-			defer c.Close() //nolint:errcheck // closed already
+			defer c.Close()
 			_, err = io.WriteString(c, request)
 			require.NoError(t, err)
 			if request != "" {

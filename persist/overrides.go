@@ -116,7 +116,8 @@ func (n NewOverride) fits(p *policy.Policy, history policy.History) error {
 	case len(unread) == 0:
 		return nil
 	case kind == policy.FairUse:
-		return refuse(ErrInvalid, "kind", "%q is not unlimited in plan %s of the account; use kind contingent", n.Target, listed(unread))
+		return refuse(ErrInvalid, "kind", "%q is not unlimited in plan %s of the account; use kind contingent",
+			n.Target, listed(unread))
 	}
 	return refuse(ErrInvalid, "kind", "%q is unlimited in plan %s of the account; use kind fair_use, which is its cap",
 		n.Target, listed(unread))
