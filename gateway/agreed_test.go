@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -108,6 +109,29 @@ func TestPriceOfIdentity(t *testing.T) {
 	require.NotNil(t, who.Price("b", now.Add(time.Second-1)))
 	require.Nil(t, who.Price("b", now.Add(time.Second)))
 	require.Nil(t, who.Price("c", now))
+}
+
+// A day that a zone skipped has nothing in it, alone or beside others.
+func TestUsageOfASkippedDay(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(o *gateway.Options) {
+		p, err := policy.Parse("studio.yaml", []byte(strings.Replace(testPolicy, "Europe/Berlin", "Pacific/Apia", 1)))
+		require.NoError(t, err)
+		o.Policies = policy.NewCatalog(map[string]*policy.Policy{"studio": p})
+	})
+	key := b.account("acme", 0)
+	ask := func(query string) *reply { return b.do(http.MethodGet, b.data+"/credits/usage"+query, key, "") }
+	const empty = `{"account":"acme","by":"%s","from":"2011-12-30","to":"2011-12-30","timezone":"Pacific/Apia","rows":[%s],
+		"more":false,"total":{"credits":0,"units":0,"charges":0}}`
+	r := ask("?from=2011-12-30&to=2011-12-30")
+	require.Equal(t, 200, r.StatusCode, "%s", r.body)
+	require.JSONEq(t, fmt.Sprintf(empty, "day", `{"day":"2011-12-30","credits":0,"units":0,"charges":0}`), string(r.body))
+	require.JSONEq(t, fmt.Sprintf(empty, "operation", ""), string(ask("?by=operation&from=2011-12-30&to=2011-12-30").body))
+	require.Empty(t, b.house.asked.Bounds, "there is nothing to ask for")
+	b.house.usage = gateway.Usage{Rows: []gateway.UsageRow{{Span: 1, Credits: 1500, Units: 3, Charges: 2}}}
+	require.JSONEq(t, `[{"day":"2011-12-29","credits":0,"units":0,"charges":0},
+		{"day":"2011-12-30","credits":0,"units":0,"charges":0},{"day":"2011-12-31","credits":1.5,"units":3,"charges":2}]`,
+		rowsOf(t, ask("?from=2011-12-29&to=2011-12-31")))
 }
 
 func TestUsageView(t *testing.T) {

@@ -119,9 +119,8 @@ type reset struct {
 	unlimited bool
 }
 
-// nextReset finds where the grants begin that are issued for the next cycle. With a plan only the buckets that it renews
-// count: credit promised for a later day is no reset, nor is what begins before the cycle is over, such as a contingent
-// that was negotiated from its middle on.
+// nextReset finds where the grants begin that are issued for the next cycle: credit promised for a later day is no reset,
+// nor is what begins before the cycle is over, such as a contingent that was negotiated from its middle on.
 func (w *wallet) nextReset() (r reset, ok bool) {
 	over := w.nowMs + 1
 	if w.plan != nil {
@@ -144,19 +143,36 @@ func (w *wallet) nextReset() (r reset, ok bool) {
 
 // begins is when the first grant that renews begins, at a moment or later.
 func (w *wallet) begins(from int64) (atMs int64, ok bool) {
-	for _, g := range w.account.Grants {
-		if g.EffectiveMs >= from && w.renews(g.Bucket) && (!ok || g.EffectiveMs < atMs) {
+	for i := range w.account.Grants {
+		g := &w.account.Grants[i]
+		if g.EffectiveMs >= from && (!ok || g.EffectiveMs < atMs) && w.renews(g) {
 			atMs, ok = g.EffectiveMs, true
 		}
 	}
 	return atMs, ok
 }
 
-func (w *wallet) renews(bucket string) bool {
-	if w.plan == nil || len(w.plan.Contingents) == 0 {
+// renews reports whether a grant that has not begun is of a cycle, and not promised for a later day: the plan by then
+// renews its bucket, or it lasts exactly a cycle, as a contingent does that was negotiated where the plan has none. Where
+// nothing is known of the account's product anything counts.
+func (w *wallet) renews(g *meter.Grant) bool {
+	if w.policy == nil {
 		return true
 	}
-	return slices.ContainsFunc(w.plan.Contingents, func(c policy.Contingent) bool { return c.Bucket == bucket })
+	begins := time.UnixMilli(g.EffectiveMs)
+	term, ok := w.terms.At(begins)
+	if !ok {
+		return false
+	}
+	plan, ok := w.policy.Plan(term.Plan)
+	if !ok { // it is on no policy's list any more: what was issued still comes
+		return true
+	}
+	if slices.ContainsFunc(plan.Contingents, func(c policy.Contingent) bool { return c.Bucket == g.Bucket }) {
+		return true
+	}
+	cycle, ok := w.policy.CycleAt(w.terms, begins)
+	return ok && cycle.From.UnixMilli() == g.EffectiveMs && cycle.To.UnixMilli() == g.ExpiresMs
 }
 
 func (w *wallet) resetAt() *string {

@@ -381,6 +381,48 @@ func (h hanging) Statement(
 	return h.Statements.Statement(ctx, account, live, at)
 }
 
+// Credit that somebody promised for a later day is no reset: not on a plan that renews nothing, and not without one. What
+// was negotiated there for each cycle is one.
+func TestPromisedCreditIsNoReset(t *testing.T) {
+	t.Parallel()
+	b := setup(t, seed("ai-background-studio"))
+	promised := []lot{
+		{bucket: "monthly", rank: 1, credits: 100, begins: 2 * day, end: 9 * day},
+		{bucket: "promo", credits: 100, begins: 3 * day},
+	}
+	for name, terms := range map[string]policy.History{"starter": on("basic", 1), "nobody": nil} {
+		key := b.account(name, 0)
+		b.house.agree(name, terms)
+		b.give(name, promised...)
+		v := b.do(http.MethodGet, b.data+"/credits/balance", key, "").json(t)
+		require.Nil(t, v["next_reset"], name)
+		require.Nil(t, v["next_reset_at"], name)
+		refusal := b.post("/studio/apply", key, twoPhotos)
+		require.Equal(t, 402, refusal.StatusCode)
+		p := refusal.json(t)
+		require.Nil(t, p["next_reset_at"], name)
+		if terms != nil {
+			require.Equal(t, "buy", p["advice"].(map[string]any)["action"], "waiting is of no use")
+		}
+	}
+	src, err := policy.Example("ai-background-studio")
+	require.NoError(t, err)
+	p, err := policy.Parse("ai-background-studio.yaml", src)
+	require.NoError(t, err)
+	terms := on("basic", 1)
+	now := time.Now().Truncate(time.Second)
+	next, ok := p.Renewal(terms, now)
+	require.True(t, ok)
+	after, ok := p.Renewal(terms, next)
+	require.True(t, ok)
+	key := b.account("dealer", 0)
+	b.house.agree("dealer", terms)
+	whole := func(g *meter.Grant) { g.EffectiveMs, g.ExpiresMs = next.UnixMilli(), after.UnixMilli() }
+	b.give("dealer", lot{bucket: "monthly", rank: 1, credits: 70, flags: whole})
+	v := b.do(http.MethodGet, b.data+"/credits/balance", key, "").json(t)
+	require.Equal(t, map[string]any{"at": stamp(next), "credits": 70.0}, v["next_reset"])
+}
+
 // What was negotiated for the middle of a month is no reset: that is when the month ends, and what begins there.
 func TestMoreInTheMiddleOfACycleIsNoReset(t *testing.T) {
 	t.Parallel()

@@ -29,10 +29,12 @@
 //	views.go       the JSON shapes of the others
 //	control*.go    the control plane, by noun
 //	reload.go      other policies in force, without dropping a request
+//	reload_order.go  whether live credit keeps its place in the drain order
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults
 //	ports*.go      what the gateway asks of the rest of the house
 //	server.go      listeners, connections, shutdown
+//	newcomers.go   connections that were never used, which hold up no shutdown
 //	deadline.go    connections whose deadlines cost nothing to move
 //	hungup_*.go    whether the peer of an idle connection has gone
 //

@@ -372,6 +372,7 @@ type house struct {
 	files    map[string]*policy.Policy // what a reload reads
 	mistake  error
 	uses     []gateway.PolicyUse
+	holding  []gateway.BucketUse
 }
 
 func (h *house) add(account string) {
@@ -473,6 +474,12 @@ func (h *house) Uses(context.Context, []string) ([]gateway.PolicyUse, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.uses, h.err
+}
+
+func (h *house) BucketUses(context.Context, []string) ([]gateway.BucketUse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.holding, h.err
 }
 
 func (h *house) Buckets(_ context.Context, _ string, ids []meter.ID) (map[meter.ID]string, error) {

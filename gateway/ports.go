@@ -107,6 +107,16 @@ type PolicySource interface {
 	Load() (map[string]*policy.Policy, error)
 	// Uses counts the accounts of products, and of each plan that subscriptions to them are on now or will be.
 	Uses(ctx context.Context, products []string) ([]PolicyUse, error)
+	// BucketUses counts the accounts of products that hold credit, by its bucket and the place that it was granted with.
+	BucketUses(ctx context.Context, products []string) ([]BucketUse, error)
+}
+
+// BucketUse is how many accounts have credit in a bucket that was granted at one place of the drain order.
+type BucketUse struct {
+	Product  string
+	Bucket   string
+	Rank     uint8
+	Accounts int64
 }
 
 // PolicyUse is how many accounts depend on a product, or with Plan on one of its plans.

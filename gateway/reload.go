@@ -28,7 +28,7 @@ func (g *Gateway) Reload(ctx context.Context) error {
 	defer g.reloading.Unlock()
 	fresh, err := g.source.Load()
 	if err == nil {
-		err = g.missed(ctx, fresh)
+		err = errors.Join(g.missed(ctx, fresh), g.moved(ctx, fresh))
 	}
 	if err != nil {
 		g.metrics.reloads.WithLabelValues("refused").Inc()

@@ -273,3 +273,35 @@ func TestReloadUnderLoad(t *testing.T) {
 	require.Zero(t, held)
 	require.Len(t, b.versions(), 2)
 }
+
+// A bucket with credit keeps its place: what was granted keeps its own, and one bucket would be drawn at two.
+func TestReloadKeepsTheDrainOrder(t *testing.T) {
+	t.Parallel()
+	order := func(buckets string) *policy.Policy {
+		p, err := policy.Parse("studio.yaml", []byte("name: studio\nbuckets: ["+buckets+"]\noperations:\n"+
+			"  draw: {match: POST /draw, credits: 1}\n"))
+		require.NoError(t, err)
+		return p
+	}
+	b := setup(t, inForce(order("promo, monthly, purchased")))
+	b.house.holding = []gateway.BucketUse{
+		{Product: "studio", Bucket: "monthly", Rank: 1, Accounts: 7}, {Product: "studio", Bucket: "purchased", Rank: 2, Accounts: 1},
+	}
+	for buckets, says := range map[string][]string{
+		"monthly, promo, purchased":        {`"monthly" has place 1, and credit of 7 accounts in it was granted at place 2`},
+		"promo, extra, monthly, purchased": {`"monthly" has place 3`, `"purchased" has place 4, and credit of 1 account in it`},
+		"promo, monthly":                   {`"purchased" is gone`},
+	} {
+		b.files(order(buckets))
+		r := b.reload()
+		require.Equal(t, 422, r.StatusCode, buckets)
+		for _, s := range append(says, "keep the old order and append new buckets") {
+			require.Contains(t, r.json(t)["detail"], s)
+		}
+		require.Contains(t, string(b.control("GET", "/v1/policy", "").body), `["promo","monthly","purchased"]`)
+	}
+	for _, buckets := range []string{"promo, monthly, purchased, extra", "other, monthly, purchased"} { // promo holds nothing
+		b.files(order(buckets))
+		require.Equal(t, 200, b.reload().StatusCode, buckets)
+	}
+}

@@ -51,14 +51,15 @@ type Gateway struct {
 	log       zerolog.Logger
 
 	//nolint:containedctx // not a request's: the ground on which calls stand that outlive their request
-	base     context.Context // of calls that must outlive their request; ends when a shutdown runs out of time
-	giveUp   context.CancelFunc
-	draining atomic.Bool
-	waiting  atomic.Int64 // calls that wait for events
-	data     *fasthttp.Server
-	control  *fasthttp.Server
-	routes   []controlRoute
-	gatherer metricsHandler
+	base      context.Context // of calls that must outlive their request; ends when a shutdown runs out of time
+	giveUp    context.CancelFunc
+	draining  atomic.Bool
+	waiting   atomic.Int64 // calls that wait for events
+	data      *fasthttp.Server
+	control   *fasthttp.Server
+	listening atomic.Pointer[listeners] // nil until Run
+	routes    []controlRoute
+	gatherer  metricsHandler
 }
 
 // New checks the options and makes a Gateway; it listens only when Run. Of ctx only the values are kept.
@@ -179,8 +180,10 @@ func (g *Gateway) Run(ctx context.Context, data, control net.Listener) error {
 	var work sync.WaitGroup
 	work.Go(func() { g.auth.cache.run(ctx) })
 	ended := make(chan error, 2)
-	go func() { ended <- g.data.Serve(&clientListener{data, g.metrics.undelivered}) }()
-	go func() { ended <- g.control.Serve(control) }()
+	l := &listeners{newNewcomers(data), newNewcomers(control)}
+	g.listening.Store(l)
+	go func() { ended <- g.data.Serve(&clientListener{l.data, g.metrics.undelivered}) }()
+	go func() { ended <- g.control.Serve(l.control) }()
 	err := errors.Join(<-ended, <-ended)
 	stop()
 	work.Wait()
@@ -202,15 +205,24 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	err := g.data.ShutdownWithContext(ctx)
+	l := g.listening.Load()
+	if l == nil { // it never ran
+		g.giveUp()
+		return nil
+	}
+	err := l.data.end(ctx, g.data)
 	g.giveUp()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer cancel()
 	if err != nil {
-		err = fmt.Errorf("gateway: requests still in flight at the end of the shutdown: %w", g.data.ShutdownWithContext(last))
+		l.data.left(last)
+		err = fmt.Errorf("gateway: requests still in flight at the end of the shutdown: %w", err)
 	}
-	return errors.Join(err, g.control.ShutdownWithContext(last))
+	return errors.Join(err, l.control.end(last, g.control))
 }
+
+// listeners are those of a gateway that runs.
+type listeners struct{ data, control *newcomers }
 
 // clientListener hands out connections that linger, and that notice a charged response they could not write.
 type clientListener struct {

@@ -57,11 +57,15 @@ func (g *Gateway) usage(who *Identity, query string) (usageView, *problem) {
 	if p != nil {
 		return usageView{}, p
 	}
+	_, bounds := r.spans()
+	if len(bounds) == 0 {
+		return r.view(who.Account, Usage{}), nil
+	}
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
 	var u Usage
 	err := g.summing.do(ctx, func() (err error) {
-		u, err = g.statements.Usage(ctx, UsageQuery{Account: who.Account, By: r.by, Bounds: r.bounds(), Limit: usageRowsMax})
+		u, err = g.statements.Usage(ctx, UsageQuery{Account: who.Account, By: r.by, Bounds: bounds, Limit: usageRowsMax})
 		return err
 	})
 	if err != nil {
@@ -135,17 +139,21 @@ func (r usageRange) days() int { return int(r.to.Sub(r.from)/(24*time.Hour)) + 1
 
 func (r usageRange) day(n int) string { return r.from.AddDate(0, 0, n).Format(time.DateOnly) }
 
-// bounds are the moments at which the days begin, and the one at which the last one ends. A day that a zone skips is not
-// there.
-func (r usageRange) bounds() []time.Time {
-	out := make([]time.Time, 0, r.days()+1)
-	for n := range r.days() + 1 {
-		at := policy.DayStart(r.from.AddDate(0, 0, n), r.loc)
-		if len(out) == 0 || at.After(out[len(out)-1]) {
-			out = append(out, at)
+// spans are the days that a zone did not skip, by their number, and the moments at which they begin, with the one at
+// which the last one ends. Both are empty when none is left.
+func (r usageRange) spans() (days []int, bounds []time.Time) {
+	begins := policy.DayStart(r.from, r.loc)
+	for n := range r.days() {
+		ends := policy.DayStart(r.from.AddDate(0, 0, n+1), r.loc)
+		if ends.After(begins) {
+			days, bounds = append(days, n), append(bounds, begins)
 		}
+		begins = ends
 	}
-	return out
+	if len(days) > 0 {
+		bounds = append(bounds, begins)
+	}
+	return days, bounds
 }
 
 func (r usageRange) view(account string, u Usage) usageView {
@@ -170,16 +178,15 @@ func (r usageRange) view(account string, u Usage) usageView {
 
 // addDays lists every day, those without any usage included, in order.
 func (r usageRange) addDays(v usageView, rows []UsageRow) usageView {
-	begins := r.bounds()
-	for n := range len(begins) - 1 {
-		day := begins[n].In(r.loc).Format(time.DateOnly)
-		v.Rows = append(v.Rows, usageRowView{Day: &day})
+	for n := range r.days() {
+		v.Rows = append(v.Rows, usageRowView{Day: new(r.day(n))})
 	}
+	days, _ := r.spans()
 	for _, row := range rows {
-		if row.Span >= 0 && row.Span < len(v.Rows) {
+		if row.Span >= 0 && row.Span < len(days) {
 			sums := usageSums(row)
-			sums.Day = v.Rows[row.Span].Day
-			v.Rows[row.Span] = sums
+			sums.Day = v.Rows[days[row.Span]].Day
+			v.Rows[days[row.Span]] = sums
 		}
 	}
 	return v

@@ -63,6 +63,14 @@ func scanAccount(row pgx.Row) (a AccountState, err error) {
 // product's.
 func (s *Store) updateAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (AccountState, error) {
 	now := s.clock.Now()
+	if c.Product != nil {
+		if err := lockAccount(ctx, tx, c.Account); err != nil {
+			return AccountState{}, err
+		}
+		if err := unsubscribed(ctx, tx, c.Account, *c.Product, now); err != nil {
+			return AccountState{}, err
+		}
+	}
 	a, err := scanAccount(tx.QueryRow(ctx, `UPDATE creditgate.account SET
 			product = coalesce($2, product),
 			suspended = coalesce($3, suspended),
@@ -76,6 +84,25 @@ func (s *Store) updateAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (
 	_, err = tx.Exec(ctx, `UPDATE creditgate.subscription_due SET product = $2, due_at = $3 WHERE account = $1 AND product <> $2`,
 		c.Account, *c.Product, now.Truncate(time.Millisecond))
 	return a, err
+}
+
+// unsubscribed refuses another product to an account with a subscription in force or to come: its plan, cycle and what
+// was given of it are the old product's, and the new one may have none of that name.
+func unsubscribed(ctx context.Context, tx pgx.Tx, account, product string, now time.Time) error {
+	var from, plan string
+	err := tx.QueryRow(ctx, `SELECT a.product, t.plan FROM creditgate.account a
+		JOIN creditgate.subscription_term t ON t.account = a.id
+		WHERE a.id = $1 AND a.product <> $2 AND NOT t.void AND t.plan IS NOT NULL AND t.at >= coalesce((
+			SELECT max(at) FROM creditgate.subscription_term WHERE account = $1 AND NOT void AND at <= $3), '-infinity')
+		ORDER BY t.at LIMIT 1`, account, product, now).Scan(&from, &plan)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return refuse(ErrRefused, "product", "account %q has a subscription to plan %q of product %q, in force or to come; "+
+		"end it first with DELETE /v1/accounts/%s/subscription?at=now, or wait until it has ended", account, plan, from, account)
 }
 
 func (s *Store) createAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (AccountState, error) {

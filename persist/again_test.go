@@ -1,6 +1,8 @@
 package persist_test
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -182,25 +184,81 @@ func TestReversalByAClockThatIsBehind(t *testing.T) {
 	s.requireNoDrift(t)
 }
 
-// An account that moves to another product has the next cycle of that one, not another of the one it left.
+// An account moves to another product between two subscriptions, never under one: what it would be given then is neither
+// product's.
 func TestAccountMovesToAnotherProduct(t *testing.T) {
 	t.Parallel()
 	s := newDesk(t, 1)
 	other := planPolicy(t, 1)
 	other.Name, other.Plans[2].Contingents[0].Amount = "other", policy.PerSlot(3*meter.Credit)
 	s.policies.Replace(map[string]*policy.Policy{"studio": s.policy, "other": other})
+	move := func() error {
+		_, err := s.admin.PutAccount(t.Context(), persist.AccountChange{Account: "ada", Product: new("other"), Suspended: new(true)})
+		return err
+	}
+	refused := func(when string) {
+		t.Helper()
+		refusal, ok := errors.AsType[*persist.RefusalError](move())
+		require.True(t, ok, when)
+		require.ErrorIs(t, refusal, persist.ErrRefused)
+		require.Equal(t, "product", refusal.Param)
+		require.Contains(t, refusal.Detail, `plan "pro" of product "studio"`)
+		require.Contains(t, refusal.Detail, "DELETE /v1/accounts/ada/subscription")
+		a, err := s.admin.Account(t.Context(), "ada")
+		require.NoError(t, err)
+		require.Equal(t, "studio", a.Product)
+		require.False(t, a.Suspended, "nothing of it counts")
+	}
 	s.putAccount(t, "ada")
-	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(4))})
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(4)), StartsAt: s.time(t, "2027-01-12 09:00")})
+	refused("to come")
+	s.at(t, "2027-01-12 09:05")
 	s.issue(t)
-	_, err := s.admin.PutAccount(t.Context(), persist.AccountChange{Account: "ada", Product: new("other")})
+	refused("in force")
+	s.putAccount(t, "ada") // the same product again changes nothing
+	_, err := s.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada"})
 	require.NoError(t, err)
-	require.Equal(t, 1, s.issue(t))
-	s.requireGiven(t, "ada", `
-		20 monthly 27-01-10 09:00 to 27-02-01 00:00
-		12 monthly 27-02-01 00:00 to 27-03-01 00:00`)
-	require.Zero(t, s.issue(t))
+	refused("until the period ends")
+	s.at(t, "2027-02-01 00:05")
+	require.NoError(t, move())
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(4))})
+	require.Contains(t, s.given(t, "ada"), "12 monthly 27-02-01")
 	s.flush(t)
 	s.requireNoDrift(t)
+}
+
+// A number that the account's plan would not read is refused, with the kind that it reads.
+func TestOverrideOfTheOtherKind(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	n := 0
+	ask := func(kind string, until time.Time) error {
+		n++
+		_, err := s.admin.PutOverride(t.Context(), persist.NewOverride{
+			Account: "ada", Ref: fmt.Sprintf("deal-%d", n), Kind: kind, Target: "monthly", Credits: 100 * meter.Credit, Until: until,
+		})
+		return err
+	}
+	refused := func(kind, say string, until time.Time) {
+		t.Helper()
+		refusal, ok := errors.AsType[*persist.RefusalError](ask(kind, until))
+		require.True(t, ok)
+		require.ErrorIs(t, refusal, persist.ErrInvalid)
+		require.Equal(t, "kind", refusal.Param)
+		require.Contains(t, refusal.Detail, say)
+	}
+	require.NoError(t, ask("fair_use", time.Time{}), "for the plan that it will have")
+	s.put(t, persist.SubscriptionChange{Plan: "premium", Slots: new(uint32(1))})
+	require.NoError(t, ask("fair_use", time.Time{}))
+	refused("contingent", "unlimited in plan premium of the account; use kind fair_use", time.Time{})
+	s.at(t, "2027-01-11 09:00")
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(1))}) // from the next cycle
+	require.NoError(t, ask("contingent", time.Time{}), "pro will read it")
+	refused("contingent", "use kind fair_use", s.time(t, "2027-02-01 00:00"))
+	require.NoError(t, ask("fair_use", s.time(t, "2027-02-01 00:00")))
+	s.at(t, "2027-02-02 09:00")
+	refused("fair_use", "not unlimited in plan pro of the account; use kind contingent", time.Time{})
 }
 
 // No grant is so large that an account could not have 64 of them: Redis would refuse the last ones for ever.

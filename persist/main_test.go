@@ -11,5 +11,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(crashEnv) != "" {
 		crash()
 	}
+	if os.Getenv(purchaseCrashEnv) != "" {
+		crashPurchase()
+	}
 	persisttest.Main(m)
 }

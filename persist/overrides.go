@@ -54,12 +54,7 @@ func overrideKind(name string) policy.OverrideKind {
 
 // check refuses what the account's policy has no place for.
 func (n NewOverride) check(p *policy.Policy) error {
-	unlimited := false
-	for _, plan := range p.Plans {
-		for _, c := range plan.Contingents {
-			unlimited = unlimited || c.Bucket == n.Target && c.Unlimited
-		}
-	}
+	unlimited := slices.ContainsFunc(p.Plans, func(plan *policy.Plan) bool { return unlimitedIn(plan, n.Target) })
 	_, bucket := p.Rank(n.Target)
 	switch kind := overrideKind(n.Kind); {
 	case !meter.ValidName(n.Ref):
@@ -91,6 +86,43 @@ func (n NewOverride) check(p *policy.Policy) error {
 	return nil
 }
 
+func unlimitedIn(plan *policy.Plan, bucket string) bool {
+	return slices.ContainsFunc(plan.Contingents, func(c policy.Contingent) bool { return c.Bucket == bucket && c.Unlimited })
+}
+
+// fits refuses a number that no plan of the account reads while it lasts: an unlimited bucket has a fair-use cap and no
+// contingent, any other the reverse. An account without a plan may have what its first one will read.
+func (n NewOverride) fits(p *policy.Policy, history policy.History) error {
+	kind := overrideKind(n.Kind)
+	if kind == policy.UnitCredits {
+		return nil
+	}
+	terms := slices.Clone(history.Future(n.From))
+	if t, ok := history.At(n.From); ok {
+		terms = append(terms, t)
+	}
+	var unread []string
+	for _, t := range terms {
+		plan, ok := p.Plan(t.Plan)
+		if !ok || !n.Until.IsZero() && !t.At.Before(n.Until) {
+			continue
+		}
+		if unlimitedIn(plan, n.Target) == (kind == policy.FairUse) {
+			return nil
+		}
+		unread = append(unread, plan.Name)
+	}
+	switch {
+	case len(unread) == 0:
+		return nil
+	case kind == policy.FairUse:
+		return refuse(ErrInvalid, "kind", "%q is not unlimited in plan %s of the account; use kind contingent",
+			n.Target, listed(unread))
+	}
+	return refuse(ErrInvalid, "kind", "%q is unlimited in plan %s of the account; use kind fair_use, which is its cap",
+		n.Target, listed(unread))
+}
+
 // PutOverride records an override, and issues what it changes. The same reference again changes nothing.
 func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideState, err error) {
 	content := fingerprint(n.Account, n.Kind, n.Target, n.Credits, stamp(n.From), stamp(n.Until), n.Reason)
@@ -118,6 +150,9 @@ func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideS
 		}
 		n.From, n.Until = n.From.Truncate(time.Millisecond).UTC(), n.Until.Truncate(time.Millisecond).UTC()
 		if err := n.check(p); err != nil {
+			return err
+		}
+		if err := n.fits(p, s.history); err != nil {
 			return err
 		}
 		if len(s.overrides) >= overridesMax {

@@ -314,3 +314,24 @@ func TestPolicyUses(t *testing.T) {
 		{Product: "studio", Plan: "pro", Accounts: 2},
 	}, uses)
 }
+
+func TestBucketUses(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.addAccount(t, "a")
+	b.flush(t)
+	b.putAccount(t, "b")
+	for i, expires := range []time.Duration{time.Hour, 30 * time.Second} {
+		_, err := b.admin.Grant(t.Context(), persist.NewGrant{
+			Account: "b", Bucket: "monthly", Rank: uint8(i + 1), Credits: meter.Credit, Ref: fmt.Sprintf("b-%d", i),
+			ExpiresAt: time.Now().Add(expires),
+		})
+		require.NoError(t, err)
+	}
+	b.clock.Set(time.Minute) // one is over
+	uses, err := b.store.BucketUses(t.Context(), []string{"studio"})
+	require.NoError(t, err)
+	require.Equal(t, []persist.BucketUse{
+		{Product: "studio", Bucket: "promo", Accounts: 1}, {Product: "studio", Bucket: "monthly", Rank: 1, Accounts: 1},
+	}, uses)
+}

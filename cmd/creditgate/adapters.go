@@ -150,6 +150,15 @@ func (p policySource) Uses(ctx context.Context, products []string) ([]gateway.Po
 	return out, err
 }
 
+func (p policySource) BucketUses(ctx context.Context, products []string) ([]gateway.BucketUse, error) {
+	uses, err := p.store.BucketUses(ctx, products)
+	out := make([]gateway.BucketUse, len(uses))
+	for i, u := range uses {
+		out[i] = gateway.BucketUse(u)
+	}
+	return out, err
+}
+
 type admin struct{ *persist.Admin }
 
 func (a admin) PutAccount(ctx context.Context, c gateway.AccountChange) (gateway.AccountState, error) {

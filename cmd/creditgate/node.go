@@ -235,6 +235,7 @@ func (n *node) keepBook(ctx context.Context, checked bool) error {
 	}
 	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)
 	issue := start(ctx, n.issuer.Run)
+	defer start(ctx, n.gate.CheckDrainOrder).end()
 	tell, post := start(ctx, n.events.Run), start(ctx, n.webhooks.Run)
 	if n.moving != nil {
 		defer start(ctx, n.moving.Run).end()
