@@ -110,6 +110,7 @@ type bundle struct {
 	book    *metertest.Book
 	backend *backend
 	gateway *gateway.Gateway
+	options gateway.Options
 	reg     *prometheus.Registry
 	data    string // base URL
 	admin   string
@@ -156,6 +157,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 	for _, tweak := range tweaks {
 		tweak(&o)
 	}
+	b.options = o
 	b.gateway, err = gateway.New(tb.Context(), o)
 	require.NoError(tb, err)
 	b.run(layout)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,7 @@ const (
 type newcomers struct {
 	net.Listener
 
+	ended sync.Once
 	open  atomic.Int64 // connections, used or not
 	mu    sync.Mutex
 	since map[*newcomer]time.Time // of those not used; as many as fasthttp serves at a time
@@ -48,6 +50,12 @@ func (l *newcomers) Accept() (net.Conn, error) {
 	return n, nil
 }
 
+// Close implements net.Listener. It may be called again.
+func (l *newcomers) Close() (err error) {
+	l.ended.Do(func() { err = l.Listener.Close() })
+	return err
+}
+
 func (l *newcomers) forget(n *newcomer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -55,8 +63,12 @@ func (l *newcomers) forget(n *newcomer) {
 }
 
 // end shuts down the server on this listener: what is idle or was never used is closed, and what is in flight is waited
-// for until ctx ends.
+// for until ctx ends. A server that has not begun to serve knows of no listener and would leave it open for ever: so it
+// is closed here.
 func (l *newcomers) end(ctx context.Context, server *fasthttp.Server) error {
+	if err := l.Close(); err != nil {
+		return fmt.Errorf("gateway: close %s: %w", l.Addr(), err)
+	}
 	dismissing, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() { l.dismiss(dismissing) })

@@ -6,12 +6,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"creditgate/gateway"
 	"creditgate/meter"
 )
 
@@ -47,5 +50,37 @@ func TestShutdownClosesWhatIsNotUsed(t *testing.T) {
 	for _, c := range quiet {
 		_, err := c.Read(make([]byte, 1))
 		require.ErrorIs(t, err, io.EOF)
+	}
+}
+
+// A shutdown that comes before the gateway serves, or just as it begins to, ends it all the same.
+func TestShutdownBeforeItServes(t *testing.T) {
+	t.Parallel()
+	o := setup(t).options
+	for i := range 300 {
+		o.Registerer = prometheus.NewRegistry()
+		g, err := gateway.New(t.Context(), o)
+		require.NoError(t, err)
+		data, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		control, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		if i == 0 {
+			require.NoError(t, g.Shutdown(t.Context()))
+		}
+		ran := make(chan error, 1)
+		go func() { ran <- g.Run(t.Context(), data, control) }()
+		for range i % 30 {
+			runtime.Gosched()
+		}
+		if i > 0 {
+			require.NoError(t, g.Shutdown(t.Context()))
+		}
+		select {
+		case err := <-ran:
+			require.NoError(t, err)
+		case <-time.After(20 * time.Second):
+			require.FailNow(t, "it still serves", "after %d", i)
+		}
 	}
 }

@@ -173,7 +173,7 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error, bodyMax int) {
 	}
 }
 
-// Run serves both listeners until Shutdown. It returns when both have ended.
+// Run serves both listeners until Shutdown, also one that came before it. It returns when both have ended.
 func (g *Gateway) Run(ctx context.Context, data, control net.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -182,6 +182,9 @@ func (g *Gateway) Run(ctx context.Context, data, control net.Listener) error {
 	ended := make(chan error, 2)
 	l := &listeners{newNewcomers(data), newNewcomers(control)}
 	g.listening.Store(l)
+	if g.draining.Load() { // Shutdown may have come too early to find them
+		_, _ = l.data.Close(), l.control.Close()
+	}
 	go func() { ended <- g.data.Serve(&clientListener{l.data, g.metrics.undelivered}) }()
 	go func() { ended <- g.control.Serve(l.control) }()
 	err := errors.Join(<-ended, <-ended)

@@ -139,6 +139,7 @@ func serveHTTP(ctx context.Context, l net.Listener, h fasthttp.RequestHandler) e
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	err := server.ShutdownWithContext(last)
+	_ = l.Close() // of a server that had not begun to serve
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil // idle clients that keep their connection are no failure
 	}

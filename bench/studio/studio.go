@@ -43,6 +43,7 @@ type Studio struct {
 	closing chan struct{} // closed by Shutdown: ends waits
 	mu      sync.Mutex
 	closed  bool
+	serving []net.Listener
 	hung    map[net.Conn]struct{} // connections that get no answer, closed by Shutdown
 }
 
@@ -99,8 +100,14 @@ func badRequest(ctx *fasthttp.RequestCtx, err error) {
 	r.send(ctx)
 }
 
-// Serve answers on ln until Shutdown.
+// Serve answers on ln until Shutdown, also one that came before it.
 func (s *Studio) Serve(ln net.Listener) error {
+	s.mu.Lock()
+	s.serving = append(s.serving, ln)
+	if s.closed {
+		_ = ln.Close()
+	}
+	s.mu.Unlock()
 	if err := s.server.Serve(ln); err != nil {
 		return fmt.Errorf("studio: serve %s: %w", ln.Addr(), err)
 	}
@@ -117,8 +124,13 @@ func (s *Studio) Shutdown(ctx context.Context) error {
 	for c := range s.hung {
 		_ = c.Close()
 	}
+	serving := s.serving
 	s.mu.Unlock()
-	if err := s.server.ShutdownWithContext(ctx); err != nil {
+	err := s.server.ShutdownWithContext(ctx)
+	for _, ln := range serving {
+		_ = ln.Close() // one that the server had not begun to serve is still open
+	}
+	if err != nil {
 		return fmt.Errorf("studio: shutdown: %w", err)
 	}
 	return nil

@@ -190,7 +190,6 @@ func (n *node) run(ctx context.Context, data, control net.Listener) error {
 		served <- nil
 	}
 	err = errors.Join(err, n.shutdown(own))
-	_, _ = data.Close(), control.Close() // for a server that had not begun to serve when it was shut down
 	err = errors.Join(err, <-served)
 	n.await(own, "settlements in the journal, which are repeated at the next start", replayMax, n.journalEmpty)
 	replay.end()
