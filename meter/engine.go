@@ -236,6 +236,10 @@ func (e *Engine) Revoke(ctx context.Context, r Revocation) (Decision, error) {
 	if r.Amount <= 0 || !r.Amount.Valid() {
 		return Decision{}, fmt.Errorf("meter: revocation of %s: the amount must be above 0: %w", r.Amount, ErrNotSent)
 	}
+	if u := r.Undone; u != nil && (u.Amount <= 0 || u.Amount > r.Amount || u.Grant.Debt < 0) {
+		return Decision{}, fmt.Errorf("meter: revocation of %s in place of one of %s: that must be above 0 and at most as much: %w",
+			r.Amount, u.Amount, ErrNotSent)
+	}
 	return e.run(ctx, revokeOp(e.layout.PartitionOf(r.Account), r), time.Time{})
 }
 

@@ -48,8 +48,11 @@ func verbFiles() map[verb]struct {
 			[]string{"3", "2", "1", "promo", max53, "5", "140737488355327", "7", ""},
 		},
 		verbRevoke: {
-			"revoke", revokeOp(0, Revocation{ID: id, Account: "a", Grant: id, Amount: 8, Beyond: BeyondHeld, CheckedPseq: 4}),
-			[]string{"4", string(id[:]), "8", "2", ""},
+			"revoke", revokeOp(0, Revocation{
+				ID: id, Account: "a", Grant: id, Amount: 8, Beyond: BeyondHeld, CheckedPseq: 4,
+				Undone: &Reversal{ID: g.ID, Amount: 7, Grant: Grant{Debt: 5}},
+			}),
+			[]string{"4", string(id[:]), "8", "2", "7", "5", string(g.ID[:]), "", ""},
 		},
 		verbLapse: {"lapse", newOp(verbLapse, 0, id, "a").uuid(id), []string{string(id[:])}},
 		verbMoveExpiry: {

@@ -181,7 +181,12 @@ func grantOp(partition uint16, g GrantChange) *op {
 
 func revokeOp(partition uint16, r Revocation) *op {
 	o := newOp(verbRevoke, partition, r.ID, r.Account)
-	return o.u64(r.CheckedPseq).uuid(r.Grant).credits(r.Amount).u8(byte(r.Beyond)).note(r.Note)
+	undone := r.Undone
+	if undone == nil {
+		undone = new(Reversal)
+	}
+	return o.u64(r.CheckedPseq).uuid(r.Grant).credits(r.Amount).u8(byte(r.Beyond)).
+		credits(undone.Amount).credits(undone.Grant.Debt).uuid(undone.ID).note(undone.Note).note(r.Note)
 }
 
 func reverseOp(partition uint16, r Reversal) *op {

@@ -295,7 +295,7 @@ func (p *play) checked(t *rapid.T, account string, change meter.ID, first uint64
 func (p *play) administer(t *rapid.T) verb {
 	kinds := []func(*rapid.T) verb{p.suspend, p.balance}
 	if len(p.grants) > 0 {
-		kinds = append(kinds, p.revoke, p.revoke, p.reverse, p.move)
+		kinds = append(kinds, p.revoke, p.revoke, p.instead, p.reverse, p.move)
 	}
 	return rapid.SampledFrom(kinds).Draw(t, "kind")(t)
 }
@@ -352,20 +352,52 @@ func (p *play) revoke(t *rapid.T) verb {
 	if !p.applied(r.Account, r.Grant) {
 		return p.balancing(p.account(t))
 	}
-	r.CheckedPseq = p.checked(t, r.Account, r.ID, r.CheckedPseq)
+	if r.CheckedPseq = p.checked(t, r.Account, r.ID, r.CheckedPseq); r.Undone != nil {
+		undone := *r.Undone
+		if _, done := p.flushed(r.ID); !done { // what it owes is read with the cursor
+			at, err := p.book.Cursor(p.ctx, p.layout.PartitionOf(r.Account))
+			require.NoError(p.t, err)
+			r.CheckedPseq, undone.Grant = at.Pseq, p.terms(r.Grant)
+		}
+		r.Undone = &undone
+	}
 	return p.revoking(r)
 }
 
-// reverse undoes a revocation whose entry is flushed, once, or repeats that.
-func (p *play) reverse(t *rapid.T) verb {
-	var fresh []meter.Revocation
+// instead revokes a grant in place of a revocation whose entry is flushed.
+func (p *play) instead(t *rapid.T) verb {
+	fresh := p.undoable()
+	if len(fresh) == 0 {
+		return p.revoke(t)
+	}
+	old := rapid.SampledFrom(fresh).Draw(t, "revocation")
+	undone := p.reversalOf(old)
+	p.revocations = append(p.revocations, meter.Revocation{
+		ID: p.id(p.home(old.Account).NowMs), Account: old.Account, Grant: old.Grant, CheckedPseq: undone.CheckedPseq,
+		Amount: max(1, undone.Amount+meter.Credits(rapid.IntRange(-1, 5).Draw(t, "more"))), // less is a bug in a caller
+		Beyond: rapid.SampledFrom([]meter.Beyond{meter.BeyondDebt, meter.BeyondNothing, meter.BeyondHeld}).Draw(t, "beyond"),
+		Undone: &undone,
+	})
+	return p.revoking(p.revocations[len(p.revocations)-1])
+}
+
+// undoable are the revocations that took or are owed something, whose entry is flushed, and that nothing undid.
+func (p *play) undoable() (fresh []meter.Revocation) {
 	for _, r := range p.revocations {
-		undone := slices.ContainsFunc(p.reversals, func(v meter.Reversal) bool { return v.Note.Reason == r.ID.String() })
+		undone := slices.ContainsFunc(p.reversals, func(v meter.Reversal) bool { return v.Note.Reason == r.ID.String() }) ||
+			slices.ContainsFunc(p.revocations, func(v meter.Revocation) bool {
+				return v.Undone != nil && v.Undone.Note.Reason == r.ID.String()
+			})
 		if entry, ok := p.flushed(r.ID); ok && !undone && entry.Amount > 0 {
 			fresh = append(fresh, r)
 		}
 	}
-	n := len(p.reversals)
+	return fresh
+}
+
+// reverse undoes a revocation whose entry is flushed, once, or repeats that.
+func (p *play) reverse(t *rapid.T) verb {
+	fresh, n := p.undoable(), len(p.reversals)
 	switch {
 	case len(fresh) > 0 && (n == 0 || rapid.IntRange(0, 3).Draw(t, "again") > 0):
 		r := rapid.SampledFrom(fresh).Draw(t, "revocation")

@@ -142,6 +142,19 @@ func (s *stage) revoke(name, grant string, amount meter.Credits) {
 	}))
 }
 
+// revokeInstead is a revocation in place of one of undone; owed is what Postgres has as the grant's debt.
+func (s *stage) revokeInstead(name, grant string, amount, undone, owed meter.Credits) {
+	s.t.Helper()
+	s.do(fmt.Sprintf("revoke %s: %s of %s, in place of %s", name, amount, grant, undone),
+		meter.RevokeOp(s.layout.PartitionOf(customer), meter.Revocation{
+			ID: s.id(name), Account: customer, Grant: s.id(grant), Amount: amount, Note: meter.Note{Reason: "chargeback"},
+			Undone: &meter.Reversal{
+				ID: s.id(name + " undoes"), Amount: undone, Grant: meter.Grant{Debt: owed}, Note: meter.Note{Reason: "unfrozen"},
+			},
+			CheckedPseq: 99,
+		}))
+}
+
 // reverse undoes a revocation as its entry has it; owed is what Postgres has as the grant's debt.
 func (s *stage) reverse(name, grant string, amount, owed meter.Credits) {
 	s.t.Helper()
@@ -261,6 +274,16 @@ func scenarios() map[string]func(*stage) {
 			s.revoke("v1", "monthly", 2500)
 			s.revoke("v1", "monthly", 2500)
 			s.release("r1") // pays the debt of 1.5 first
+		},
+		"revoke_instead": func(s *stage) {
+			three(s)
+			s.reserve("r1", 4000)                           // 2 of promo, 2 of monthly
+			s.revoke("v1", "monthly", 2500)                 // 1 taken, 1.5 debt
+			s.revokeInstead("v2", "monthly", 3000, 2500, 0) // 1 taken, 2 debt
+			s.revokeInstead("v2", "monthly", 3000, 2500, 0)
+			s.release("r1") // nothing is left of monthly
+			s.revokeInstead("v4", "monthly", 3500, 3000, 0)
+			s.revokeInstead("v5", "monthly", 3500, 3500, 500)
 		},
 		"reverse": func(s *stage) {
 			three(s)

@@ -44,11 +44,14 @@ type GrantChange struct {
 
 // Revocation takes credit back from a grant: what is available at once, the rest as debt that returned draws pay.
 type Revocation struct {
-	ID          ID
-	Account     string
-	Grant       ID
-	Amount      Credits
-	Beyond      Beyond
+	ID      ID
+	Account string
+	Grant   ID
+	Amount  Credits
+	Beyond  Beyond
+	// Undone is the reversal of an earlier revocation of the grant that this one takes the place of, nil if of none. Both
+	// are one step: what the earlier one took is never available in between. Its Amount is at most this Amount.
+	Undone      *Reversal
 	Note        Note
 	CheckedPseq uint64
 }

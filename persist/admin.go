@@ -129,6 +129,9 @@ func (a *Admin) apply(ctx context.Context, kind changeKind, id meter.ID) result 
 		case "void":
 			return nothingToApply
 		}
+		if c.with != (meter.ID{}) {
+			return a.apply(ctx, revocationChange, c.with)
+		}
 		if ready, again := a.prepared(ctx, c); again {
 			continue
 		} else if !ready {
@@ -162,10 +165,16 @@ func (a *Admin) apply(ctx context.Context, kind changeKind, id meter.ID) result 
 func (a *Admin) send(ctx context.Context, id meter.ID, c change) (meter.Decision, error) {
 	switch c.kind {
 	case revocationChange:
-		return a.engine.Revoke(ctx, meter.Revocation{
+		v := meter.Revocation{
 			ID: id, Account: c.account, Grant: c.grant.ID, Amount: c.credits, Beyond: c.beyond, Note: c.note,
 			CheckedPseq: c.checked,
-		})
+		}
+		if c.undone.amount > 0 {
+			v.Undone = &meter.Reversal{
+				ID: c.undone.reversal, Grant: c.grant, Amount: c.undone.amount, Note: c.undone.note,
+			}
+		}
+		return a.engine.Revoke(ctx, v)
 	case expiryChange:
 		return a.engine.MoveExpiry(ctx, meter.ExpiryMove{
 			ID: id, Account: c.account, Grant: c.grant.ID, ExpiresMs: c.expiresMs, Note: c.note, CheckedPseq: c.checked,
@@ -188,9 +197,9 @@ func (a *Admin) void(ctx context.Context, id meter.ID, c change) result {
 	if c.grantStatus != "applied" {
 		return notApplied
 	}
-	end := a.voidMove
-	if c.kind == reversalChange {
-		end = a.voidReversal
+	end := a.voidReversal
+	if c.kind == expiryChange {
+		end = a.voidMove
 	}
 	if err := end(ctx, id); err != nil {
 		a.log.Warn().Err(err).Stringer("id", id).Msg("change stays pending")

@@ -50,7 +50,8 @@ type NewRevocation struct {
 	Reason      string
 	Actor       string
 
-	purchase *meter.ID // the purchase that is taken back, if it is one
+	purchase  *meter.ID // the purchase that is taken back, if it is one
+	insteadOf *meter.ID // the revocation that this one takes the place of, if of one
 }
 
 // ExpiryChange moves the expiry of a grant.
@@ -254,9 +255,11 @@ func (s *Store) recordRevocation(ctx context.Context, tx pgx.Tx, v NewRevocation
 		return r, err
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO creditgate.revocation
-			(id, account, grant_id, credits, external_ref, fingerprint, reason, actor, created_at, beyond, purchase_id)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, [16]byte(r.id), v.Account, [16]byte(grant), int64(credits),
-		v.Ref, content, v.Reason, v.Actor, fromMs(r.id.CreatedMs()), int16(v.Beyond), (*[16]byte)(v.purchase))
+			(id, account, grant_id, credits, external_ref, fingerprint, reason, actor, created_at, beyond, purchase_id,
+			instead_of)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`, [16]byte(r.id), v.Account, [16]byte(grant),
+		int64(credits), v.Ref, content, v.Reason, v.Actor, fromMs(r.id.CreatedMs()), int16(v.Beyond),
+		(*[16]byte)(v.purchase), (*[16]byte)(v.insteadOf))
 	return r, invalid(err)
 }
 

@@ -18,8 +18,9 @@ import (
 //
 // A pack that is frozen because it is overdue is taken back whole, with what is held as debt and nothing for what was
 // spent, and the same is undone when it is paid: credit, expiry and price are those of the same grant again. One that is
-// charged back instead is taken back by the terms of the sale: the freezing is undone and the whole is taken, by two
-// changes that reach Redis one right after the other. A payment after that finds nothing to undo.
+// charged back instead is taken back by the terms of the sale: the freezing is undone and the whole is taken, by a
+// reversal and a revocation that are one change to Redis, so that nothing of the pack can be spent in between. A payment
+// after that finds nothing to undo.
 
 // Reasons for which a purchase is taken back. The first three are said by whoever takes it back.
 const (
@@ -170,36 +171,58 @@ func (s *Store) reversalState(ctx context.Context, id meter.ID) (r ReversalState
 
 // clawback adds to a change what revocations and reversals need beside the columns of every change, in its snapshot.
 func (s *Store) clawback(ctx context.Context, tx pgx.Tx, id meter.ID, c *change) error {
+	reversal := id
 	switch c.kind {
 	case revocationChange:
-		if err := tx.QueryRow(ctx, `SELECT beyond FROM creditgate.revocation WHERE id = $1`, [16]byte(id)).
-			Scan((*uint8)(&c.beyond)); err != nil {
+		var with *[16]byte
+		err := tx.QueryRow(ctx, `SELECT c.beyond, v.id FROM creditgate.revocation c
+			LEFT JOIN creditgate.reversal v ON v.revocation_id = c.instead_of WHERE c.id = $1`, [16]byte(id)).
+			Scan((*uint8)(&c.beyond), &with)
+		if err != nil {
 			return err
 		}
+		reversal = meter.ID{}
+		if with != nil {
+			reversal = *with
+		}
 	case reversalChange:
-		err := tx.QueryRow(ctx, `SELECT c.id, e.subject IS NOT NULL, coalesce(e.amount, 0), t.debt
-			FROM creditgate.reversal v JOIN creditgate.revocation c ON c.id = v.revocation_id
-			JOIN creditgate.grant_state t ON t.grant_id = c.grant_id
-			LEFT JOIN creditgate.ledger_entry e ON e.subject = c.id AND e.kind IN ('grant', 'revoke', 'adjust')
-			WHERE v.id = $1`, [16]byte(id)).
-			Scan((*[16]byte)(&c.undone.id), &c.undone.booked, (*int64)(&c.undone.amount), (*int64)(&c.grant.Debt))
-		if err != nil {
+		err := tx.QueryRow(ctx, `SELECT c.id FROM creditgate.reversal v
+			JOIN creditgate.revocation c ON c.instead_of = v.revocation_id WHERE v.id = $1`, [16]byte(id)).
+			Scan((*[16]byte)(&c.with))
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
 	default:
 		return nil
 	}
+	if reversal != (meter.ID{}) {
+		if err := readUndone(ctx, tx, reversal, c); err != nil {
+			return err
+		}
+	}
 	var first PendingChange
 	err := tx.QueryRow(ctx, `SELECT kind, id FROM (
 			SELECT 'revocation' AS kind, id FROM creditgate.revocation WHERE grant_id = $1 AND status = 'pending'
-			UNION ALL SELECT 'reversal', id FROM creditgate.reversal WHERE grant_id = $1 AND status = 'pending') p
-		WHERE id < $2 ORDER BY id DESC LIMIT 1`, [16]byte(c.grant.ID), [16]byte(id)).
+			UNION ALL SELECT 'reversal', id FROM creditgate.reversal WHERE grant_id = $1 AND status = 'pending' AND id <> $3) p
+		WHERE id < $2 ORDER BY id DESC LIMIT 1`, [16]byte(c.grant.ID), [16]byte(id), [16]byte(reversal)).
 		Scan(&first.Kind, (*[16]byte)(&first.ID))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
 	c.first = &first
 	return err
+}
+
+// readUndone reads what a reversal undoes, and what its grant owes at the same moment.
+func readUndone(ctx context.Context, tx pgx.Tx, reversal meter.ID, c *change) error {
+	c.undone.reversal = reversal
+	return tx.QueryRow(ctx, `SELECT c.id, e.subject IS NOT NULL, coalesce(e.amount, 0), t.debt, v.reason, v.actor
+		FROM creditgate.reversal v JOIN creditgate.revocation c ON c.id = v.revocation_id
+		JOIN creditgate.grant_state t ON t.grant_id = c.grant_id
+		LEFT JOIN creditgate.ledger_entry e ON e.subject = c.id AND e.kind IN ('grant', 'revoke', 'adjust')
+		WHERE v.id = $1`, [16]byte(reversal)).
+		Scan((*[16]byte)(&c.undone.id), &c.undone.booked, (*int64)(&c.undone.amount), (*int64)(&c.grant.Debt),
+			&c.undone.note.Reason, &c.undone.note.Actor)
 }
 
 // voidReversal ends a reversal of a revocation that took nothing.
@@ -218,8 +241,13 @@ func (a *Admin) prepared(ctx context.Context, c change) (ready, again bool) {
 	if c.first != nil && a.apply(ctx, changeKind(c.first.Kind), c.first.ID) == notApplied {
 		return false, false
 	}
-	if c.kind == reversalChange && !c.undone.booked {
+	switch {
+	case c.undone.id == meter.ID{}:
+		return true, false
+	case !c.undone.booked:
 		return false, a.awaitBooked(ctx, c.account, c.undone.id)
+	case c.kind == revocationChange && c.undone.amount == 0:
+		return a.void(ctx, c.undone.reversal, c) == nothingToApply, false
 	}
 	return true, false
 }
@@ -255,12 +283,25 @@ func (s *Store) findPurchase(ctx context.Context, tx pgx.Tx, v *NewRevocation) e
 	case p.state == PurchaseFrozen && (v.Reason == reasonRefund || v.Credits != 0 && v.Credits != p.credits):
 		return refuse(ErrRefused, "", "purchase %s is frozen until it is paid, so nothing of it can be spent; report its "+
 			"payment first, or take back all of it as a chargeback or an error", p.ref)
-	case p.state == PurchaseFrozen:
-		if err := s.unfreeze(ctx, tx, p, v.Actor); err != nil {
-			return err
-		}
 	}
 	v.purchase, v.GrantID, v.Beyond = &p.id, p.grant, p.beyond()
 	v.PurchaseRef = "" // found
+	if p.state == PurchaseFrozen {
+		return s.insteadOfFreezing(ctx, tx, v)
+	}
 	return nil
+}
+
+// insteadOfFreezing makes a revocation of a frozen purchase take the place of the freezing, of which there is never more
+// than one: what freezes a purchase that is frozen takes the place of that.
+func (s *Store) insteadOfFreezing(ctx context.Context, tx pgx.Tx, v *NewRevocation) error {
+	frozen, err := standing(ctx, tx, *v.purchase, reasonFrozen)
+	for _, revocation := range frozen {
+		if err != nil {
+			break
+		}
+		v.insteadOf = &revocation
+		_, err = s.recordReversal(ctx, tx, revocation, unfreezing(revocation, v.Account, v.Actor))
+	}
+	return err
 }

@@ -142,22 +142,34 @@ func (a *Admin) recordPaid(ctx context.Context, tx pgx.Tx, p purchaseRow, n NewP
 
 // unfreeze undoes what was done because a payment was missing.
 func (s *Store) unfreeze(ctx context.Context, tx pgx.Tx, p purchaseRow, actor string) error {
-	rows, err := tx.Query(ctx, `SELECT id FROM creditgate.revocation c WHERE purchase_id = $1 AND reason IN ($2, $3)
-		AND NOT EXISTS (SELECT FROM creditgate.reversal v WHERE v.revocation_id = c.id) ORDER BY id`,
-		[16]byte(p.id), reasonFrozen, reasonOverdue)
-	if err != nil {
-		return err
-	}
-	taken, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
+	taken, err := standing(ctx, tx, p.id, reasonFrozen, reasonOverdue)
 	for _, revocation := range taken {
 		if err != nil {
 			break
 		}
-		_, err = s.recordReversal(ctx, tx, revocation, NewReversal{
-			Account: p.account, Ref: reasonUnfrozen + "-" + meter.ID(revocation).String(), Reason: reasonUnfrozen, Actor: actor,
-		})
+		_, err = s.recordReversal(ctx, tx, revocation, unfreezing(revocation, p.account, actor))
 	}
 	return err
+}
+
+// standing are the revocations of a purchase for these reasons that were not undone, oldest first.
+func standing(ctx context.Context, tx pgx.Tx, purchase meter.ID, reasons ...string) ([]meter.ID, error) {
+	rows, err := tx.Query(ctx, `SELECT id FROM creditgate.revocation c WHERE purchase_id = $1 AND reason = ANY ($2)
+		AND NOT EXISTS (SELECT FROM creditgate.reversal v WHERE v.revocation_id = c.id) ORDER BY id`,
+		[16]byte(purchase), reasons)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (id meter.ID, err error) {
+		return id, row.Scan((*[16]byte)(&id))
+	})
+}
+
+// unfreezing is the reversal of a revocation that was made because a payment was missing.
+func unfreezing(revocation meter.ID, account, actor string) NewReversal {
+	return NewReversal{
+		Account: account, Ref: reasonUnfrozen + "-" + revocation.String(), Reason: reasonUnfrozen, Actor: actor,
+	}
 }
 
 // grantPaid grants a purchase that waited for its payment.
@@ -214,10 +226,15 @@ func (a *Admin) recordOverdue(ctx context.Context, tx pgx.Tx, p purchaseRow, rep
 		v.Reason, v.Beyond = reasonOverdue, p.beyond()
 	}
 	v.Ref = v.Reason + "-" + report.String()
-	_, err = a.recordRevocation(ctx, tx, v)
-	if errors.Is(err, ErrExceedsGrant) { // all of it was taken back before
-		return nil
+	if _, left, err := revocable(ctx, tx, v); err != nil || left == 0 { // all of it was taken back before
+		return err
 	}
+	if p.state == PurchaseFrozen { // and part of it was given back since
+		if err := a.insteadOfFreezing(ctx, tx, &v); err != nil {
+			return err
+		}
+	}
+	_, err = a.recordRevocation(ctx, tx, v)
 	return err
 }
 

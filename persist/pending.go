@@ -41,17 +41,20 @@ type change struct {
 	credits     meter.Credits // of a revocation
 	beyond      meter.Beyond  // of a revocation
 	expiresMs   int64         // of a move
-	undone      undone        // of a reversal
+	undone      undone        // of a reversal, or of a revocation in place of another
+	with        meter.ID      // of a reversal: the revocation that it is one change with, if with one
 	// Revocations and reversals of one grant reach Redis in the order in which they were recorded: what comes first of
 	// those that may not be there yet.
 	first *PendingChange
 }
 
-// undone is what a reversal undoes, as the ledger has it.
+// undone is the revocation that a reversal undoes, as the ledger has it.
 type undone struct {
-	id     meter.ID
-	booked bool
-	amount meter.Credits // taken or owed
+	id       meter.ID // zero: nothing is undone
+	booked   bool
+	amount   meter.Credits // taken or owed
+	reversal meter.ID
+	note     meter.Note // of the reversal
 }
 
 // The same columns from each table, so that one function reads them.

@@ -102,6 +102,7 @@ func (w *world) Grant(_ context.Context, c meter.GrantChange) (meter.Decision, e
 
 func (w *world) Revoke(_ context.Context, c meter.Revocation) (meter.Decision, error) {
 	return w.change(c.Account, c.ID, c.CheckedPseq, func(a *meter.Account) meter.Entry {
+		require.Nil(w.tb, c.Undone, "purchases are tested on Redis")
 		line := meter.Line{Grant: c.Grant, Debt: c.Amount}
 		if g := grantOf(a, c.Grant); g != nil {
 			line.Revoked = min(g.Available, c.Amount)

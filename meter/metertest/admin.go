@@ -121,51 +121,61 @@ func (m *Model) Grant(q meter.GrantChange) meter.Decision {
 }
 
 // Revoke takes credit back from a grant: what can still be drawn at once, the rest as debt. Of a grant that is gone
-// all of it is debt, which only the ledger remembers. A grant that anything is revoked of stops no others any more.
+// all of it is debt, which only the ledger remembers. A grant that anything is revoked of stops no others any more. In
+// place of an earlier revocation it takes first what that one took.
 func (m *Model) Revoke(q meter.Revocation) meter.Decision {
 	a, code, changed := m.admin(q.Account, q.ID, q.CheckedPseq)
 	if changed {
 		return m.told(code, a)
 	}
-	if q.Amount <= 0 || !q.Amount.Valid() {
+	var undone meter.Reversal
+	if q.Undone != nil {
+		undone = *q.Undone
+	}
+	if q.Amount <= 0 || !q.Amount.Valid() || undone.Amount > q.Amount {
 		return m.told(meter.CodeError, a)
 	}
-	var taken meter.Credits
+	g := &meter.Grant{ID: q.Grant, Debt: undone.Grant.Debt} // what matters of a grant that is gone
 	i := slices.IndexFunc(a.Grants, isGrant(q.Grant))
 	if i >= 0 {
-		taken = min(q.Amount, a.Grants[i].Available)
+		g = &a.Grants[i]
 	}
+	settled := min(g.Debt, undone.Amount)
+	back := undone.Amount - settled
+	g.Available += back
+	g.Debt -= settled
+	taken := min(q.Amount, g.Available)
 	switch q.Beyond {
 	case meter.BeyondNothing:
 		q.Amount = taken
 	case meter.BeyondHeld:
-		if i < 0 {
-			q.Amount = 0
-		} else {
-			q.Amount = min(q.Amount, taken+max(0, a.Grants[i].Held-a.Grants[i].Debt))
-		}
+		q.Amount = min(q.Amount, taken+max(0, g.Held-g.Debt))
 	case meter.BeyondDebt:
 	}
-	switch {
-	case i >= 0:
-		g := &a.Grants[i]
-		g.Available -= taken
-		g.Debt += q.Amount - taken
-		g.Stops = false
-		var total meter.Credits
-		for _, g := range a.Grants {
-			total += g.Available + g.Held + g.Debt // cannot overflow, as in Grant
-		}
-		if !total.Valid() {
-			return m.told(meter.CodeError, a)
-		}
-	case q.Amount > 0:
+	g.Available -= taken
+	g.Debt += q.Amount - taken
+	g.Stops = false
+	var total meter.Credits
+	for _, g := range a.Grants {
+		total += g.Available + g.Held + g.Debt // cannot overflow, as in Grant
+	}
+	if !total.Valid() {
+		return m.told(meter.CodeError, a)
+	}
+	if settled > 0 || i < 0 && q.Amount > taken {
 		a.PrunedPseq = m.Pseq + 1
 	}
-	return m.apply(q.Account, a, meter.Entry{
+	var entries []meter.Entry
+	if undone.Amount > 0 {
+		entries = append(entries, meter.Entry{
+			Kind: meter.KindAdjust, Amount: undone.Amount, ID: undone.ID, Note: undone.Note,
+			Lines: []meter.Line{{Grant: q.Grant, Revoked: -back, Debt: -settled}},
+		})
+	}
+	return m.apply(q.Account, a, append(entries, meter.Entry{
 		Kind: meter.KindRevoke, Amount: q.Amount, ID: q.ID, Note: q.Note,
 		Lines: []meter.Line{{Grant: q.Grant, Revoked: taken, Debt: q.Amount - taken}},
-	})
+	})...)
 }
 
 // Reverse undoes a revocation: what the grant still owes goes first, the rest is given back to it. Of a grant that is
@@ -300,11 +310,13 @@ func (m *Model) admin(account string, id meter.ID, checkedPseq uint64) (meter.Ac
 	return a, meter.CodeOK, false
 }
 
-// apply books an admin change and remembers its id.
-func (m *Model) apply(account string, a meter.Account, e meter.Entry) meter.Decision {
-	e.Account = account
-	a.Applied = append(a.Applied, meter.AppliedChange{ID: e.ID, Pseq: m.Pseq + 1})
-	m.book(account, a, e)
+// apply books an admin change and remembers the id of its last entry, which is the change's own.
+func (m *Model) apply(account string, a meter.Account, entries ...meter.Entry) meter.Decision {
+	for i := range entries {
+		entries[i].Account = account
+	}
+	a.Applied = append(a.Applied, meter.AppliedChange{ID: entries[len(entries)-1].ID, Pseq: m.Pseq + 1})
+	m.book(account, a, entries...)
 	return m.told(meter.CodeOK, m.Accounts[account])
 }
 

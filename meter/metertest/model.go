@@ -352,16 +352,18 @@ func (m *Model) Batch(verbs func()) {
 	m.Pseq++
 }
 
-// book appends e and stores the account.
-func (m *Model) book(name string, a meter.Account, e meter.Entry) {
+// book appends entries and stores the account.
+func (m *Model) book(name string, a meter.Account, entries ...meter.Entry) {
 	if !m.batch {
-		m.Batch(func() { m.book(name, a, e) })
+		m.Batch(func() { m.book(name, a, entries...) })
 		return
 	}
-	a.Seq++
-	e.Seq = a.Seq
 	last := &m.Ledger[len(m.Ledger)-1]
-	last.Entries = append(last.Entries, e)
+	for _, e := range entries {
+		a.Seq++
+		e.Seq = a.Seq
+		last.Entries = append(last.Entries, e)
+	}
 	m.store(name, a)
 }
 

@@ -1,6 +1,6 @@
 DROP VIEW finance.purchases, creditgate.purchase_now;
 DROP TABLE creditgate.reversal;
-ALTER TABLE creditgate.revocation DROP COLUMN purchase_id, DROP COLUMN beyond;
+ALTER TABLE creditgate.revocation DROP COLUMN instead_of, DROP COLUMN purchase_id, DROP COLUMN beyond;
 DROP TABLE creditgate.purchase_payment, creditgate.purchase;
 -- A ledger with reversals cannot go back: this fails, and changes nothing, where one was booked.
 DO $$

@@ -45,10 +45,12 @@ CREATE TABLE creditgate.purchase_payment (
 );
 CREATE INDEX purchase_payment_purchase ON creditgate.purchase_payment (purchase_id);
 
--- What becomes of the part of a revocation that was spent already, and the purchase it takes back.
+-- What becomes of the part of a revocation that was spent already, the purchase it takes back, and the earlier revocation
+-- that it takes the place of: the reversal of that one is one change with it.
 ALTER TABLE creditgate.revocation
   ADD COLUMN beyond smallint NOT NULL DEFAULT 0 CHECK (beyond BETWEEN 0 AND 2),  -- debt, nothing, what is held
-  ADD COLUMN purchase_id uuid REFERENCES creditgate.purchase;
+  ADD COLUMN purchase_id uuid REFERENCES creditgate.purchase,
+  ADD COLUMN instead_of uuid UNIQUE REFERENCES creditgate.revocation;
 CREATE INDEX revocation_purchase ON creditgate.revocation (purchase_id) WHERE purchase_id IS NOT NULL;
 
 -- A revocation undone, once: a dispute was won, or a frozen pack was paid. Void: the revocation had taken nothing.
