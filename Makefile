@@ -37,7 +37,7 @@ test: ## Run every test on real servers, with the race detector
 	$(if $(ARGS),,CGO_ENABLED=0 go test -count=1 -run '^TestAllocations$$' ./gateway ./meter/policy)
 
 # It is part of make test too; here it prints its table.
-mutants-policy: ## Break each seed rule by one line of its policy, and see its test fail: 57 of 57
+mutants-policy: ## Break each seed rule by one line of its policy, and see at which step its test fails: 57 of 57
 	@.ci/install go redis postgres
 	@go test -v -count=1 -run '^TestPolicyMutants$$' ./cmd/creditgate $(ARGS)
 

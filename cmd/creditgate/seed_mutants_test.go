@@ -3,6 +3,9 @@ package main_test
 import (
 	"fmt"
 	"maps"
+	"os"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -42,7 +45,7 @@ func mutantsB() []mutant {
 		{id: "B1", old: one, new: "credits: 0.5\n"},
 		{id: "B2", old: "unmatched: refuse", new: "unmatched: pass"},
 		{id: "B3", old: one, new: "credits: 'body.logo != nil ? 2 : 1'\n"},
-		{id: "B4", old: `.status == "ok"`, new: `.status == "done"`},
+		{id: "B4", old: one, new: "credits: 'body.background == \"#dde7f0\" ? 1 : 0.001'\n"},
 		{id: "B5", old: "{match: POST /studio/revert, credits: 0}", new: "{match: POST /studio/revert, credits: 1}"},
 		{id: "B6", old: "{match: POST /studio/report, credits: 0}", new: "{match: POST /studio/report, credits: 1}"},
 		{id: "B7", old: "units: len(body.photos)", new: "units: min(len(body.photos), 2)"},
@@ -61,8 +64,8 @@ func mutantsB() []mutant {
 		{id: "B20", old: "lasts: 4w, credits: slots * 10", new: "lasts: 4w, credits: slots * 5"},
 		{id: "B21", old: "starts: 2026-03-16", new: "starts: 2026-03-23"},
 		{id: "B22", old: "per: cycle", new: "per: window"},
-		{id: "B23", old: plus, new: "professional_plus: {monthly: {credits: slots * 11}"},
-		{id: "B24", old: "{day_of_month: 1}}", new: "{day_of_month: 20}}"},
+		{id: "B23", old: "slots * 5}", new: "slots * 5}, promo: launch"},
+		{id: "B24", old: "slots * 5}", new: "slots * 5}, purchased: {credits: 50}"},
 		{id: "B25", old: "grant_on: invoice", new: "grant_on: payment"},
 		{id: "B26", old: basic100, new: "credits: 100, price: 95.00 EUR, expires: {after: 6mo}"},
 		{id: "B27", old: "promo: launch, packs: [plus-50, plus-200, plus-500]", new: "promo: launch, packs: [plus-50, plus-200]", refused: true},
@@ -92,8 +95,8 @@ func mutantsC() []mutant {
 		},
 		{id: "C5", old: "{anchor: subscription_start}", new: "{anchor: {day_of_month: 1}}"},
 		{
-			id: "C6", old: "starter: {subscription: {credits: 500}, packs: [extra-200, extra-1000]}",
-			new: "starter: {subscription: {credits: 500}}",
+			id: "C6", old: "  extra-200:",
+			new: "  open-200: {bucket: pack, " + extra200 + "expires: {after: 1mo}, needs_subscription: false}\n  extra-200:",
 		},
 		{id: "C7", old: "extra-1000: {bucket: pack", new: "extra-1000: {bucket: subscription"},
 		{id: "C8", old: "pro:     {subscription: {credits: 2000}", new: "pro:     {subscription: {credits: 1900}"},
@@ -151,14 +154,15 @@ func TestPolicyMutants(t *testing.T) {
 	require.NoError(t, w.broken, "the clock stood still")
 	n := 0
 	table := tabwriter.NewWriter(t.Output(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "rule\tmutation\tcaught\tby")
+	fmt.Fprintln(table, "rule\tmutation\tcaught\tby the step\twhich says")
 	for _, m := range mutants() {
 		yes := "NO"
 		if caught[m.id] != nil {
 			yes = "yes"
 			n++
 		}
-		fmt.Fprintf(table, "%s\t%s  →  %s\t%s\t%s\n", m.id, oneLine(m.old), oneLine(m.new), yes, why(caught[m.id]))
+		step, differs := why(t, caught[m.id])
+		fmt.Fprintf(table, "%s\t%s  →  %s\t%s\t%s\t%s\n", m.id, oneLine(m.old), oneLine(m.new), yes, step, differs)
 	}
 	require.NoError(t, table.Flush())
 	fmt.Fprintf(t.Output(), "%d of %d mutants are caught\n", n, len(rules))
@@ -167,15 +171,35 @@ func TestPolicyMutants(t *testing.T) {
 
 func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
 
-// why is the part of a failure that says what differs.
-func why(err error) string {
+// stepOf finds in the trace of a failure the step of the play that failed.
+var stepOf = regexp.MustCompile(`(seed_rules\w*_test\.go):(\d+)`)
+
+// why is what the play did when it failed, as its source has it, and what differed there, so that a reader can judge
+// whether that is the rule. A policy that was refused has no play.
+func why(t *testing.T, err error) (step, differs string) {
+	t.Helper()
 	if err == nil {
-		return ""
+		return "", ""
 	}
 	text := err.Error()
-	if _, after, ok := strings.Cut(text, "Error:"); ok {
-		text = after
+	at := stepOf.FindStringSubmatch(text)
+	if at == nil {
+		return "the policy is refused", short(text)
 	}
-	text = strings.Join(strings.Fields(text), " ")
-	return text[:min(len(text), 90)]
+	source, err := os.ReadFile(at[1])
+	require.NoError(t, err)
+	line, err := strconv.Atoi(at[2])
+	require.NoError(t, err)
+	step = strings.TrimSpace(strings.Split(string(source), "\n")[line-1])
+	_, text, _ = strings.Cut(text, "Error:")
+	said, message, _ := strings.Cut(text, "Messages:")
+	said, _, _ = strings.Cut(said, "Diff:")
+	return at[0] + ": " + strings.TrimPrefix(step, "require."), short(said + " " + message)
+}
+
+// short is a text on one line, as far as a table has room for it.
+func short(text string) string {
+	text = strings.TrimPrefix(strings.Join(strings.Fields(text), " "), "Not equal: ")
+	text = strings.ReplaceAll(text, "actual :", "actual:")
+	return text[:min(len(text), 100)]
 }

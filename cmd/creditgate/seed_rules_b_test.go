@@ -89,11 +89,12 @@ func logoCostsNothingMore(p *player) {
 
 func againCharges(p *player) {
 	c := p.payer()
-	for _, background := range [...]string{"#dde7f0", "#000000", "#ffffff"} {
-		again := batch(1)
-		again.Background = background
-		require.Equal(p, "1", c.ask("POST", "/studio/apply", again).charged())
-	}
+	c.applied(1)
+	again := batch(1)
+	again.Background = "#000000"
+	require.Equal(p, "1", c.ask("POST", "/studio/apply", again).charged(), "again, with another background")
+	again.Logo = "acme"
+	require.Equal(p, "1", c.ask("POST", "/studio/apply", again).charged(), "again, with another logo")
 	c.has("promo 0, monthly 0, purchased 97")
 }
 

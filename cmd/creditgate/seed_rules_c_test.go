@@ -128,8 +128,9 @@ func packResetsYearly(p *player) {
 func packNeedsSubscription(p *player) {
 	p.at("2026-03-10 10:00")
 	c := p.customer("stranger")
+	require.Empty(p, c.offered(), "for sale without a subscription")
 	a := c.order("extra-200", nil)
-	require.Equal(p, []any{http.StatusForbidden, "subscription-required"}, []any{a.status, a.code()})
+	require.Equal(p, []any{http.StatusForbidden, "subscription-required"}, []any{a.status, a.code()}, "without a subscription")
 	c.subscribe("starter", 0, "monthly")
 	c.buy("extra-200")
 	pro := p.customer("pro")

@@ -181,24 +181,41 @@ func promotionOverTwoCycles(p *player) {
 }
 
 func nothingAtZero(p *player) {
-	c := p.member("agency", "professional_plus", 1)
-	c.applied(10)
+	c := p.member("agency", "professional", 1)
+	c.applied(5)
 	calls := c.calls()
 	a := c.apply(1)
-	require.Equal(p, []any{http.StatusPaymentRequired, "insufficient-credits"}, []any{a.status, a.code()})
+	require.Equal(p, []any{http.StatusPaymentRequired, "insufficient-credits"}, []any{a.status, a.code()}, "no action at zero")
 	require.Equal(p, "false", a.header.Get("X-Should-Retry"))
 	require.Equal(p, calls, c.calls(), "the studio was not asked")
 	c.has("promo 0, monthly 0, purchased 0")
+	p.at("2026-03-20 12:00")
+	require.Equal(p, http.StatusPaymentRequired, c.apply(1).status, "neither a purchase nor a reset, so no action")
+	c.buy("plus-50")
+	c.applied(50)
+	require.Equal(p, http.StatusPaymentRequired, c.apply(1).status)
+	p.at("2026-04-01 00:00")
+	c.applied(2)
 }
 
 func nothingByItself(p *player) {
 	c := p.member("agency", "professional", 1)
 	c.applied(5)
+	c.boughtNothing()
 	require.Equal(p, http.StatusPaymentRequired, c.apply(1).status)
 	for _, day := range [...]string{"2026-03-16 12:00", "2026-03-25 12:00"} {
 		p.at(day)
+		c.boughtNothing()
 		require.Equal(p, http.StatusPaymentRequired, c.apply(1).status)
 		c.has("promo 0, monthly 0, purchased 0")
 	}
 	require.Len(p, c.history("commit", 1), 1)
+}
+
+// boughtNothing is about credit that can only have been bought.
+func (c *seedAccount) boughtNothing() {
+	require.Equal(c, "0", c.bucket("purchased").Available.String(), "purchased credit, and nobody bought any")
+	for _, g := range c.history("grant", 1) {
+		require.NotEqual(c, "purchased", g.Lines[0].Bucket, "a purchase by itself")
+	}
 }
