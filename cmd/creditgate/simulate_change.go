@@ -30,10 +30,14 @@ type (
 		Ref      string `json:"external_ref"`
 		NetMinor *int64 `json:"net_minor,omitempty"`
 		Currency string `json:"currency,omitempty"`
+
+		PurchasedAt *time.Time `json:"purchased_at,omitempty"`
+		PaidAt      *time.Time `json:"paid_at,omitempty"`
 	}
 	payBody struct {
-		Status string `json:"status"`
-		Ref    string `json:"external_ref"`
+		Status string     `json:"status"`
+		Ref    string     `json:"external_ref"`
+		At     *time.Time `json:"at,omitempty"`
 	}
 	refundBody struct {
 		Purchase string         `json:"purchase_ref"`
@@ -71,14 +75,17 @@ func changeOf(who string, act policy.Act) change {
 	case policy.Cancel:
 		return change{http.MethodDelete, account + "/subscription?at=" + either(a.Now, "now", "period_end"), nil}
 	case policy.Buy:
-		body := buyBody{Pack: a.Pack, Quantity: a.Quantity, Ref: a.Ref, Currency: a.Currency}
+		body := buyBody{
+			Pack: a.Pack, Quantity: a.Quantity, Ref: a.Ref, Currency: a.Currency,
+			PurchasedAt: given(a.BoughtAt), PaidAt: given(a.PaidAt),
+		}
 		if a.NetMinor >= 0 {
 			body.NetMinor = &a.NetMinor
 		}
 		return change{http.MethodPost, account + "/purchases", body}
 	case policy.Pay:
-		status := either(a.Overdue, "overdue", "paid")
-		return change{http.MethodPost, "/v1/purchases/" + a.Ref + "/payment", payBody{status, a.Ref + "-" + status}}
+		body := payBody{either(a.Overdue, "overdue", "paid"), a.Report, given(a.At)}
+		return change{http.MethodPost, "/v1/purchases/" + a.Ref + "/payment", body}
 	case policy.Refund:
 		body := refundBody{Purchase: a.Purchase, Ref: a.Ref, Reason: a.Reason}
 		if a.Credits > 0 {
@@ -122,9 +129,10 @@ func describe(act policy.Act) string {
 	case policy.Cancel:
 		return "cancel " + either(a.Now, "now", "at period end")
 	case policy.Buy:
-		return "buy " + either(a.Quantity > 1, fmt.Sprintf("%d × ", a.Quantity), "") + a.Pack
+		return "buy " + either(a.Quantity > 1, fmt.Sprintf("%d × ", a.Quantity), "") + a.Pack +
+			dayText(", bought ", a.BoughtAt) + dayText(", paid ", a.PaidAt)
 	case policy.Pay:
-		return a.Ref + either(a.Overdue, " is overdue", " is paid")
+		return a.Ref + either(a.Overdue, " is overdue", " is paid") + dayText(" since ", a.At)
 	case policy.Refund:
 		return a.Reason + " of " + either(a.Credits > 0, a.Credits.String()+" of ", "") + a.Purchase
 	case policy.Reverse:
@@ -138,6 +146,11 @@ func describe(act policy.Act) string {
 		return a.Name + of + either(a.Times > 1, fmt.Sprintf(" × %d", a.Times), "") + answerText(a.Answer)
 	}
 	return "expect"
+}
+
+// dayText is a local day after a word, nothing where no time is given.
+func dayText(word string, at time.Time) string {
+	return either(at.IsZero(), "", word+at.Format(time.DateOnly))
 }
 
 func slotsText(n uint32) string {

@@ -113,6 +113,14 @@ func TestSimulateEveryAction(t *testing.T) {
 - pay: {ref: order-1}
 - expect: {account: agency, buckets: {monthly: 0, purchased: 80}}
 - advance: 1h
+- pay: {ref: order-1, status: overdue, at: 2026-05-01T09:30}
+- expect: {account: agency, buckets: {monthly: 0, purchased: 0}}
+- pay: {ref: order-1, at: 2026-05-01T09:45}
+- expect: {account: agency, buckets: {monthly: 0, purchased: 80}}
+- purchase: {account: agency, pack: plus-50, ref: order-2, purchased_at: 2026-05-01T09:10, paid_at: 2026-05-01T09:20}
+- pay: {ref: order-2, status: overdue, at: 2026-05-01T09:15}
+- expect: {account: agency, buckets: {monthly: 0, purchased: 130}}
+- refund: {account: agency, purchase: order-2, reason: error, ref: double-1}
 - refund: {account: agency, purchase: order-1, reason: chargeback, ref: dispute-1}
 - expect: {account: agency, available: 0}
 - reverse: {account: agency, ref: dispute-1}

@@ -24,10 +24,10 @@ import (
 //	account     a name
 //	subscribe   account, plan, slots, period (monthly, yearly), starts_at, anchor_at
 //	cancel      account, at (period_end, now)
-//	purchase    account, pack, quantity, ref, net_minor, currency
-//	pay         ref, status (paid, overdue)
+//	purchase    account, pack, quantity, ref, net_minor, currency, purchased_at, paid_at
+//	pay         ref (of a purchase), status (paid, overdue), at
 //	refund      account, purchase (its ref), credits, reason (refund, chargeback, error), ref
-//	reverse     account, ref (of the refund)
+//	reverse     account, ref (of the refund): a dispute is won
 //	override    account, kind (contingent, fair_use, unit_credits), target, credits, from, until, ref
 //	grant       account, bucket, credits, expires_at, ref
 //	request     account, operation or method and path, n, body, times, key, answer, charged
@@ -35,7 +35,8 @@ import (
 //
 // n: 3 puts "n": 3 and three photos into the request's body: what the operations of the examples count. Other shapes
 // are written out in body. answer says what the backend does: ok, fail, timeout, 2 of 3 (so many items delivered, in
-// the shapes of the examples), or {status, body} written out.
+// the shapes of the examples), or {status, body} written out. purchased_at, paid_at and the at of pay say when that was,
+// if it was before the step. A purchase or refund that a step names stands above it, unless the step expects an answer.
 
 // Bounds of a scenario.
 const (
@@ -106,11 +107,13 @@ type (
 		Quantity           uint32
 		NetMinor           int64 // -1: the list price
 		Currency           string
+		BoughtAt, PaidAt   time.Time // zero: now, and not yet
 	}
-	// Pay reports what became of an invoice.
+	// Pay reports what became of the invoice of the purchase Ref.
 	Pay struct {
-		Ref     string
-		Overdue bool
+		Ref, Report string
+		Overdue     bool
+		At          time.Time // zero: now
 	}
 	// Refund takes back what was bought.
 	Refund struct {
@@ -230,7 +233,7 @@ func ParseScenario(file string, src []byte, p *Policy) (*Scenario, error) {
 		return nil, r.err()
 	}
 	s := &Scenario{File: file}
-	s.decode(root, &stage{policy: p, buckets: p.Buckets})
+	s.decode(root, &stage{policy: p, buckets: p.Buckets, named: map[string][]string{}})
 	return s, r.err()
 }
 
@@ -247,7 +250,8 @@ func blank(src []byte) bool {
 type stage struct {
 	policy  *Policy
 	buckets []string
-	now     time.Time // of the step before
+	now     time.Time           // of the step before
+	named   map[string][]string // the references of the purchases and refunds above, in order
 }
 
 func (s *Scenario) decode(root item, on *stage) {

@@ -36,16 +36,21 @@ func (on *stage) decodeAct(name string, i item, step *Step) Act {
 	case "cancel":
 		return Cancel{Account: f.name("account"), Now: f.choice("at", "period_end", "now") == "now"}
 	case "purchase":
-		return on.decodeBuy(f, own)
+		return on.decodeBuy(f, own, step.Want)
 	case "pay":
-		return Pay{Ref: f.name("ref"), Overdue: f.choice("status", "paid", "overdue") == "overdue"}
+		return Pay{
+			Ref: on.above(f, "ref", "purchase", step.Want), Report: own, Overdue: f.choice("status", "paid", "overdue") == "overdue",
+			At: on.past(f, "at", step.Want),
+		}
 	case "refund":
-		return Refund{
-			Account: f.name("account"), Purchase: f.name("purchase"), Ref: f.nameOr("ref", own),
+		r := Refund{
+			Account: f.name("account"), Purchase: on.above(f, "purchase", "purchase", step.Want), Ref: f.nameOr("ref", own),
 			Reason: f.choice("reason", "refund", "chargeback", "error"), Credits: f.credits("credits"),
 		}
+		on.named["refund"] = append(on.named["refund"], r.Ref)
+		return r
 	case "reverse":
-		return Reverse{Account: f.name("account"), Ref: f.name("ref")}
+		return Reverse{Account: f.name("account"), Ref: on.above(f, "ref", "refund", step.Want)}
 	case "override":
 		return on.decodeOverride(f, own)
 	case "grant":
@@ -68,9 +73,9 @@ func (on *stage) actFields(name string, i item) (fields, bool) {
 	case "cancel":
 		must, may = "account", "at expect"
 	case "purchase":
-		must, may = "account pack", "quantity ref net_minor currency expect"
+		must, may = "account pack", "quantity ref net_minor currency purchased_at paid_at expect"
 	case "pay":
-		must, may = "ref", "status expect"
+		must, may = "ref", "status at expect"
 	case "refund":
 		must, may = "account purchase", "credits reason ref expect"
 	case "reverse":
@@ -111,11 +116,13 @@ func (on *stage) decodeSubscribe(f fields) Act {
 }
 
 // decodeBuy takes packs that the policy does not have, too: a story may show that they are refused.
-func (on *stage) decodeBuy(f fields, own string) Act {
+func (on *stage) decodeBuy(f fields, own string, want Outcome) Act {
 	b := Buy{
 		Account: f.name("account"), Pack: f.name("pack"), Ref: f.nameOr("ref", own),
 		Quantity: uint32(max(1, f.whole("quantity", 1, 1000))), NetMinor: -1,
+		BoughtAt: on.past(f, "purchased_at", want), PaidAt: on.past(f, "paid_at", want),
 	}
+	on.named["purchase"] = append(on.named["purchase"], b.Ref)
 	if _, ok := f["net_minor"]; ok {
 		b.NetMinor = f.whole("net_minor", 0, 1<<53)
 	}

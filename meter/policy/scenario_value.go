@@ -123,6 +123,30 @@ func (on *stage) moment(i item) (time.Time, bool) {
 	return time.Time{}, false
 }
 
+// past is a time that is not after the step, zero where nothing is written. A step that expects an answer may say
+// what will be refused.
+func (on *stage) past(f fields, key string, want Outcome) time.Time {
+	at := on.optionalMoment(f[key])
+	if want.Status == 0 && at.After(on.now) {
+		f[key].failf("%s is after the step, which is at %s; tell it in a step of that time",
+			at.Format(scenarioLayout), on.now.Format(scenarioLayout))
+	}
+	return at
+}
+
+// above is the reference of a purchase or refund of a step above. A step that expects an answer may name any.
+func (on *stage) above(f fields, key, what string, want Outcome) string {
+	ref := f.name(key)
+	if ref != "" && want.Status == 0 && !slices.Contains(on.named[what], ref) {
+		if len(on.named[what]) == 0 {
+			f[key].failf("%q is no %s above, and there is none; give one this ref", ref, what)
+		} else {
+			f[key].failf("%s", unknown(ref, "a "+what+" above", on.named[what]))
+		}
+	}
+	return ref
+}
+
 func (on *stage) optionalMoment(i item) time.Time {
 	if i.node == nil {
 		return time.Time{}
