@@ -1,6 +1,7 @@
 package metertest
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -25,6 +26,18 @@ func NewModel(layout meter.Layout, partition uint16, nowMs int64) *Model {
 	m := &Model{State: NewState(layout, partition), days: map[[16]byte]map[int64]bool{}}
 	m.Epoch, m.NowMs = 1, nowMs
 	return m
+}
+
+// Clone is a model that goes its own way from here.
+func (m *Model) Clone() *Model {
+	c := *m
+	c.Accounts, c.Open, c.Done, c.Keys, c.Slots = maps.Clone(m.Accounts), maps.Clone(m.Open), maps.Clone(m.Done),
+		maps.Clone(m.Keys), maps.Clone(m.Slots)
+	c.Ledger, c.days = slices.Clone(m.Ledger), map[[16]byte]map[int64]bool{}
+	for key, days := range m.days {
+		c.days[key] = maps.Clone(days)
+	}
+	return &c
 }
 
 // Reserve sets q.Amount aside, or says why not. The order of its checks is part of the rules: what is known of the
