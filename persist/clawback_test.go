@@ -4,28 +4,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
 	"creditgate/persist"
 )
-
-func booked(taken, debt, writtenOff meter.Credits) *persist.Booked {
-	return &persist.Booked{Taken: taken * meter.Credit, Debt: debt * meter.Credit, WrittenOff: writtenOff * meter.Credit}
-}
-
-func undone(back, forgiven, lapsed meter.Credits) *persist.Undone {
-	return &persist.Undone{GivenBack: back * meter.Credit, Settled: forgiven * meter.Credit, Lapsed: lapsed * meter.Credit}
-}
-
-func (h *house) refusedToTakeBack(t *testing.T, v persist.NewRevocation, is error, say string) {
-	t.Helper()
-	_, err := h.admin.Revoke(t.Context(), v)
-	require.ErrorIs(t, err, is)
-	require.ErrorContains(t, err, say)
-}
 
 // The part that is left first, the rest as debt; several times, up to the whole.
 func TestClawbackInParts(t *testing.T) {
@@ -75,42 +58,6 @@ func TestClawbackOfWhatIsNotRefundable(t *testing.T) {
 	h.pay(t, "order-1", persist.PaymentPaid, "pay-1")
 	require.Equal(t, booked(200, 0, 0), h.takeBack(t, "ada", "order-1", "chargeback", "back-1", 0).Booked)
 	h.conserved(t)
-}
-
-// A pack that is frozen is charged back: nothing is left to take, what was spent is owed or written off, and a payment
-// after that brings nothing back.
-func TestChargebackOfAFrozenPack(t *testing.T) {
-	t.Parallel()
-	for settings, want := range map[string]struct {
-		booked *persist.Booked
-		debt   meter.Credits
-	}{
-		"on_overdue: freeze":                      {booked(35, 15, 0), 13},
-		"on_overdue: freeze, clawback: write_off": {booked(35, 0, 15), 0},
-	} {
-		t.Run(settings, func(t *testing.T) {
-			t.Parallel()
-			h := openShop(t, settings)
-			h.subscriber(t, "ada", "plus")
-			h.buy(t, "ada", "small", "order-1")
-			h.charge(t, "ada", 10, 10)
-			id := h.engine.NewReservationID("ada")
-			_, err := h.engine.Reserve(t.Context(), meter.Reserve{ID: id, Account: "ada", Amount: 5 * meter.Credit, Lease: time.Minute})
-			require.NoError(t, err)
-			require.Equal(t, persist.PurchaseFrozen, h.pay(t, "order-1", persist.PaymentOverdue, "late-1").State)
-			back := h.takeBack(t, "ada", "order-1", "chargeback", "dispute-1", 0)
-			require.Equal(t, want.booked, back.Booked)
-			_, err = h.engine.Commit(t.Context(), meter.Settle{ID: id, Account: "ada", Amount: 3 * meter.Credit, Units: 3})
-			require.NoError(t, err)
-			available := h.available(t, "ada")
-			for _, status := range []string{persist.PaymentPaid, persist.PaymentOverdue} {
-				require.Equal(t, persist.PurchaseRevoked, h.pay(t, "order-1", status, status).State)
-				require.Equal(t, available, h.available(t, "ada"))
-			}
-			h.conserved(t)
-			require.Equal(t, [][]any{{int64(want.debt * meter.Credit)}}, h.query(t, `SELECT sum(debt)::bigint FROM creditgate.grant_state`))
-		})
-	}
 }
 
 // A dispute that is won gives back what was taken, to the same grant and its expiry, and forgives the debt.
@@ -219,62 +166,6 @@ func TestRefundRacesWithRequests(t *testing.T) {
 	}
 }
 
-// spend charges one credit at a time, and gives every third one back.
-func (h *house) spend(t *testing.T, begin <-chan struct{}, account string, times int) (spent meter.Credits) {
-	t.Helper()
-	<-begin
-	for i := range times {
-		id := h.engine.NewReservationID(account)
-		d, err := h.engine.Reserve(t.Context(), meter.Reserve{ID: id, Account: account, Amount: meter.Credit, Lease: time.Minute})
-		if err != nil {
-			t.Error(err)
-			return spent
-		}
-		if d.Code != meter.CodeOK {
-			continue
-		}
-		if i%3 == 2 {
-			_, err = h.engine.Release(t.Context(), meter.Settle{ID: id, Account: account})
-		} else if _, err = h.engine.Commit(t.Context(), meter.Settle{ID: id, Account: account, Amount: meter.Credit, Units: 1}); err == nil {
-			spent += meter.Credit
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	}
-	return spent
-}
-
-// Redis is away from the overdue report to the payment: both are recorded, and reach it in their order.
-func TestFrozenAndPaidWhileRedisIsAway(t *testing.T) {
-	t.Parallel()
-	h := openShop(t, "on_overdue: freeze")
-	h.subscriber(t, "ada", "plus")
-	h.buy(t, "ada", "small", "order-1")
-	h.charge(t, "ada", 20, 20)
-	h.requireNoDrift(t)
-	require.NoError(t, h.redis.Kill())
-	require.False(t, h.pay(t, "order-1", persist.PaymentOverdue, "late-1").Applied)
-	require.False(t, h.pay(t, "order-1", persist.PaymentPaid, "pay-1").Applied)
-	s := h.overdueAt(t, "late-2", time.Now().Add(time.Second))
-	require.False(t, s.Applied)
-	require.Equal(t, persist.PurchaseFrozen, s.State)
-	require.NoError(t, h.redis.Restart(t.Context()))
-
-	sweeper := persist.NewSweeper(h.admin, h.engine.Ledger(), persist.SweepOptions{Pending: time.Nanosecond},
-		prometheus.NewRegistry(), zerolog.Nop())
-	require.Eventually(t, func() bool {
-		_ = sweeper.Sweep(t.Context()) // fails until Redis is open again
-		s, err := h.admin.PurchaseState(t.Context(), "order-1")
-		return err == nil && s.Applied
-	}, 30*time.Second, 50*time.Millisecond)
-	require.Zero(t, h.available(t, "ada"))
-	h.conserved(t)
-	require.True(t, h.pay(t, "order-1", persist.PaymentPaid, "pay-2").Applied)
-	require.Equal(t, 30*meter.Credit, h.available(t, "ada"))
-	h.conserved(t)
-}
-
 // A purchase's grant is the purchase, by whichever name it is called.
 func TestClawbackByTheGrantOfAPurchase(t *testing.T) {
 	t.Parallel()
@@ -289,4 +180,28 @@ func TestClawbackByTheGrantOfAPurchase(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, booked(30, 0, 20), r.Booked, "by the terms of the sale")
 	h.conserved(t)
+}
+
+// Two gateways' clocks differ, and Redis is away: a revocation recorded by the one that is ahead still comes before
+// its reversal.
+func TestReversalByAClockThatIsBehind(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	grant := s.addGrant(t, "ada", "pack-1", 10*meter.Credit)
+	s.flush(t)
+	s.down = true
+	_, err := s.admin.Revoke(t.Context(), persist.NewRevocation{Account: "ada", GrantID: grant, Ref: "back-1", Reason: "chargeback"})
+	require.NoError(t, err)
+	s.at(t, "2027-01-10 08:59")
+	_, err = s.admin.Reverse(t.Context(), persist.NewReversal{Account: "ada", RevocationRef: "back-1", Ref: "won-1"})
+	require.NoError(t, err)
+	s.down = false
+	s.at(t, "2027-01-10 09:05")
+	s.startFlusher(t, persist.FlushOptions{})
+	s.sweep(t)
+	s.awaitFlushed(t)
+	require.Empty(t, s.pending(t))
+	require.Contains(t, s.given(t, "ada"), "10 promo")
+	s.requireNoDrift(t)
 }

@@ -45,7 +45,7 @@ func flushUntilKilled(args []string) error {
 	if err != nil {
 		return err
 	}
-	engine, err := newEngine(store, args[2], zerolog.Nop())
+	engine, err := newEngine(store, args[2], new(meter.Clock), zerolog.Nop())
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
@@ -56,10 +54,10 @@ func (s *spender) Reverse(ctx context.Context, r meter.Reversal) (meter.Decision
 }
 
 // spendBetween puts a spender between the administrator and Redis.
-func (h *house) spendBetween(t *testing.T, account, settings string) *spender {
+func (h *house) spendBetween(t *testing.T, account string) *spender {
 	t.Helper()
 	s := &spender{Engine: h.engine, t: t, account: account}
-	h.admin = persist.NewAdmin(h.store, s, studio(t, settings), zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
+	h.administer(t, s)
 	return s
 }
 
@@ -73,7 +71,7 @@ func TestNothingIsSpentWhileAFrozenPackIsChargedBack(t *testing.T) {
 		t.Run(settings, func(t *testing.T) {
 			t.Parallel()
 			h := openShop(t, settings)
-			s := h.spendBetween(t, "ada", settings)
+			s := h.spendBetween(t, "ada")
 			h.subscriber(t, "ada", "plus")
 			h.buy(t, "ada", "small", "order-1")
 			h.charge(t, "ada", 10, 10)
@@ -97,7 +95,7 @@ func TestNothingIsSpentWhileAFrozenPackIsChargedBack(t *testing.T) {
 func TestFrozenAndChargedBackWhileRedisIsAway(t *testing.T) {
 	t.Parallel()
 	h := openShop(t, "on_overdue: freeze")
-	s := h.spendBetween(t, "ada", "on_overdue: freeze")
+	s := h.spendBetween(t, "ada")
 	h.subscriber(t, "ada", "plus")
 	h.buy(t, "ada", "small", "order-1")
 	h.charge(t, "ada", 20, 20)
@@ -114,9 +112,7 @@ func TestFrozenAndChargedBackWhileRedisIsAway(t *testing.T) {
 		return err == nil
 	}, 30*time.Second, 20*time.Millisecond)
 	s.greedy = true
-	sweeper := persist.NewSweeper(h.admin, h.engine.Ledger(), persist.SweepOptions{Pending: time.Nanosecond},
-		prometheus.NewRegistry(), zerolog.Nop())
-	require.NoError(t, sweeper.Sweep(t.Context()))
+	require.NoError(t, h.sweeper().Sweep(t.Context()))
 	require.Zero(t, s.got)
 	require.Equal(t, booked(30, 20, 0), h.takeBack(t, "ada", "order-1", "chargeback", "dispute-1", 0).Booked)
 	h.conserved(t)
@@ -126,7 +122,7 @@ func TestFrozenAndChargedBackWhileRedisIsAway(t *testing.T) {
 func TestTheUnfreezingOfAChargebackGoesWithIt(t *testing.T) {
 	t.Parallel()
 	h := openShop(t, "on_overdue: freeze")
-	s := h.spendBetween(t, "ada", "on_overdue: freeze")
+	s := h.spendBetween(t, "ada")
 	h.subscriber(t, "ada", "plus")
 	h.buy(t, "ada", "small", "order-1")
 	h.pay(t, "order-1", persist.PaymentOverdue, "late-1")
@@ -153,7 +149,7 @@ func TestTheUnfreezingOfAChargebackGoesWithIt(t *testing.T) {
 func TestFrozenTwiceIsFrozenOnce(t *testing.T) {
 	t.Parallel()
 	h := openShop(t, "on_overdue: freeze")
-	s := h.spendBetween(t, "ada", "on_overdue: freeze")
+	s := h.spendBetween(t, "ada")
 	h.subscriber(t, "ada", "plus")
 	h.buy(t, "ada", "small", "order-1")
 	h.takeBack(t, "ada", "order-1", "refund", "refund-1", 10*meter.Credit)
@@ -166,5 +162,70 @@ func TestFrozenTwiceIsFrozenOnce(t *testing.T) {
 	require.Equal(t, [][]any{{"50.000", "frozen"}}, h.query(t, `SELECT frozen::text, state FROM finance.purchases`))
 	require.Equal(t, booked(50, 0, 0), h.takeBack(t, "ada", "order-1", "chargeback", "dispute-1", 0).Booked)
 	require.Zero(t, s.got)
+	h.conserved(t)
+}
+
+// A pack that is frozen is charged back: nothing is left to take, what was spent is owed or written off, and a payment
+// after that brings nothing back.
+func TestChargebackOfAFrozenPack(t *testing.T) {
+	t.Parallel()
+	for settings, want := range map[string]struct {
+		booked *persist.Booked
+		debt   meter.Credits
+	}{
+		"on_overdue: freeze":                      {booked(35, 15, 0), 13},
+		"on_overdue: freeze, clawback: write_off": {booked(35, 0, 15), 0},
+	} {
+		t.Run(settings, func(t *testing.T) {
+			t.Parallel()
+			h := openShop(t, settings)
+			h.subscriber(t, "ada", "plus")
+			h.buy(t, "ada", "small", "order-1")
+			h.charge(t, "ada", 10, 10)
+			id := h.engine.NewReservationID("ada")
+			_, err := h.engine.Reserve(t.Context(), meter.Reserve{ID: id, Account: "ada", Amount: 5 * meter.Credit, Lease: time.Minute})
+			require.NoError(t, err)
+			require.Equal(t, persist.PurchaseFrozen, h.pay(t, "order-1", persist.PaymentOverdue, "late-1").State)
+			back := h.takeBack(t, "ada", "order-1", "chargeback", "dispute-1", 0)
+			require.Equal(t, want.booked, back.Booked)
+			_, err = h.engine.Commit(t.Context(), meter.Settle{ID: id, Account: "ada", Amount: 3 * meter.Credit, Units: 3})
+			require.NoError(t, err)
+			available := h.available(t, "ada")
+			for _, status := range []string{persist.PaymentPaid, persist.PaymentOverdue} {
+				require.Equal(t, persist.PurchaseRevoked, h.pay(t, "order-1", status, status).State)
+				require.Equal(t, available, h.available(t, "ada"))
+			}
+			h.conserved(t)
+			require.Equal(t, [][]any{{int64(want.debt * meter.Credit)}}, h.query(t, `SELECT sum(debt)::bigint FROM creditgate.grant_state`))
+		})
+	}
+}
+
+// Redis is away from the overdue report to the payment: both are recorded, and reach it in their order.
+func TestFrozenAndPaidWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	h := openShop(t, "on_overdue: freeze")
+	h.subscriber(t, "ada", "plus")
+	h.buy(t, "ada", "small", "order-1")
+	h.charge(t, "ada", 20, 20)
+	h.requireNoDrift(t)
+	require.NoError(t, h.redis.Kill())
+	require.False(t, h.pay(t, "order-1", persist.PaymentOverdue, "late-1").Applied)
+	require.False(t, h.pay(t, "order-1", persist.PaymentPaid, "pay-1").Applied)
+	s := h.overdueAt(t, "late-2", time.Now().Add(time.Second))
+	require.False(t, s.Applied)
+	require.Equal(t, persist.PurchaseFrozen, s.State)
+	require.NoError(t, h.redis.Restart(t.Context()))
+
+	sweeper := h.sweeper()
+	require.Eventually(t, func() bool {
+		_ = sweeper.Sweep(t.Context()) // fails until Redis is open again
+		s, err := h.admin.PurchaseState(t.Context(), "order-1")
+		return err == nil && s.Applied
+	}, 30*time.Second, 50*time.Millisecond)
+	require.Zero(t, h.available(t, "ada"))
+	h.conserved(t)
+	require.True(t, h.pay(t, "order-1", persist.PaymentPaid, "pay-2").Applied)
+	require.Equal(t, 30*meter.Credit, h.available(t, "ada"))
 	h.conserved(t)
 }

@@ -18,46 +18,73 @@ import (
 	"creditgate/persist/persisttest"
 )
 
-// house is the real thing: an engine on a private Redis, a store on a private Postgres.
+// house is the real thing: an engine on a private Redis, a store on a private Postgres, an administrator over both.
 type house struct {
-	redis  *redisd.Server
-	url    string // of the database
-	store  *persist.Store
-	engine *meter.Engine
-	admin  *persist.Admin
+	redis    *redisd.Server
+	url      string // of the database
+	clock    *meter.Clock
+	policies *policy.Catalog
+	store    *persist.Store
+	engine   *meter.Engine
+	admin    *persist.Admin
 }
 
-func newEngine(store *persist.Store, redisURL string, log zerolog.Logger) (*meter.Engine, error) {
+func newEngine(store *persist.Store, redisURL string, clock *meter.Clock, log zerolog.Logger) (*meter.Engine, error) {
 	return meter.New(meter.Options{
-		RedisURL: redisURL, Layout: layout, Book: store, Rebuild: store, Log: log, Metrics: prometheus.NewRegistry(),
+		RedisURL: redisURL, Layout: layout, Book: store, Rebuild: store, Log: log, Metrics: prometheus.NewRegistry(), Clock: clock,
 	})
 }
 
+// newHouse is a house without policies.
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	h := &house{redis: redisd.Test(t), url: persisttest.DB(t)}
-	h.store = persisttest.Open(t, h.url, layout)
-	h.startEngine(t)
+	return openHouse(t, policy.NewCatalog(nil))
+}
+
+// openHouse is a house whose accounts live by these policies, and whose clock stands where the test puts it, Redis' side
+// included.
+func openHouse(tb testing.TB, policies *policy.Catalog) *house {
+	tb.Helper()
+	h := &house{redis: redisd.Test(tb), url: persisttest.DB(tb), clock: new(meter.Clock), policies: policies}
+	h.store = persisttest.OpenAt(tb, h.url, layout, h.clock)
+	h.startEngine(tb)
 	return h
 }
 
-// startEngine runs an engine, and an administrator on it, until the test ends.
-func (h *house) startEngine(t *testing.T) {
-	t.Helper()
-	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
+// warnings are what a test logs.
+func warnings(tb testing.TB) zerolog.Logger {
+	tb.Helper()
+	return zerolog.New(zerolog.NewTestWriter(tb)).Level(zerolog.WarnLevel)
+}
+
+// startEngine runs an engine, and puts an administrator over it, until the test ends.
+func (h *house) startEngine(tb testing.TB) {
+	tb.Helper()
 	var err error
-	h.engine, err = newEngine(h.store, h.redis.URL(), log)
-	require.NoError(t, err)
-	h.admin = persist.NewAdmin(h.store, h.engine, policy.NewCatalog(nil), log)
-	inBackground(t, func(ctx context.Context) { _ = h.engine.Run(ctx) })
+	h.engine, err = newEngine(h.store, h.redis.URL(), h.clock, warnings(tb))
+	require.NoError(tb, err)
+	h.administer(tb, h.engine)
+	inBackground(tb, func(ctx context.Context) { _ = h.engine.Run(ctx) })
+}
+
+// administer puts the administrator over another engine, such as one that watches what goes through.
+func (h *house) administer(tb testing.TB, engine persist.Engine) {
+	tb.Helper()
+	h.admin = persist.NewAdmin(h.store, engine, h.policies, warnings(tb))
+}
+
+// sweeper is one that finds every change old enough.
+func (h *house) sweeper() *persist.Sweeper {
+	return persist.NewSweeper(h.admin, h.engine.Ledger(), persist.SweepOptions{Pending: time.Nanosecond},
+		prometheus.NewRegistry(), zerolog.Nop())
 }
 
 // startFlusher flushes until the test ends, or until the function returned is called.
-func (h *house) startFlusher(t *testing.T) (stop func()) {
-	t.Helper()
+func (h *house) startFlusher(tb testing.TB) (stop func()) {
+	tb.Helper()
 	f := persist.NewFlusher(h.store, h.engine.Ledger(), persist.FlushOptions{Wait: 100 * time.Millisecond},
-		prometheus.NewRegistry(), zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
-	return inBackground(t, f.Run)
+		prometheus.NewRegistry(), warnings(tb))
+	return inBackground(tb, f.Run)
 }
 
 func inBackground(tb testing.TB, run func(ctx context.Context)) (stop func()) {
@@ -201,8 +228,7 @@ func TestGrantSpentAtOnceIsAppliedOnce(t *testing.T) {
 	h := newHouse(t)
 	h.addAccount(t, "ada", 10)
 	h.charge(t, "ada", 10, 10) // the grant is used up and gone from Redis, and Postgres still has it as pending
-	sweeper := persist.NewSweeper(h.admin, h.engine.Ledger(), persist.SweepOptions{Pending: time.Nanosecond},
-		prometheus.NewRegistry(), zerolog.Nop())
+	sweeper := h.sweeper()
 	for range 3 { // a repeat of the request, as after a lost answer
 		g, err := h.admin.Grant(t.Context(), persist.NewGrant{
 			Account: "ada", Bucket: "promo", Credits: 10 * meter.Credit, Ref: "ada-welcome",

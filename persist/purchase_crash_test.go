@@ -104,7 +104,7 @@ func purchaseUntilKilled(args []string) error {
 	if err != nil {
 		return err
 	}
-	engine, err := newEngine(store, args[1], zerolog.Nop())
+	engine, err := newEngine(store, args[1], new(meter.Clock), zerolog.Nop())
 	if err != nil {
 		return err
 	}

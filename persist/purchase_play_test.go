@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -303,7 +302,7 @@ func playPurchases(t *testing.T, atOnce, rounds int) {
 	t.Helper()
 	h := openShop(t, "on_overdue: freeze")
 	seen := &witness{Engine: h.engine}
-	h.admin = persist.NewAdmin(h.store, seen, studio(t, "on_overdue: freeze"), zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
+	h.administer(t, seen)
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		n++

@@ -11,130 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
-	"creditgate/meter/policy"
 	"creditgate/persist"
 	"creditgate/persist/persisttest"
 )
-
-// shopPolicy sells what the tests buy. Settings of purchases are put in for %s.
-const shopPolicy = `
-name: studio
-timezone: Europe/Berlin
-buckets: [promo, monthly, purchased]
-cycle: {anchor: {day_of_month: 1}}
-plans:
-  plus:  {monthly: {credits: slots * 10}, packs: [small, large]}
-  basic: {packs: [cycle, bulk]}
-packs:
-  small: {bucket: purchased, credits: 50, price: 45.00 EUR, expires: {after: 1y}, needs_subscription: true, refundable: true}
-  large: {bucket: purchased, credits: 200, price: 160.00 EUR, expires: {after: 1y}, refundable: false}
-  bulk:  {bucket: purchased, credits: 1000, price: 700.00 EUR, expires: never, refundable: true}
-  cycle: {bucket: purchased, credits: 20, price: 19.00 EUR, expires: next_renewal, needs_subscription: true, refundable: true}
-purchases: {%s}
-operations:
-  apply: {match: POST /apply, credits: 1}
-`
-
-// foundryPolicy has no plans: everybody may buy.
-const foundryPolicy = `
-name: foundry
-buckets: [purchased]
-packs:
-  open: {bucket: purchased, credits: 0.5, price: 1.00 EUR, expires: {at: 2100-01-01}, refundable: true}
-operations:
-  apply: {match: POST /apply, credits: 1}
-`
-
-func studio(tb testing.TB, settings string) *policy.Catalog {
-	tb.Helper()
-	p, err := policy.Parse("studio.yaml", fmt.Appendf(nil, shopPolicy, settings))
-	require.NoError(tb, err)
-	open, err := policy.Parse("foundry.yaml", []byte(foundryPolicy))
-	require.NoError(tb, err)
-	return policy.NewCatalog(map[string]*policy.Policy{"studio": p, "foundry": open})
-}
-
-// shop is a house that sells, by a policy with these settings of purchases.
-func openShop(t *testing.T, settings string) *house {
-	t.Helper()
-	h := newHouse(t)
-	h.sell(t, settings)
-	h.startFlusher(t)
-	return h
-}
-
-// sell puts another policy in force.
-func (h *house) sell(t *testing.T, settings string) {
-	t.Helper()
-	h.admin = persist.NewAdmin(h.store, h.engine, studio(t, settings), zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel))
-}
-
-// subscriber makes an account with a subscription to plan since a month ago; "" is none.
-func (h *house) subscriber(t *testing.T, name, plan string) {
-	t.Helper()
-	product := "studio"
-	if plan == "none sold" {
-		product, plan = "foundry", ""
-	}
-	_, err := h.admin.PutAccount(t.Context(), persist.AccountChange{Account: name, Product: &product})
-	require.NoError(t, err)
-	if plan != "" {
-		since := time.Now().Add(-30 * 24 * time.Hour)
-		h.query(t, `INSERT INTO creditgate.subscription_term (account, n, at, plan, slots, anchor, fingerprint)
-			VALUES ($1, 1, $2, $3, 1, $2, decode(repeat('00', 32), 'hex'))`, name, since, plan)
-	}
-}
-
-func (h *house) buy(t *testing.T, account, pack, ref string) persist.PurchaseState {
-	t.Helper()
-	s, err := h.admin.Purchase(t.Context(), persist.NewPurchase{Account: account, Pack: pack, Ref: ref, InvoiceRef: "inv-" + ref})
-	require.NoError(t, err)
-	return s
-}
-
-func (h *house) available(t *testing.T, account string) meter.Credits {
-	t.Helper()
-	d, err := h.engine.Balance(t.Context(), account)
-	require.NoError(t, err)
-	require.Equal(t, meter.CodeOK, d.Code)
-	return d.Account.Available(d.NowMs)
-}
-
-func (h *house) pay(t *testing.T, purchase, status, ref string) persist.PurchaseState {
-	t.Helper()
-	s, err := h.admin.Payment(t.Context(), persist.NewPayment{PurchaseRef: purchase, Status: status, Ref: ref, Actor: "tests"})
-	require.NoError(t, err)
-	return s
-}
-
-func (h *house) takeBack(t *testing.T, account, purchase, reason, ref string, credits meter.Credits) persist.RevocationState {
-	t.Helper()
-	r, err := h.admin.Revoke(t.Context(), persist.NewRevocation{
-		Account: account, PurchaseRef: purchase, Credits: credits, Ref: ref, Reason: reason, Actor: "tests",
-	})
-	require.NoError(t, err)
-	require.True(t, r.Applied)
-	require.NotNil(t, r.Booked, "the flusher runs, so the answer says what was taken")
-	return r
-}
-
-func (h *house) reverse(t *testing.T, account, revocation, ref string) persist.ReversalState {
-	t.Helper()
-	r, err := h.admin.Reverse(t.Context(), persist.NewReversal{
-		Account: account, RevocationRef: revocation, Ref: ref, Reason: "dispute won", Actor: "tests",
-	})
-	require.NoError(t, err)
-	require.True(t, r.Applied)
-	require.NotNil(t, r.Undone)
-	return r
-}
-
-// conserved checks every account against the sums of the ledger, and Redis against Postgres.
-func (h *house) conserved(t *testing.T) {
-	t.Helper()
-	h.requireNoDrift(t)
-	require.Empty(t, h.query(t, `SELECT grant_id FROM creditgate.grant_state WHERE granted < spent + lapsed + revoked OR debt < 0`))
-}
 
 func TestPurchase(t *testing.T) {
 	t.Parallel()
@@ -336,15 +215,6 @@ func TestOverduePurchase(t *testing.T) {
 			h.conserved(t)
 		})
 	}
-}
-
-func (h *house) overdueAt(t *testing.T, ref string, at time.Time) persist.PurchaseState {
-	t.Helper()
-	s, err := h.admin.Payment(t.Context(), persist.NewPayment{
-		PurchaseRef: "order-1", Status: persist.PaymentOverdue, Ref: ref, At: at,
-	})
-	require.NoError(t, err)
-	return s
 }
 
 // A thousand times the same order is one order.

@@ -15,40 +15,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
-	"creditgate/meter/policy"
-	"creditgate/meter/redisd"
 	"creditgate/persist"
 	"creditgate/persist/persisttest"
 )
-
-// newClockedHouse is a house with a policy, whose clock stands where the test puts it, Redis' side included.
-func newClockedHouse(tb testing.TB, p *policy.Policy) (h *house, clock *meter.Clock) {
-	tb.Helper()
-	clock = new(meter.Clock)
-	h = &house{redis: redisd.Test(tb), url: persisttest.DB(tb)}
-	h.store = persisttest.OpenAt(tb, h.url, layout, clock)
-	log := zerolog.New(zerolog.NewTestWriter(tb)).Level(zerolog.WarnLevel)
-	var err error
-	h.engine, err = meter.New(meter.Options{
-		RedisURL: h.redis.URL(), Layout: layout, Book: h.store, Rebuild: h.store, Log: log, Metrics: prometheus.NewRegistry(),
-		Clock: clock,
-	})
-	require.NoError(tb, err)
-	h.admin = persist.NewAdmin(h.store, h.engine, policy.NewCatalog(map[string]*policy.Policy{"studio": p}), log)
-	inBackground(tb, func(ctx context.Context) { _ = h.engine.Run(ctx) })
-	f := persist.NewFlusher(h.store, h.engine.Ledger(), persist.FlushOptions{Wait: 100 * time.Millisecond},
-		prometheus.NewRegistry(), log)
-	inBackground(tb, f.Run)
-	return h, clock
-}
 
 // One account is spent from by many clients while its cycle ends. Before the boundary everything is drawn from the grant
 // that ends, from it on from the one that begins; nobody is refused, and what was left lapses.
 func TestResetUnderLoad(t *testing.T) {
 	t.Parallel()
-	h, clock := newClockedHouse(t, planPolicy(t, 1))
+	h := openHouse(t, planned(planPolicy(t, 1)))
+	h.startFlusher(t)
 	boundary := time.Date(2027, 1, 31, 23, 0, 0, 0, time.UTC)
-	clock.Set(time.Until(boundary.Add(-time.Hour)))
+	h.clock.Set(time.Until(boundary.Add(-time.Hour)))
 	_, err := h.admin.PutAccount(t.Context(), persist.AccountChange{Account: "ada", Product: new("studio")})
 	require.NoError(t, err)
 	state, err := h.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: "ada", Plan: "plus", Slots: new(uint32(100_000))})
@@ -61,7 +39,7 @@ func TestResetUnderLoad(t *testing.T) {
 	require.Equal(t, boundary.UnixMilli(), ends.ExpiresMs)
 	require.Equal(t, boundary.UnixMilli(), begins.EffectiveMs)
 
-	clock.Set(time.Until(boundary.Add(-200 * time.Millisecond)))
+	h.clock.Set(time.Until(boundary.Add(-200 * time.Millisecond)))
 	var clients sync.WaitGroup
 	var mu sync.Mutex
 	spent := map[meter.ID]meter.Credits{}
@@ -120,9 +98,10 @@ func spendAcross(engine *meter.Engine, boundary time.Time, ends, begins meter.ID
 // BenchmarkIssue is b.N accounts whose cycles begin at the same midnight, all of them in Redis: run it with
 // -benchtime 10000x.
 func BenchmarkIssue(b *testing.B) {
-	h, clock := newClockedHouse(b, planPolicy(b, 1))
+	h := openHouse(b, planned(planPolicy(b, 1)))
+	h.startFlusher(b)
 	midnight := time.Date(2027, 1, 31, 23, 0, 0, 0, time.UTC)
-	clock.Set(time.Until(midnight))
+	h.clock.Set(time.Until(midnight))
 	addSubscribers(b, h.url, b.N)
 	names := make(chan string)
 	var loaders sync.WaitGroup
