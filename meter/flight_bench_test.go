@@ -46,14 +46,14 @@ func BenchmarkFlight(b *testing.B) {
 
 // flights is an engine that nothing else uses: no sweeper, no flusher.
 type flights struct {
-	b        *testing.B
+	b        testing.TB
 	layout   meter.Layout
 	engine   *meter.Engine
 	accounts []string
 	next     int
 }
 
-func newFlights(b *testing.B, accounts, grants int, partitions uint16) *flights {
+func newFlights(b testing.TB, accounts, grants int, partitions uint16) *flights {
 	b.Helper()
 	layout := meter.Layout{Number: 1, Partitions: partitions}
 	bundle := &testBundle{t: b, server: redisd.Test(b), layout: layout, book: metertest.NewBook(layout)}
