@@ -47,7 +47,7 @@ local function open(keys, args)
     else code, m = rebuild(m, now, epoch, expected, flushed, keys) end
     if code ~= OK then return {code, now} end
     m.epoch, m.flushed, m.flushed_epoch = epoch, flushed, flushed_epoch
-    m.inc = string.match(call('INFO', 'replication'), 'master_replid:(%x+)')
+    m.inc = replication_id()
   end
   m.last_ms = now
   call('SET', keys[1], pack_meta(m))

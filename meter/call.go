@@ -11,8 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// call is one FCALL: the operations of one flight that go to the same function, for one partition in Cluster or for
-// any number elsewhere. KEYS and ARGV are described in lua/apply.lua. Calls are used again: what they grew to fit a
+// call is one FCALL: the operations of one flight, those that settle first, for one partition in Cluster or for any
+// number elsewhere. KEYS and ARGV are described in lua/apply.lua. Calls are used again: what they grew to fit a
 // flight is kept for the next ones.
 type call struct {
 	function any // its name
@@ -219,6 +219,10 @@ func (c *call) appendKeyPart(b []byte, o *op, k Keys) []byte {
 	}
 	return b
 }
+
+// settles reports whether some of the operations are none of reserve, reserves whether some are.
+func (c *call) settles() bool  { return c.ops[0].verb != verbReserve }
+func (c *call) reserves() bool { return c.ops[len(c.ops)-1].verb == verbReserve }
 
 // maybe notes that the call may have run without an answer.
 func (c *call) maybe() {

@@ -62,6 +62,8 @@ type Engine struct {
 	loads      singleflight.Group
 	orphans    chan Settle // reserves of unknown outcome, to be released
 	name       string      // of this engine among those that share a Redis
+
+	fullUntilMs atomic.Int64 // until then Redis is taken to be full: see newCalls
 }
 
 // New connects lazily: a Redis that is away is reported by Ready, not by New.

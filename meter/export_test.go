@@ -61,6 +61,12 @@ func (e *Engine) Fly(ops ...*Op) ([]Decision, error) {
 	return out, nil
 }
 
+// Err is why an operation of FlyAll has no reply.
+func (o *Op) Err() error { return o.err }
+
+// FlyAll is Fly for operations of which some have no reply.
+func (e *Engine) FlyAll(ops ...*Op) error { return e.batch.do(ops...) }
+
 func ReserveOp(r Reserve) *Op                       { return reserveOp(r) }
 func CommitOp(s Settle, inLedger bool) *Op          { return commitOp(s, s.Reserved > 0, inLedger) }
 func ReleaseOp(s Settle) *Op                        { return settleOp(verbRelease, s.ID, s.Account) }

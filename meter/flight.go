@@ -30,6 +30,7 @@ const (
 	flightTimeout  = 1800 * time.Millisecond // of all attempts, and of the halves of a batch that raised
 	breakerTrips   = 3                       // flights in a row
 	breakerOpenFor = 500 * time.Millisecond  // then one flight tries
+	fullFor        = time.Second             // settlements go by themselves for so long after Redis said that it is full
 )
 
 // fly sends operations until each has a reply, or until Redis has not answered in attemptsMax attempts. Every verb
@@ -123,17 +124,16 @@ func send(ctx context.Context, client redis.UniversalClient, calls []*call) {
 	_, _ = pipe.Exec(ctx)
 }
 
-// newCalls groups operations by function, settlements first, and in Cluster, where a call may not span partitions, by
-// partition.
+// newCalls groups operations by partition in Cluster, where a call may not span partitions, and settlements go first.
+// They and reservations share a call, since each costs Redis as much as some operations in it, but for a while after
+// Redis said that it is full: it refuses a call with reservations then, and would refuse what settles along with them.
 func (e *Engine) newCalls(calls []*call, ops []*op) []*call {
 	now, offset := e.read()
-	for _, g := range [...]struct {
-		function string
-		reserves bool
-	}{{e.library.ApplySettle, false}, {e.library.ApplyReserve, true}} {
-		first := len(calls)
+	apart := time.Now().UnixMilli() < e.fullUntilMs.Load()
+	first := 0
+	for _, reserves := range [...]bool{false, true} {
 		for _, o := range ops {
-			if (o.verb == verbReserve) != g.reserves {
+			if (o.verb == verbReserve) != reserves {
 				continue
 			}
 			at := first
@@ -147,9 +147,16 @@ func (e *Engine) newCalls(calls []*call, ops []*op) []*call {
 			}
 			calls[at].ops = append(calls[at].ops, o)
 		}
-		for _, c := range calls[first:] {
-			c.build(g.function, e.partitions, now, offset)
+		if apart {
+			first = len(calls)
 		}
+	}
+	for _, c := range calls {
+		function := e.library.ApplySettle
+		if c.reserves() {
+			function = e.library.ApplyReserve
+		}
+		c.build(function, e.partitions, now, offset)
 	}
 	return calls
 }
@@ -175,10 +182,20 @@ func (e *Engine) finish(ctx context.Context, client redis.UniversalClient, c *ca
 	if isUnloaded(err) {
 		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, errors.Join(err, loadLibrary(ctx, client, e.library)))
 	}
+	if redis.HasErrorPrefix(err, "OOM") && c.settles() && c.reserves() {
+		e.fullUntilMs.Store(time.Now().Add(fullFor).UnixMilli())
+		return e.attempt(until(ctx), c.ops)
+	}
 	if !strings.Contains(err.Error(), "@user_function") { // OOM, LOADING, BUSY, READONLY, MISCONF, …: it did not run
 		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, err)
 	}
 	return e.halves(ctx, c, err)
+}
+
+// until is when a flight must be over.
+func until(ctx context.Context) time.Time {
+	t, _ := ctx.Deadline()
+	return t
 }
 
 // halves answers a call that raised: a script raises before it writes, so the operations may be sent again, in
@@ -191,9 +208,8 @@ func (e *Engine) halves(ctx context.Context, c *call, raised error) ([]*op, erro
 	e.log.Error().Err(raised).Int("ops", len(c.ops)).Msg("a script raised; sending the batch again in halves")
 	var again []*op
 	var errs error
-	until, _ := ctx.Deadline()
 	for _, half := range [][]*op{c.ops[:len(c.ops)/2], c.ops[len(c.ops)/2:]} {
-		left, err := e.attempt(until, half)
+		left, err := e.attempt(until(ctx), half)
 		again = append(again, left...)
 		errs = errors.Join(errs, err)
 	}

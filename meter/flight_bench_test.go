@@ -46,32 +46,32 @@ func BenchmarkFlight(b *testing.B) {
 
 // flights is an engine that nothing else uses: no sweeper, no flusher.
 type flights struct {
-	b        *testing.B
+	b        testing.TB
 	layout   meter.Layout
 	engine   *meter.Engine
 	accounts []string
 	next     int
 }
 
-func newFlights(b *testing.B, accounts, grants int, partitions uint16) *flights {
-	b.Helper()
+func newFlights(tb testing.TB, accounts, grants int, partitions uint16) *flights {
+	tb.Helper()
 	layout := meter.Layout{Number: 1, Partitions: partitions}
-	bundle := &testBundle{t: b, server: redisd.Test(b), layout: layout, book: metertest.NewBook(layout)}
+	bundle := &testBundle{t: tb, server: redisd.Test(tb), layout: layout, book: metertest.NewBook(layout)}
 	e, err := meter.New(meter.Options{
 		RedisURL: bundle.server.URL(), Layout: layout, Book: bundle.book, Rebuild: bundle.book, Metrics: prometheus.NewRegistry(),
 	})
-	require.NoError(b, err)
-	b.Cleanup(func() { require.NoError(b, e.Redis().Close()) })
-	require.NoError(b, e.OpenNow(b.Context()))
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, e.Redis().Close()) })
+	require.NoError(tb, e.OpenNow(tb.Context()))
 	bundle.engine = e
-	w := &flights{b: b, layout: layout, engine: e}
+	w := &flights{b: tb, layout: layout, engine: e}
 	for i := range accounts {
 		name := fmt.Sprintf("account-%d", i)
 		bundle.book.AddAccount(name)
 		p := layout.PartitionOf(name)
 		load, err := e.Fly(meter.LoadOp(p, meter.NewID(time.Now()), name, e.EpochOf(p)))
-		require.NoError(b, err)
-		require.Equal(b, meter.CodeOK, load[0].Code)
+		require.NoError(tb, err)
+		require.Equal(tb, meter.CodeOK, load[0].Code)
 		var ops []*meter.Op
 		for g := range grants {
 			lot := meter.Grant{
@@ -81,7 +81,7 @@ func newFlights(b *testing.B, accounts, grants int, partitions uint16) *flights 
 			ops = append(ops, meter.GrantOp(p, meter.GrantChange{Account: name, Grant: lot}))
 		}
 		_, err = e.Fly(ops...)
-		require.NoError(b, err)
+		require.NoError(tb, err)
 		w.accounts = append(w.accounts, name)
 	}
 	bundle.flush()

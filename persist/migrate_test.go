@@ -117,7 +117,7 @@ func TestDatabaseOfAnotherLayoutIsRefused(t *testing.T) {
 		err = store.EnsureLayout(t.Context())
 		store.Close()
 		require.ErrorIs(t, err, persist.ErrLayout)
-		require.ErrorContains(t, err, "layout 1 with 4 partitions")
+		require.ErrorContains(t, err, "layout 1, partitions 4")
 	}
 	_, err := persist.Open(t.Context(), url, meter.Layout{}, nil)
 	require.ErrorIs(t, err, persist.ErrLayout)

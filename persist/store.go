@@ -94,7 +94,7 @@ func (s *Store) EnsureLayout(ctx context.Context) error {
 			return err
 		}
 		if number != int(s.layout.Number) || partitions != int(s.layout.Partitions) {
-			return fmt.Errorf("%w: the database has layout %d with %d partitions, this gateway is set to layout %d with %d; "+
+			return fmt.Errorf("%w: the database has layout %d, partitions %d; this gateway is set to layout %d, partitions %d; "+
 				"set it to the database's, or drain and rebuild under a new number",
 				ErrLayout, number, partitions, s.layout.Number, s.layout.Partitions)
 		}

@@ -45,7 +45,7 @@ func (r *Report) DriftAccounts() int {
 
 // Print writes what was checked and a table of what drifted.
 func (r *Report) Print(w io.Writer) error {
-	if _, err := fmt.Fprintf(w, "verified %d partitions, %d records, %d entries, %d accounts: %d drifts\n",
+	if _, err := fmt.Fprintf(w, "verified: partitions %d, records %d, entries %d, accounts %d, drifts %d\n",
 		r.Partitions, r.Records, r.Entries, r.Accounts, len(r.Drifts)); err != nil || r.OK() {
 		return err
 	}

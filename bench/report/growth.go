@@ -84,11 +84,12 @@ func redisLine(c cells) (base, perCall float64) {
 
 func (u units) redis(calls float64) float64 { return u.base + u.perCall*calls }
 
-// fullCalls is how many calls a request needs when every flight is full: half of it reserves, half commits, each half
-// falls into as many calls as it meets partitions.
+// fullCalls is how many calls a request needs when every flight is full: half of its operations reserve and half commit,
+// and they fall into as many calls as they meet partitions.
 func fullCalls(partitions int) float64 {
-	half, p := flightSize/2.0, float64(partitions)
-	return 2 * p * (1 - math.Pow(1-1/p, half)) / half
+	const requests = flightSize / 2.0
+	p := float64(partitions)
+	return p * (1 - math.Pow(1-1/p, flightSize)) / requests
 }
 
 // masters is how many a rate needs. More masters have more partitions, and more partitions make smaller calls, so that

@@ -351,11 +351,11 @@ func TestGrowthOnPaper(t *testing.T) {
 		"| gateway, its flusher included | 50 | 14,000 |",
 		"| Redis, one operation in a call | 50 | 14,000 |",
 		"| Postgres | 70 | 10,000 |",
-		// 10 + 20 × (2 × 4 ÷ 256) = 10.6 µs; two operations in two calls are 50 µs. 45 masters have 180 partitions, of which
-		// half a full flight meets 136.7: 10 + 20 × (2 × 136.7 ÷ 256) = 31.4 µs.
+		// 10 + 20 × (4 ÷ 256) = 10.3 µs; two operations in two calls are 50 µs. 26 masters have 104 partitions, of which a
+		// full flight meets 103.3: 10 + 20 × (103.3 ÷ 256) = 18.1 µs.
 		"| 10,000 | 1 | 1 | 1 | 1 | 1 | 30,000 | 10 |",
 		"| 100,000 | 8 | 1 | 2 | 8 | 10 | 300,000 | 100 |",
-		"| 1,000,000 | 72 | 9 | 45 | 72 | 100 | 3,000,000 | 1,000 |",
+		"| 1,000,000 | 72 | 9 | 26 | 72 | 100 | 3,000,000 | 1,000 |",
 		"Breaks first: Postgres: all gateways write to one primary, which cannot be multiplied. With 64 cores it takes 640,000 requests/s.",
 		"One account took 1,000 requests/s, from 64 clients, at 20 µs of Redis each",
 		"would take about 35,000 requests/s for it",
@@ -364,11 +364,11 @@ func TestGrowthOnPaper(t *testing.T) {
 	}
 }
 
-// Postgres' cost decides what ends growth: here Redis ends at 3.6 to 5.1 million requests/s.
+// Postgres' cost decides what ends growth: here Redis ends at 3.6 to 6.6 million requests/s.
 func TestWhatEndsGrowth(t *testing.T) {
 	t.Parallel()
 	for cost, want := range map[float64]string{
-		1:  "Breaks first: Redis: there are at most 256 partitions, so at most 256 masters: 5,100,000 ",
+		1:  "Breaks first: Redis: there are at most 256 partitions, so at most 256 masters: 6,600,000 ",
 		10: "Breaks first: Redis or Postgres, as flights are emptier or fuller. Redis: there are at most 256 partitions",
 		70: "Breaks first: Postgres: ",
 	} {

@@ -38,7 +38,7 @@ type cell struct {
 
 // usual is the stage that most suites share.
 func usual() stage.Options {
-	return stage.Options{Accounts: 1000, Grants: 3, Partitions: 4, Gateways: 1}
+	return stage.Options{Accounts: 1000, Grants: 3, Partitions: 1, Gateways: 1} // partitions as by default
 }
 
 // on changes the usual stage.

@@ -29,7 +29,7 @@ func bareRoundTrip(ctx context.Context, b *bench, row *result.Row) error {
 
 // memoryUsed fills a Redis of its own. It measures no time, so a second round would repeat the first.
 func memoryUsed(ctx context.Context, b *bench, row *result.Row) error {
-	const grants, partitions = 3, 4
+	const grants, partitions = 3, 1
 	accounts, holds := pick(b.config, million, 50_000), pick(b.config, 100_000, 20_000)
 	m, err := b.hall.Memory(ctx, accounts, grants, partitions, holds)
 	row.Accounts, row.Grants, row.Partitions = accounts, grants, partitions

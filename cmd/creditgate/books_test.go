@@ -67,7 +67,7 @@ func TestInspectAndVerify(t *testing.T) {
 	require.Zero(t, status, out)
 	require.Regexp(t, `state +committed\n`, out)
 	require.Regexp(t, `charged +1\n`, out)
-	partition := meter.Layout{Number: 1, Partitions: 4}.PartitionOf("ada")
+	partition := meter.Layout{Number: 1, Partitions: 1}.PartitionOf("ada")
 	status, out = command(t, w.env(), "inspect", "partition", strconv.Itoa(int(partition)))
 	require.Zero(t, status, out)
 	require.Regexp(t, `state +open\n`, out)
@@ -77,7 +77,7 @@ func TestInspectAndVerify(t *testing.T) {
 	require.Contains(t, out, "account nobody is not in Redis")
 
 	// Somebody meddles: a reservation that the account does not know of, then an older state of the account.
-	keys := meter.Layout{Number: 1, Partitions: 4}.Keys(partition)
+	keys := meter.Layout{Number: 1, Partitions: 1}.Keys(partition)
 	w.verified(t)
 	redisDo(t, w, "HSET", keys.Open(), "0123456789abcdef", string(meter.AppendReservation(nil, meter.Reservation{
 		State: meter.Held, Account: "ada", Amount: meter.Credit, DeadlineMs: meter.Never,

@@ -342,7 +342,7 @@ func TestWrongDatabaseStopsServe(t *testing.T) {
 
 	status, out = command(t, w.env("CREDITGATE_PARTITIONS=8"), "serve")
 	require.Equal(t, 1, status)
-	require.Contains(t, out, "the database has layout 1 with 4 partitions")
+	require.Contains(t, out, "the database has layout 1, partitions 1; this gateway is set to layout 1, partitions 8")
 	status, out = command(t, []string{"CREDITGATE_MIGRATE_URL=" + w.database}, "migrate", "down", "0")
 	require.Zero(t, status, out)
 	require.Contains(t, out, "schema version 0;")

@@ -38,7 +38,7 @@ func defaultConfig() *config {
 		Listen:          ":8080",
 		AdminListen:     "127.0.0.1:8081",
 		JournalDir:      "/var/lib/creditgate/journal",
-		Layout:          meter.Layout{Number: 1, Partitions: 4},
+		Layout:          meter.Layout{Number: 1, Partitions: 1},
 		TrimLag:         15 * time.Minute,
 		ShutdownTimeout: 75 * time.Second,
 		VerifyEvery:     15 * time.Minute,
@@ -172,8 +172,8 @@ func (c *config) operation() []setting {
 		},
 		{
 			"partitions", number(&c.Layout.Partitions, 1, meter.PartitionsMax), false,
-			"partitions that accounts are spread over; 4 per Redis master. Redis and Postgres keep it, another value " +
-				"refuses to start",
+			"partitions that accounts are spread over; 1 for one Redis, which more of them only cost, 4 for each master of a " +
+				"Cluster. Redis and Postgres keep it, another value refuses to start",
 		},
 		{
 			"trim_lag", duration(&c.TrimLag), false,

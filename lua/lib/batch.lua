@@ -54,7 +54,7 @@ end
 local function read_values(caller, offset)
   local clock = call('TIME')
   local wall = clock[1] * 1000 + floor(clock[2] / 1000) + offset
-  local incarnation = string.match(call('INFO', 'replication'), 'master_replid:(%x+)')
+  local incarnation = replication_id()
   for i = 1, #order, 1000 do
     local last = min(i + 999, #order)
     local values = call('MGET', unpack(order, i, last))
