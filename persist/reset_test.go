@@ -24,8 +24,13 @@ import (
 // newClockedHouse is a house with a policy, whose clock stands where the test puts it, Redis' side included.
 func newClockedHouse(tb testing.TB, p *policy.Policy) (h *house, clock *meter.Clock) {
 	tb.Helper()
+	return newClockedHouseOn(tb, persisttest.DB(tb), p)
+}
+
+func newClockedHouseOn(tb testing.TB, dbURL string, p *policy.Policy) (h *house, clock *meter.Clock) {
+	tb.Helper()
 	clock = new(meter.Clock)
-	h = &house{redis: redisd.Test(tb), url: persisttest.DB(tb)}
+	h = &house{redis: redisd.Test(tb), url: dbURL}
 	h.store = persisttest.OpenAt(tb, h.url, layout, clock)
 	log := zerolog.New(zerolog.NewTestWriter(tb)).Level(zerolog.WarnLevel)
 	var err error
