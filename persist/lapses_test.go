@@ -2,13 +2,19 @@ package persist_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
+	"creditgate/meter/redisd"
 	"creditgate/persist"
 	"creditgate/persist/persisttest"
 )
@@ -58,14 +64,73 @@ func TestDueLapses(t *testing.T) {
 	}
 	require.Equal(t, want, got)
 	for _, begin := range []meter.Lapse{{}, after} {
-		plan := ""
+		var lines strings.Builder
 		for _, row := range queryAs(t, persisttest.AsOwner(t, url), `EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, BUFFERS) `+persist.DueLapses,
 			until, begin.At, [16]byte(begin.Grant), limit) {
-			plan += row[0].(string) + "\n"
+			fmt.Fprintln(&lines, row[0])
 		}
-		t.Log(plan)
+		plan := lines.String()
 		require.Contains(t, plan, "Index Scan using grant_state_ending")
 		require.NotContains(t, plan, "Sort")
 		require.NotContains(t, plan, "Filter")
 	}
+}
+
+// endingHouse has an account with ten credits that end in a day, flushed.
+func endingHouse(t *testing.T, dbURL string) (*house, *meter.Clock) {
+	t.Helper()
+	h, clock := newClockedHouseOn(t, dbURL, &policy.Policy{Name: "studio", Location: time.UTC, Buckets: []string{"promo"}})
+	_, err := h.admin.PutAccount(t.Context(), persist.AccountChange{Account: "ada", Product: new("studio")})
+	require.NoError(t, err)
+	g, err := h.admin.Grant(t.Context(), persist.NewGrant{
+		Account: "ada", Bucket: "promo", Credits: 10 * meter.Credit, Ref: "welcome", ExpiresAt: clock.Now().Add(24 * time.Hour),
+	})
+	require.NoError(t, err)
+	require.True(t, g.Applied)
+	h.requireNoDrift(t)
+	return h, clock
+}
+
+// requireLapsed waits for the ten credits to be booked, in one entry.
+func (h *house) requireLapsed(t *testing.T, lapsed meter.Credits) {
+	t.Helper()
+	const entries = `SELECT l.lapsed::bigint FROM creditgate.ledger_line l WHERE l.kind = 'lapse'`
+	require.Eventually(t, func() bool { return len(h.query(t, entries)) > 0 }, time.Minute, 50*time.Millisecond)
+	h.requireNoDrift(t)
+	require.Equal(t, [][]any{{int64(lapsed)}}, h.query(t, entries))
+}
+
+// While Postgres is away nobody knows what ends, and nothing that has ended is spent; then it is booked, once.
+func TestLapsesWhilePostgresIsAway(t *testing.T) {
+	t.Parallel()
+	server, dbURL := persisttest.Private(t)
+	h, clock := endingHouse(t, dbURL)
+	require.NoError(t, server.Kill())
+	clock.Set(25 * time.Hour)
+	require.ErrorIs(t, h.engine.SweepNow(t.Context()), persist.ErrUnavailable)
+	ask := meter.Reserve{ID: h.engine.NewReservationID("ada"), Account: "ada", Amount: 1, Lease: time.Minute}
+	d, err := h.engine.Reserve(t.Context(), ask)
+	require.NoError(t, err)
+	require.Equal(t, meter.CodeInsufficient, d.Code)
+	require.Equal(t, 10*meter.Credit, d.Account.Grants[0].Available, "there, and over")
+	require.NoError(t, server.Restart(t.Context()))
+	h.requireLapsed(t, 10*meter.Credit)
+}
+
+// Redis that lost everything is given what has ended too, and it lapses.
+func TestRebuiltAccountsLapse(t *testing.T) {
+	t.Parallel()
+	h, clock := endingHouse(t, persisttest.DB(t))
+	require.NoError(t, h.redis.Kill())
+	clock.Set(25 * time.Hour)
+	empty := redisd.Test(t)
+	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel)
+	engine, err := meter.New(meter.Options{
+		RedisURL: empty.URL(), Layout: layout, Book: h.store, Rebuild: h.store, Log: log, Metrics: prometheus.NewRegistry(), Clock: clock,
+	})
+	require.NoError(t, err)
+	h.engine = engine
+	inBackground(t, func(ctx context.Context) { _ = engine.Run(ctx) })
+	h.startFlusher(t)
+	h.requireLapsed(t, 10*meter.Credit)
 }
