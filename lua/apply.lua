@@ -1,7 +1,7 @@
 --[[ apply_settle, apply_reserve — a batch of operations in one or more partitions. apply_settle runs when memory is full
 too: what is held must be settled. apply_reserve carries reserve, which alone takes on more, and is refused by Redis then.
-KEYS   for each section: meta open ledger, then slots, then lapses, the last two where the call may write them;
-       then accounts, outcome slots and key days, as the operations refer to them by number
+KEYS   for each section: meta open ledger, then slots where the call may write it; then accounts, outcome slots and key
+       days, as the operations refer to them by number
 ARGV   1 '<i6HH' caller_ms sections operations
          then, if 32768 was added to sections, '<i6' how far a test clock is ahead of TIME
          then for each section '<HBBi8i8' first_key keys account_prefix_len epoch min_pseq

@@ -1,6 +1,6 @@
 --[[ open — put a partition under a new epoch after Redis restarted, failed over or lost everything. The caller has
 compared it with Postgres; this function repeats the comparison of what it was told with what is there.
-KEYS   1 meta 2 ledger 3 open 4 lapses 5 slots
+KEYS   1 meta 2 ledger 3 open 4 slots
 ARGV   1 mode: 'resume' (everything is there), 'rebuild' (nothing is: accounts will be loaded), 'loaded' (they are)
        2 epoch 3 epoch expected (0: no meta) 4 flushed_pseq 5 flushed_epoch 6 caller_ms 7 how far a test clock is ahead
 REPLY  {code, now_ms} ]]

@@ -1,10 +1,13 @@
 package meter
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Book is what the engine needs to know from Postgres, the record that Redis projects. It is used to open a
-// partition, to load an account, and to answer for outcomes that Redis no longer keeps; never on the path of a
-// priced request whose account is loaded.
+// partition, to load an account, to find what expires, and to answer for outcomes that Redis no longer keeps; never on
+// the path of a priced request whose account is loaded.
 type Book interface {
 	// Cursor is the place up to which a partition's ledger is in Postgres.
 	Cursor(ctx context.Context, partition uint16) (Cursor, error)
@@ -14,6 +17,10 @@ type Book interface {
 	// Account is an account's state as of the cursor returned with it: available is what no entry up to the
 	// cursor took; nothing is held. ErrNoAccount if it does not exist.
 	Account(ctx context.Context, account string) (Account, Cursor, error)
+	// DueLapses are the grants that have something left by the ledger up to the cursor and end at `until` or before, in
+	// the order of their ends and ids, at most limit of them, and only those behind the place `after`. Redis may know
+	// better: it is ahead of the cursor.
+	DueLapses(ctx context.Context, after Lapse, until time.Time, limit int) ([]Lapse, error)
 	// Outcome is the outcome of a reservation as of the cursor returned with it; ok is false if it has none.
 	Outcome(ctx context.Context, id ReservationID) (r Reservation, at Cursor, ok bool, err error)
 }
@@ -25,6 +32,13 @@ type RebuildSource interface {
 	// KeyedOutcomes calls fn with every charged reservation of the partition that carried an Idempotency-Key
 	// and was settled after sinceMs, oldest first, at most a thousand at a time.
 	KeyedOutcomes(ctx context.Context, partition uint16, sinceMs int64, fn func([]Reservation) error) error
+}
+
+// Lapse names a grant that ends. Its end and id are its place among all; the zero value stands before the first.
+type Lapse struct {
+	Account string
+	Grant   ID
+	At      time.Time // exactly as Postgres has it
 }
 
 // Cursor is how far a partition's ledger is flushed. Hash chains the record bodies: it is SHA-256 of the previous

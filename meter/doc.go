@@ -31,7 +31,8 @@
 //	partition.go    whether a partition is open, and its fence
 //	opening.go      comparing a partition with Postgres before it is used
 //	run.go          what runs beside the verbs
-//	sweeper.go      leases, lapses and old outcomes
+//	sweeper.go      leases and old outcomes
+//	lapser.go       what grants have left when they end
 //	ledger.go       reading the ledger for whoever persists it
 //	replay.go       answers kept for an Idempotency-Key
 //	inspect.go      what Redis holds, read without scripts, for people and for verify

@@ -108,6 +108,23 @@ func LoadKeyOp(key *IdempotencyKey, r Reservation) *Op {
 	return o.bytes16(AppendReservation(nil, r)).keyPart(key)
 }
 
+// Lapser does its rounds when it is told to, and has no lock.
+type Lapser struct{ l *lapser }
+
+func (e *Engine) NewLapser() Lapser { return Lapser{newLapser(e)} }
+
+// Round returns how many grants were due, in so far as they were looked at.
+func (l Lapser) Round(ctx context.Context) (found int, err error) {
+	s, err := l.l.round(ctx)
+	return s.found, err
+}
+
+// LapseDue is a round that begins anew, of somebody who remembers none before.
+func (e *Engine) LapseDue(ctx context.Context) error {
+	_, err := e.NewLapser().Round(ctx)
+	return err
+}
+
 // SweepSkipped is how often a sweep passed over what it could not handle.
 func (e *Engine) SweepSkipped(what string) float64 {
 	var m dto.Metric

@@ -24,7 +24,17 @@ type hookBook struct {
 	*metertest.Book
 	onClaim   func(partition uint16)
 	onAccount func(name string)
+	onLapses  func() ([]meter.Lapse, error) // due before all others
 	behind    atomic.Bool
+}
+
+func (b *hookBook) DueLapses(ctx context.Context, after meter.Lapse, until time.Time, limit int) ([]meter.Lapse, error) {
+	due, err := b.Book.DueLapses(ctx, after, until, limit)
+	if b.onLapses == nil || err != nil || !after.At.IsZero() {
+		return due, err
+	}
+	more, err := b.onLapses()
+	return append(more, due...)[:min(limit, len(more)+len(due))], err
 }
 
 func (b *hookBook) ClaimEpoch(ctx context.Context, p uint16, atLeast uint64) (uint64, error) {

@@ -48,7 +48,6 @@ type PartitionView struct {
 	Records         int64
 	First, Last     string // ids of the stream's ends
 	Open            int64  // reservations
-	Lapses          int64  // grants with an expiry
 	Slots           int64  // outcome and key slots in use
 }
 
@@ -70,13 +69,13 @@ func (i *Inspector) Partition(ctx context.Context, partition uint16) (PartitionV
 	}
 	pipe := i.client.Pipeline()
 	records, open := pipe.XLen(ctx, keys.Ledger()), pipe.HLen(ctx, keys.Open())
-	lapses, slots := pipe.ZCard(ctx, keys.Lapses()), pipe.HLen(ctx, keys.Slots())
+	slots := pipe.HLen(ctx, keys.Slots())
 	first := pipe.XRangeN(ctx, keys.Ledger(), "-", "+", 1)
 	last := pipe.XRevRangeN(ctx, keys.Ledger(), "+", "-", 1)
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return v, i.failed("partition", err)
 	}
-	v.Records, v.Open, v.Lapses, v.Slots = records.Val(), open.Val(), lapses.Val(), slots.Val()
+	v.Records, v.Open, v.Slots = records.Val(), open.Val(), slots.Val()
 	if len(first.Val()) > 0 && len(last.Val()) > 0 {
 		v.First, v.Last = first.Val()[0].ID, last.Val()[0].ID
 	}

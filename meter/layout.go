@@ -62,9 +62,6 @@ func (k Keys) Ledger() string { return k.tag + "ledger" }
 // Open is the HASH of open reservations.
 func (k Keys) Open() string { return k.tag + "open" }
 
-// Lapses is the ZSET of grants by expiry.
-func (k Keys) Lapses() string { return k.tag + "lapses" }
-
 // Slots is the HASH of outcome slots in use → the time of their last write.
 func (k Keys) Slots() string { return k.tag + "slots" }
 

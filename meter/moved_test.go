@@ -56,6 +56,7 @@ func (b *testBundle) gift(e *meter.Engine, account string) {
 	d, err := e.Grant(b.t.Context(), meter.GrantChange{Account: account, Grant: g})
 	require.NoError(b.t, err)
 	require.Equal(b.t, meter.CodeOK, d.Code)
+	b.flush() // what ends is asked of the book
 }
 
 func TestAGatewayThatHasNotLearnedTheTimeIsRefused(t *testing.T) {
@@ -108,7 +109,6 @@ func TestSweepNowLoadsWhatItNeeds(t *testing.T) {
 	b, clock := movable(t)
 	e := b.engine
 	b.gift(e, "acme")
-	b.flush()
 	keys := b.layout.Keys(b.layout.PartitionOf("acme"))
 	require.NoError(t, b.raw().Del(t.Context(), keys.Account("acme")).Err())
 	clock.Set(31 * day)
@@ -116,7 +116,6 @@ func TestSweepNowLoadsWhatItNeeds(t *testing.T) {
 	b.flush()
 	entries := b.book.Entries()
 	require.Equal(t, meter.KindLapse, entries[len(entries)-1].Kind)
-	require.Zero(t, b.raw().ZCard(t.Context(), keys.Lapses()).Val())
 }
 
 // Ten years are no longer than a moment: what is there is looked at, not the time that passed.

@@ -73,7 +73,6 @@ func mutants() []mutant {
 		{"a cap that has not begun stops", "if g.rank <= last and is_live(g, now) then", "if g.rank <= last and now < g.expires then"},
 		{"a cap stops its own bucket", "if g.rank <= last and", "if (g.rank < last or last == RANK_MAX) and"},
 		{"a used-up cap is forgotten", "(g.flags < STOPS or now >= g.expires)", "true"},
-		{"a used-up cap is kept for ever", "if g and g.available == 0 and g.flags >= STOPS then keep_account(sec, op, a) end", ""},
 		{"what is behind a cap is in the kept sum", "if a.flags >= FAIR then a.till = 0", "if false then a.till = 0"},
 		{"an account forgets that it has a cap", "if g.flags >= UNLIMITED and a.flags < FAIR then a.flags = a.flags + FAIR end", ""},
 		{"an account goes on with a cap it has not", "a.flags = a.flags - FAIR\n", "\n"},

@@ -31,22 +31,20 @@ const (
 // verbBrief is added to a verb to ask for a brief answer.
 const verbBrief = 128
 
-// How many of its own keys a partition passes to a call: meta, open, ledger; slots; lapses.
+// How many of its own keys a partition passes to a call: meta, open, ledger; slots.
 const (
 	sectionKeysMin = 3
-	sectionKeysMax = 5
+	sectionKeysMax = 4
 )
 
 // sectionKeys is how many of its partition's own keys the operation may touch.
 func (o *op) sectionKeys() int {
 	switch o.verb {
-	case verbGrant, verbLapse, verbMoveExpiry, verbReverse, verbLoad:
-		return sectionKeysMax
 	case verbCommit, verbRelease, verbExpire, verbLoadKey, verbDrop:
-		return sectionKeysMax - 1
+		return sectionKeysMax
 	default:
 		if o.key != nil { // a reserve with an Idempotency-Key writes the day's record
-			return sectionKeysMax - 1
+			return sectionKeysMax
 		}
 		return sectionKeysMin
 	}

@@ -189,7 +189,7 @@ func (e *Engine) callOpen(
 	keys := e.layout.Keys(partition)
 	now, offset := e.read()
 	reply, err := e.client().FCall(ctx, e.library.Open,
-		[]string{keys.Meta(), keys.Ledger(), keys.Open(), keys.Lapses(), keys.Slots()},
+		[]string{keys.Meta(), keys.Ledger(), keys.Open(), keys.Slots()},
 		mode, epoch, expected, flushed.Pseq, flushed.Epoch, now.UnixMilli(), offset.Milliseconds()).Int64Slice()
 	if err != nil {
 		return fmt.Errorf("open: %w", err)

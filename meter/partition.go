@@ -18,8 +18,8 @@ type PartitionState struct {
 type partition struct {
 	number uint16
 	keys   Keys
-	// sectionKeys are the partition's own keys in the order in which a call passes them; the last ones only if it
-	// may write them. They are strings, as go-redis finds a Cluster node by the first.
+	// sectionKeys are the partition's own keys in the order in which a call passes them; the last one only if it
+	// may write it. They are strings, as go-redis finds a Cluster node by the first.
 	sectionKeys [sectionKeysMax]any
 
 	epoch   atomic.Uint64
@@ -37,7 +37,7 @@ type partition struct {
 func newPartition(number uint16, k Keys) *partition {
 	p := &partition{
 		number: number, keys: k,
-		sectionKeys: [sectionKeysMax]any{k.Meta(), k.Open(), k.Ledger(), k.Slots(), k.Lapses()},
+		sectionKeys: [sectionKeysMax]any{k.Meta(), k.Open(), k.Ledger(), k.Slots()},
 		opened:      make(chan struct{}), wake: make(chan struct{}, 1), reason: "not opened yet",
 	}
 	p.wake <- struct{}{}

@@ -69,6 +69,7 @@ func (p *play) actions() map[string]func(*rapid.T) {
 		"cap":          func(t *rapid.T) { p.send(t, p.cap(t)) },
 		"administer":   func(t *rapid.T) { p.send(t, p.administer(t)) },
 		"lapse":        func(t *rapid.T) { p.send(t, p.lapse(t)) },
+		"lapses":       p.lapseDue,
 		"flight": func(t *rapid.T) {
 			var verbs []verb
 			for range rapid.IntRange(2, 6).Draw(t, "verbs") {
@@ -526,6 +527,33 @@ func (p *play) lapse(t *rapid.T) verb {
 	}
 	g := p.someGrant(t)
 	return p.lapsing(g.Account, g.Grant.ID)
+}
+
+// lapseDue is a round of the lapser, by what the book knows. Once that is everything, nothing that is over has anything
+// left to draw.
+func (p *play) lapseDue(t *rapid.T) {
+	flushed := rapid.Bool().Draw(t, "flushed")
+	if flushed {
+		p.flush(1_000, true, false)
+	}
+	due, err := p.book.DueLapses(p.ctx, meter.Lapse{}, p.now(), 64) // one call takes so many; no play has more
+	require.NoError(p.t, err)
+	p.touch()
+	require.NoError(p.t, p.engines[0].LapseDue(p.ctx))
+	for _, m := range p.models {
+		m.Batch(func() {
+			for _, l := range due {
+				if p.home(l.Account) == m {
+					m.Lapse(l.Account, l.Grant)
+				}
+			}
+		})
+		for _, a := range m.Accounts {
+			for _, g := range a.Grants {
+				require.False(p.t, flushed && g.ExpiresMs <= m.NowMs && g.Available > 0, "grant %s was not found", g.ID)
+			}
+		}
+	}
 }
 
 // pass lets time go by.

@@ -243,6 +243,36 @@ func TestGrantsAreBounded(t *testing.T) {
 	r.ok(r.engines[0].Grant(r.ctx, g))
 }
 
+// A used-up cap that is over takes no room, although nothing was written to its account since it ended.
+func TestACapThatIsOverTakesNoRoom(t *testing.T) {
+	t.Parallel()
+	r := newRules(t)
+	change := func(rank uint8, amount meter.Credits, expires int64) meter.GrantChange {
+		g := meter.GrantChange{Account: payer, CheckedPseq: 2 * meter.GrantsMax, Grant: meter.Grant{
+			ID: r.id(r.baseMs), Bucket: "promo", Rank: rank, Available: amount, ExpiresMs: expires,
+		}}
+		return g
+	}
+	give := func(g meter.GrantChange) {
+		r.book.AddLot(g.Grant)
+		r.ok(r.engines[0].Grant(r.ctx, g))
+		r.flush(1_000, true, false)
+	}
+	g := change(0, 7, r.models[0].NowMs+time.Hour.Milliseconds())
+	g.Grant.Unlimited, g.Grant.Stops = true, true
+	give(g)
+	q := r.request(r.baseMs, 0)
+	q.Amount = 7
+	r.reserve(q)
+	r.ok(r.engines[0].Commit(r.ctx, full(q)))
+	for range meter.GrantsMax - 2 { // the payer has one from the start
+		give(change(1, 1, meter.Never))
+	}
+	r.told(meter.CodeTooManyGrants)(r.engines[0].Grant(r.ctx, change(1, 1, meter.Never)))
+	r.pass(time.Hour)
+	give(change(1, 1, meter.Never))
+}
+
 // A Lua number is a double: an account whose sums pass 2^53 would be counted wrong.
 func TestAccountStaysCountable(t *testing.T) {
 	t.Parallel()

@@ -15,13 +15,14 @@ const (
 	orphanReleasers = 8
 )
 
-// Run opens partitions, sweeps them and releases orphaned reserves until ctx ends; then it closes the connections.
+// Run opens partitions, sweeps them, books lapses and releases orphaned reserves until ctx ends; then it closes the connections.
 func (e *Engine) Run(ctx context.Context) error {
 	var g errgroup.Group
 	for _, p := range e.partitions {
 		g.Go(func() error { e.openLoop(ctx, p); return nil })
 		g.Go(func() error { e.sweepLoop(ctx, p); return nil })
 	}
+	g.Go(func() error { e.lapseLoop(ctx); return nil })
 	for range orphanReleasers {
 		g.Go(func() error { e.releaseLoop(ctx); return nil })
 	}

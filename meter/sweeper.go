@@ -13,15 +13,15 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// The sweeper books what time alone decides: leases that are over, grants that have expired, outcomes that may be
-// forgotten. The scripts check each again, so a second sweeper would do no harm; the lock only saves work. What it
-// cannot handle it counts and passes over, since everything else of the partition is due all the same.
+// The sweeper does what time alone decides about a partition: leases that are over, outcomes that may be forgotten.
+// What grants have left at their end is the lapser's. The scripts check each again, so a second sweeper would do no
+// harm; the lock only saves work. What it cannot handle it counts and passes over, since everything else of the
+// partition is due all the same.
 const (
-	sweepEvery   = time.Second
-	sweepLock    = 3 * time.Second // a dead sweeper is replaced after this; held 0 within lease + 5 s rests on it
-	sweepLoads   = time.Second     // for loading accounts in one sweep; the others are due in the next one
-	lapsesAtOnce = 64              // when a month ends for everybody, requests wait behind no longer call than this
-	slotsEvery   = 30              // sweeps
+	sweepEvery = time.Second
+	sweepLock  = 3 * time.Second // a dead sweeper is replaced after this; held 0 within lease + 5 s rests on it
+	sweepLoads = time.Second     // for loading accounts in one sweep; the others are due in the next one
+	slotsEvery = 30              // sweeps
 )
 
 // sweep is one round on one partition.
@@ -30,7 +30,7 @@ type sweep struct {
 
 	p       *partition
 	loads   context.Context //nolint:containedctx // what is left of sweepLoads; ends with the round
-	loaded  int             // accounts brought into Redis, whose holds and grants the next round handles
+	loaded  int             // accounts brought into Redis, whose holds the next round handles
 	skipped int
 	first   error // why the first was skipped
 }
@@ -38,8 +38,7 @@ type sweep struct {
 func (e *Engine) sweepLoop(ctx context.Context, p *partition) {
 	skipped := 0 // in the last round
 	for n := 0; ; n++ {
-		jitter := time.Duration(rand.Int64N(int64(sweepEvery / 4)))
-		if pause(ctx, sweepEvery-jitter) != nil {
+		if sweepPause(ctx) != nil {
 			return
 		}
 		if p.state().State != "open" {
@@ -58,6 +57,11 @@ func (e *Engine) sweepLoop(ctx context.Context, p *partition) {
 	}
 }
 
+// sweepPause waits for the next round; those of several gateways and partitions are spread by chance.
+func sweepPause(ctx context.Context) error {
+	return pause(ctx, sweepEvery-time.Duration(rand.Int64N(int64(sweepEvery/4))))
+}
+
 // skip counts one hold, lapse or slot that cannot be handled.
 func (s *sweep) skip(what string, err error) {
 	s.metrics.skipped.WithLabelValues(what).Inc()
@@ -74,7 +78,7 @@ func (s *sweep) run(ctx context.Context, slots bool) error {
 		return err
 	}
 	s.metrics.open.WithLabelValues(strconv.Itoa(int(s.p.number))).Set(float64(open))
-	if mine, err := s.lockSweep(ctx, keys); err != nil || !mine {
+	if mine, err := s.lockSweep(ctx, keys.tag+"sweeper"); err != nil || !mine {
 		return err
 	}
 	var cancel context.CancelFunc
@@ -83,24 +87,23 @@ func (s *sweep) run(ctx context.Context, slots bool) error {
 	if open > 0 {
 		err = s.expireDue(ctx)
 	}
-	err = errors.Join(err, s.lapseDue(ctx))
 	if slots {
 		err = errors.Join(err, s.dropSlots(ctx))
 	}
 	return err
 }
 
-// lockSweep takes or keeps the partition's sweep lock. It guards no credit, so it may be lost at any time.
-func (e *Engine) lockSweep(ctx context.Context, keys Keys) (bool, error) {
-	got, err := e.client().SetNX(ctx, keys.tag+"sweeper", e.name, sweepLock).Result()
+// lockSweep takes or keeps a lock. It guards no credit, so it may be lost at any time.
+func (e *Engine) lockSweep(ctx context.Context, key string) (bool, error) {
+	got, err := e.client().SetNX(ctx, key, e.name, sweepLock).Result()
 	if err != nil || got {
 		return got, err
 	}
-	holder, err := e.client().Get(ctx, keys.tag+"sweeper").Result()
+	holder, err := e.client().Get(ctx, key).Result()
 	if err != nil || holder != e.name {
 		return false, ignoreNil(err)
 	}
-	return true, e.client().PExpire(ctx, keys.tag+"sweeper", sweepLock).Err()
+	return true, e.client().PExpire(ctx, key, sweepLock).Err()
 }
 
 func ignoreNil(err error) error {
@@ -158,22 +161,29 @@ func (s *sweep) expire(due []*op) error {
 	return nil
 }
 
-// load brings the account of an operation into Redis, for the next sweep.
-func (s *sweep) load(what string, o *op) {
-	if err := s.loadAccount(s.loads, o.account, s.p.number, o.id); err != nil {
+// load brings the account of an operation into Redis, to be sent again.
+func (s *sweep) load(what string, o *op) (loaded bool) {
+	if err := s.loadAccount(s.loads, o.account, o.partition, o.id); err != nil {
 		s.skip(what, err)
-		return
+		return false
 	}
 	s.loaded++
+	return true
 }
 
-// SweepNow books everything that is due now, whoever has the sweep locks: after a test clock was moved, so that what
-// follows finds it done. Rounds go on while they bring accounts into Redis, until ctx ends.
+// SweepNow books everything that is due now, whoever has the locks: after a test clock was moved, so that what follows
+// finds it done. Rounds go on while they bring accounts into Redis, until ctx ends. Lapses come first, since they wait
+// for Postgres to have what Redis has, and leases that end make more of that.
 func (e *Engine) SweepNow(ctx context.Context) error {
 	for _, p := range e.partitions {
 		if err := p.waitOpen(ctx); err != nil {
 			return err
 		}
+	}
+	if err := e.lapseNow(ctx); err != nil {
+		return fmt.Errorf("meter: lapses: %w", err)
+	}
+	for _, p := range e.partitions {
 		for {
 			s := &sweep{Engine: e, p: p}
 			err := s.all(ctx)
@@ -194,63 +204,7 @@ func (s *sweep) all(ctx context.Context) error {
 	var cancel context.CancelFunc
 	s.loads, cancel = context.WithTimeout(ctx, sweepLoads)
 	defer cancel()
-	return errors.Join(s.expireDue(ctx), s.lapseDue(ctx), s.dropSlots(ctx))
-}
-
-// lapseDue books grants that have expired, oldest first. Those that stay in the list are stepped over.
-func (s *sweep) lapseDue(ctx context.Context) error {
-	key := s.layout.Keys(s.p.number).Lapses()
-	nowMs := strconv.FormatInt(s.now().UnixMilli(), 10)
-	for stay := 0; ; {
-		members, err := s.client().ZRangeArgs(ctx, redis.ZRangeArgs{
-			Key: key, Start: "-inf", Stop: nowMs, ByScore: true, Offset: int64(stay), Count: lapsesAtOnce,
-		}).Result()
-		if err != nil || len(members) == 0 {
-			return err
-		}
-		left, err := s.lapse(members)
-		if err != nil {
-			return err
-		}
-		stay += left
-	}
-}
-
-// lapse books one look's grants and returns how many may still be listed.
-func (s *sweep) lapse(members []string) (left int, err error) {
-	ops := make([]*op, 0, len(members))
-	for _, m := range members {
-		account, grant, _ := strings.Cut(m, "|")
-		if len(grant) != len(ID{}) {
-			left++
-			s.skip("lapse", fmt.Errorf("lapses: member %q names no grant", m))
-			continue
-		}
-		ops = append(ops, newOp(verbLapse, s.p.number, NewID(s.now()), account).uuid(ID([]byte(grant))))
-	}
-	if err := s.send(ops); err != nil {
-		return left, err
-	}
-	for _, o := range ops {
-		if o.err == nil && o.code == CodeOK {
-			s.metrics.lapsed.Inc()
-			continue
-		}
-		if o.err == nil && o.code == CodeGone {
-			continue
-		}
-		left++
-		switch {
-		case o.err != nil:
-			s.skip("lapse", o.err)
-		case o.code == CodeNotLoaded:
-			s.load("lapse", o)
-		case o.code == CodeNotDue: // moved, or this host's clock is ahead of Redis'
-		default:
-			s.skip("lapse", fmt.Errorf("lapse in %q: %s: %s", o.account, o.code, o.body))
-		}
-	}
-	return left, nil
+	return errors.Join(s.expireDue(ctx), s.dropSlots(ctx))
 }
 
 // dropSlots forgets outcome slots that are old enough; the script decides.
@@ -315,10 +269,18 @@ func (s *sweep) send(ops []*op) error {
 		if o.err != nil || o.head.code == CodeOK {
 			continue
 		}
-		if o.head.code != CodeClock { // opening again does not set a clock right
-			s.p.shut(o.epoch, o.head.code)
-		}
-		return fmt.Errorf("partition %d: %w: %s: %s", s.p.number, ErrUnavailable, o.head.code, o.body)
+		return s.refused(o)
 	}
 	return nil
+}
+
+// refused is the error of an operation whose partition was not reached, or takes none, which is then opened.
+func (s *sweep) refused(o *op) error {
+	if o.err != nil {
+		return o.err
+	}
+	if o.head.code != CodeClock { // opening again does not set a clock right
+		s.partitions[o.partition].shut(o.epoch, o.head.code)
+	}
+	return fmt.Errorf("partition %d: %w: %s: %s", o.partition, ErrUnavailable, o.head.code, o.body)
 }

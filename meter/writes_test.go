@@ -71,7 +71,10 @@ func TestWriteThatFailsSaysWhy(t *testing.T) {
 	}{
 		"planted":               {func(e *meter.Engine) { e.Mutate("= a.key, pack_account(a)", "= a.key, error('planted')") }, meter.CodeError},
 		"Unknown Redis command": {func(e *meter.Engine) { e.Mutate("'XADD'", "'XBAD'") }, meter.CodeRegressed},
-		"ZBAD":                  {func(e *meter.Engine) { e.Mutate("call('ZADD'", "error('ZBAD', 0) call('ZADD'") }, meter.CodeTorn},
+		"half-way":              {func(e *meter.Engine) { e.Mutate("sec.wrote = true", "sec.wrote = true error('half-way', 0)") }, meter.CodeTorn},
+		"at the end": {
+			func(e *meter.Engine) { e.Mutate("pcall(call, 'MSET'", "pcall(function() error('at the end', 0) end") }, meter.CodeTorn,
+		},
 	} {
 		w := newWorld(t.Context(), t, redisd.Test(t), 1, want.mutate)
 		t.Cleanup(w.close)
@@ -87,7 +90,7 @@ func TestWriteThatFailsSaysWhy(t *testing.T) {
 		require.Contains(t, o.Body(), planted)
 		keys := w.layout.Keys(0)
 		if want.code != meter.CodeTorn {
-			require.Zero(t, w.client.Exists(t.Context(), keys.Ledger(), keys.Lapses()).Val(), planted)
+			require.Zero(t, w.client.Exists(t.Context(), keys.Ledger(), keys.Open()).Val(), planted)
 			head, err := w.engines[0].Ledger().Head(t.Context(), 0)
 			require.NoError(t, err)
 			require.Zero(t, head.Pseq)
@@ -105,7 +108,7 @@ func TestRebuildRefusesLeftovers(t *testing.T) {
 	require.NoError(t, r.client.Del(r.ctx, keys.Meta(), keys.Ledger()).Err())
 	r.nowMs.Store(0) // what held the clock ahead is gone
 	require.ErrorContains(t, r.engines[0].OpenNow(r.ctx), "22")
-	require.NoError(t, r.client.Del(r.ctx, keys.Open(), keys.Lapses(), keys.Slots(), keys.Account(payer)).Err())
+	require.NoError(t, r.client.Del(r.ctx, keys.Open(), keys.Slots(), keys.Account(payer)).Err())
 	require.NoError(t, r.engines[0].OpenNow(r.ctx))
 
 	// What an attempt before has loaded is no leftover.

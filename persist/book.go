@@ -143,6 +143,22 @@ func (s *Store) liveGrants(ctx context.Context, tx pgx.Tx, account string) ([]me
 	return grants, err
 }
 
+const dueLapses = `SELECT account, grant_id, expires_at FROM creditgate.grant_state
+	WHERE live AND expires_at <= $1 AND (expires_at, grant_id) > ($2, $3) ORDER BY expires_at, grant_id LIMIT $4`
+
+// DueLapses are grants that have something left and end at `until` or before, in the order of index grant_state_ending.
+func (s *Store) DueLapses(ctx context.Context, after meter.Lapse, until time.Time, limit int) ([]meter.Lapse, error) {
+	rows, err := s.pool.Query(ctx, dueLapses, until, after.At, [16]byte(after.Grant), limit)
+	if err != nil {
+		return nil, storeError("what lapses", err)
+	}
+	due, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l meter.Lapse, err error) {
+		err = row.Scan(&l.Account, (*[16]byte)(&l.Grant), &l.At)
+		return l, err
+	})
+	return due, storeError("what lapses", err)
+}
+
 // Accounts calls fn with the names of the partition's accounts in order.
 func (s *Store) Accounts(ctx context.Context, partition uint16, fn func(names []string) error) error {
 	after := ""

@@ -5,4 +5,5 @@ const (
 	FirstEntry     = firstEntry
 	UsageSums      = usageSums
 	PendingChanges = pendingChanges
+	DueLapses      = dueLapses
 )

@@ -45,7 +45,12 @@ func newHouse(t *testing.T) *house {
 // included.
 func openHouse(tb testing.TB, policies *policy.Catalog) *house {
 	tb.Helper()
-	h := &house{redis: redisd.Test(tb), url: persisttest.DB(tb), clock: new(meter.Clock), policies: policies}
+	return openHouseOn(tb, persisttest.DB(tb), policies)
+}
+
+func openHouseOn(tb testing.TB, dbURL string, policies *policy.Catalog) *house {
+	tb.Helper()
+	h := &house{redis: redisd.Test(tb), url: dbURL, clock: new(meter.Clock), policies: policies}
 	h.store = persisttest.OpenAt(tb, h.url, layout, h.clock)
 	h.startEngine(tb)
 	return h

@@ -124,6 +124,11 @@ func (b book) Outcome(_ context.Context, id meter.ReservationID) (meter.Reservat
 	return meter.Reservation{}, meter.Cursor{}, false, fmt.Errorf("outcome of %s: nothing was reserved yet", id)
 }
 
+// DueLapses are none: a stage is filled before anything ends.
+func (b book) DueLapses(context.Context, meter.Lapse, time.Time, int) ([]meter.Lapse, error) {
+	return nil, nil
+}
+
 func (b book) Accounts(_ context.Context, partition uint16, fn func(names []string) error) error {
 	names := make([]string, 0, namesMax)
 	for i := range b.n {

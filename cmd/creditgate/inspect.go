@@ -199,7 +199,6 @@ func inspectPartition(ctx context.Context, i *meter.Inspector, w io.Writer, text
 		"flushed", fmt.Sprintf("%d (%d records to go, as Redis was told)", p.FlushedPseq, p.Pseq-min(p.Pseq, p.FlushedPseq)),
 		"ledger", fmt.Sprintf("%d records, %s to %s", p.Records, orDash(p.First), orDash(p.Last)),
 		"open reservations", p.Open,
-		"grants with an expiry", p.Lapses,
 		"outcome slots", p.Slots,
 	)
 	return nil

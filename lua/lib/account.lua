@@ -222,8 +222,8 @@ local function debt_left(a, pseq) a.pruned = max(a.pruned, pseq) end
 -- entry is flushed. pruned keeps the newest forgotten pseq, so that a delayed repeat of a forgotten change is refused
 -- (RECHECK). Only a grant that was touched can have come to hold nothing; one that stopped others may also be over. pseq
 -- is the record that this call writes.
-local tidy
-function tidy(a, flushed, now, pseq)
+local forget_grants
+function forget_grants(a, now, pseq)
   local fair = a.flags >= FAIR
   if fair then all_grants(a) end
   for i = #a.loaded, 1, -1 do
@@ -231,9 +231,13 @@ function tidy(a, flushed, now, pseq)
     if g.available == 0 and g.held == 0 and (fair or g.touched) and (g.flags < STOPS or now >= g.expires) then
       if g.debt > 0 then debt_left(a, pseq) end
       remove_grant(a, g) -- loads all: begin anew
-      return tidy(a, flushed, now, pseq)
+      return forget_grants(a, now, pseq)
     end
   end
+end
+
+local function tidy(a, flushed, now, pseq)
+  forget_grants(a, now, pseq)
   for i = #a.applied, 1, -1 do
     local c = a.applied[i]
     if c.pseq <= flushed then
@@ -241,6 +245,13 @@ function tidy(a, flushed, now, pseq)
       table.remove(a.applied, i)
     end
   end
+end
+
+-- Whether the account can take no grant more. A used-up grant that stopped others and is over takes no room, although it
+-- is kept until the account is written: nothing is booked at its end.
+local function is_full(a, sec)
+  if a.n >= GRANTS_MAX then forget_grants(a, sec.now, sec.pseq + 1) end
+  return a.n >= GRANTS_MAX
 end
 
 -- Whether an admin change may be applied: nil for yes, else the code that answers it. Changes that are flushed do

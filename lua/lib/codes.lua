@@ -74,4 +74,4 @@ local REPLID_SIZE = 40 -- hexadecimal digits
 local MOVED = 32768
 
 -- Where a section's own keys stand after its first one, meta.
-local OPEN_RESERVATIONS, LEDGER, SLOTS, LAPSES = 1, 2, 3, 4
+local OPEN_RESERVATIONS, LEDGER, SLOTS = 1, 2, 3

@@ -50,8 +50,8 @@ end
 local function reset_section(sec)
   unpack_meta(sec, sec.packed)
   sec.accounts, sec.reservations = {}, {}
-  sec.mark, sec.trim, sec.dirty, sec.touched, sec.entries, sec.lapses, sec.key_raw, sec.key_writes, sec.drops,
-    sec.record, sec.sets = nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil
+  sec.mark, sec.trim, sec.dirty, sec.touched, sec.entries, sec.key_raw, sec.key_writes, sec.drops, sec.record, sec.sets =
+    nil, nil, nil, nil, nil, nil, nil, nil, nil, nil
 end
 
 -- Whether an operation of this call, before the one that asks, writes to an outcome slot or a key day.
@@ -63,12 +63,6 @@ local function writes_to(sec, slot)
     if k.day == slot then return true end
   end
   return false
-end
-
--- Notes when a grant is to be looked at because it expires; false: no more.
-local function watch(sec, account, grant_id, expires)
-  if not sec.lapses then sec.lapses = {} end
-  sec.lapses[account .. '|' .. grant_id] = expires
 end
 
 local function find_account(sec, op)
@@ -142,13 +136,6 @@ local function write_keys(sec)
   end
 end
 
-local function write_lapses(sec)
-  for member, expires in pairs(sec.lapses) do
-    if expires then call('ZADD', KEYS[sec.base + LAPSES], text(expires), member)
-    else call('ZREM', KEYS[sec.base + LAPSES], member) end
-  end
-end
-
 local function drop_slots(sec)
   for _, key in ipairs(sec.drops) do
     if not writes_to(sec, key) then -- an operation after the drop may write there too
@@ -181,7 +168,6 @@ local function write_section(sec)
   sec.wrote = true
   if sec.touched then write_reservations(sec) end
   if sec.key_writes then write_keys(sec) end
-  if sec.lapses then write_lapses(sec) end
   if sec.drops then drop_slots(sec) end
   if sec.trim then call('XTRIM', KEYS[sec.base + LEDGER], 'MINID', sec.trim) end
   local sets = sec.sets

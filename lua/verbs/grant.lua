@@ -12,7 +12,7 @@ verbs[6] = function(sec, op)
   local refused = refuse_change(a, op.id, checked, sec.flushed)
   if find_grant(a, op.id) then refused = OK end
   if refused then return refused, refused == OK and pack_account(a) or '' end
-  if a.n >= GRANTS_MAX then return TOO_MANY_GRANTS end
+  if is_full(a, sec) then return TOO_MANY_GRANTS end
   local total = amount
   for _, g in ipairs(all_grants(a)) do total = total + g.available + g.held + g.debt end
   if total > AMOUNT_MAX then error('the account would have more credit than can be counted exactly') end
@@ -23,6 +23,5 @@ verbs[6] = function(sec, op)
   remember(a, op.id, sec.pseq + 1)
   add_entry(sec, a, op.account, KIND_GRANT, amount, op.id, 0, note, {line(op.id, amount, 0, 0, 0, 0, 0)})
   keep_account(sec, op, a)
-  if expires ~= NEVER then watch(sec, op.account, op.id, expires) end
   return OK, pack_account(a)
 end

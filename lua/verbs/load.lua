@@ -11,7 +11,6 @@ verbs[12] = function(sec, op)
   local a = unpack_account(packed)
   for _, g in ipairs(all_grants(a)) do
     g.touched = true -- so that one that holds nothing is forgotten
-    if g.expires ~= NEVER then watch(sec, op.account, g.id, g.expires) end
   end
   keep_account(sec, op, a)
   return OK

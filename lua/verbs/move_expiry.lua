@@ -14,7 +14,6 @@ verbs[9] = function(sec, op)
   remove_grant(a, g)
   g.expires = expires
   insert_grant(a, g)
-  watch(sec, op.account, grant_id, expires ~= NEVER and expires)
   remember(a, op.id, sec.pseq + 1)
   add_entry(sec, a, op.account, KIND_ADJUST, 0, op.id, 0, note, {line(grant_id, 0, 0, 0, 0, 0, 0)})
   keep_account(sec, op, a)

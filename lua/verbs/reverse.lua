@@ -22,13 +22,12 @@ verbs[17] = function(sec, op)
   local lapsed = sec.now >= expires and rest or 0
   rest = rest - lapsed
   if rest > 0 and not g then
-    if a.n >= GRANTS_MAX then return TOO_MANY_GRANTS end
+    if is_full(a, sec) then return TOO_MANY_GRANTS end
     g = {
       id = grant_id, rank = rank, flags = flags % STOPS, bucket = bucket, available = 0, held = 0, debt = owed,
       effective = effective, expires = expires, created = created,
     }
     insert_grant(a, g)
-    if expires ~= NEVER then watch(sec, op.account, grant_id, expires) end
   end
   if g then
     local total = rest

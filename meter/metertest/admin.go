@@ -257,9 +257,6 @@ func (m *Model) Lapse(account string, grant meter.ID) meter.Decision {
 	switch {
 	case m.NowMs < g.ExpiresMs:
 		return m.answer(meter.CodeNotDue, meter.Reservation{})
-	case g.Available == 0 && g.Stops: // it was kept while it stopped others
-		m.store(account, a)
-		return m.answer(meter.CodeGone, meter.Reservation{})
 	case g.Available == 0:
 		return m.answer(meter.CodeGone, meter.Reservation{})
 	}

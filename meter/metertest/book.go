@@ -1,12 +1,15 @@
 package metertest
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"creditgate/meter"
 )
@@ -171,6 +174,27 @@ func (b *Book) Account(_ context.Context, account string) (meter.Account, meter.
 	}
 	slices.SortFunc(out.Grants, meter.CompareGrants)
 	return out, b.cursors[b.Layout.PartitionOf(account)], nil
+}
+
+// DueLapses implements meter.Book.
+func (b *Book) DueLapses(_ context.Context, after meter.Lapse, until time.Time, limit int) ([]meter.Lapse, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var due []meter.Lapse
+	for name, a := range b.accounts {
+		for _, g := range a.Grants {
+			l := meter.Lapse{Account: name, Grant: g.ID, At: time.UnixMilli(b.lots[g.ID].ExpiresMs)}
+			if g.Available > 0 && !l.At.After(until) && byEnd(after, l) < 0 {
+				due = append(due, l)
+			}
+		}
+	}
+	slices.SortFunc(due, byEnd)
+	return due[:min(limit, len(due))], nil
+}
+
+func byEnd(a, b meter.Lapse) int {
+	return cmp.Or(a.At.Compare(b.At), bytes.Compare(a.Grant[:], b.Grant[:]))
 }
 
 // Outcome implements meter.Book.

@@ -56,11 +56,6 @@ func (s State) Text(f Format) string {
 		rec := s.Keys[slot]
 		p.linef("key %s  of %s  for %s%s", p.id(slot.Hash), p.id(rec.Reservation), p.id(rec.Fingerprint), charged(rec))
 	}
-	for _, l := range slices.SortedFunc(maps.Keys(s.Lapses), func(a, b Lapse) int {
-		return slices.Compare(append([]byte(a.Account), a.Grant[:]...), append([]byte(b.Account), b.Grant[:]...))
-	}) {
-		p.linef("watch %s %s  %s", l.Account, p.id(l.Grant), p.at(s.Lapses[l]))
-	}
 	for _, rec := range s.Ledger {
 		p.linef("ledger %s  %s", rec.Position, p.at(rec.OccurredMs))
 		for _, e := range rec.Entries {

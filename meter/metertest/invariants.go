@@ -134,11 +134,7 @@ func (c *checker) grant(name string, g meter.Grant) {
 		g.ID, l.granted, g.Available, g.Held, l.spent, l.lapsed, l.revoked)
 	c.expectf(l.debt == g.Debt, "I1: grant %s owes %s, the ledger says %s", g.ID, g.Debt, l.debt)
 	c.expectf(l.held == g.Held, "I5: grant %s holds %s, open reservations drew %s", g.ID, g.Held, l.held)
-	at, watched := c.s.Lapses[Lapse{Account: name, Grant: g.ID}]
 	c.expectf(g.Available > 0 || g.Held > 0 || g.Stops, "grant %s of %s holds nothing and is kept", g.ID, name)
-	ends := g.Available > 0 || g.Stops && (g.Held == 0 || c.s.NowMs < g.ExpiresMs) // something happens when it expires
-	c.expectf(c.s.Lapses == nil || !ends || g.ExpiresMs == meter.Never || watched && at <= g.ExpiresMs,
-		"grant %s of %s expires, and nobody will look in time", g.ID, name)
 }
 
 // gone checks the grants that their accounts do not list any more.

@@ -23,7 +23,6 @@ func ReadAfter(
 	ctx context.Context, client redis.UniversalClient, layout meter.Layout, partition uint16, seen meter.Position,
 ) (State, error) {
 	r := redisReader{client: client, keys: layout.Keys(partition), s: NewState(layout, partition)}
-	r.s.Lapses = map[Lapse]int64{}
 	r.tag = strings.TrimSuffix(r.keys.Meta(), "meta")
 	r.read(ctx, seen)
 	return r.s, errors.Join(r.errs...)
@@ -47,7 +46,7 @@ func (r *redisReader) expectf(ok bool, format string, args ...any) {
 func (r *redisReader) read(ctx context.Context, seen meter.Position) {
 	pipe := r.client.Pipeline()
 	meta, open := pipe.Get(ctx, r.keys.Meta()), pipe.HGetAll(ctx, r.keys.Open())
-	ledger, lapses := pipe.XRange(ctx, r.keys.Ledger(), "("+seen.String(), "+"), pipe.ZRangeWithScores(ctx, r.keys.Lapses(), 0, -1)
+	ledger := pipe.XRange(ctx, r.keys.Ledger(), "("+seen.String(), "+")
 	slots, names := pipe.HGetAll(ctx, r.keys.Slots()), pipe.Keys(ctx, r.tag+"*")
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		r.errs = append(r.errs, err)
@@ -61,10 +60,6 @@ func (r *redisReader) read(ctx context.Context, seen meter.Position) {
 		r.expectf(res.State == meter.Held, "open: %s is %s", res.ID, res.State)
 	}
 	r.ledger(ledger.Val())
-	for _, z := range lapses.Val() {
-		account, grant, _ := strings.Cut(fmt.Sprint(z.Member), "|")
-		r.s.Lapses[Lapse{Account: account, Grant: idOf(grant)}] = int64(z.Score)
-	}
 	r.rest(ctx, names.Val(), slots.Val())
 }
 
@@ -122,7 +117,7 @@ func (r *redisReader) rest(ctx context.Context, names []string, slots map[string
 		case "done", "keys":
 			hashes[name] = pipe.HGetAll(ctx, name)
 			r.expectf(slots[name] != "", "%s is not in slots: it would never be dropped", name)
-		case "meta", "ledger", "open", "lapses", "slots", "sweeper", "r":
+		case "meta", "ledger", "open", "slots", "sweeper", "r":
 		default:
 			r.expectf(false, "unknown key %s", name)
 		}

@@ -24,14 +24,7 @@ type State struct {
 	Slots          map[string]int64 // outcome slots and key days in use → their last write, as noted
 	NotedSlot      int64            // the newest outcome slot written
 	NotedMs        int64            // when its last write was noted in Slots
-	Lapses         map[Lapse]int64  // grants to look at → when; nil in the model, which needs no index
 	Ledger         []meter.Record
-}
-
-// Lapse names a grant whose expiry is watched.
-type Lapse struct {
-	Account string
-	Grant   meter.ID
 }
 
 // KeySlot is where a key's record lies: an attempt writes it in the day of its own id, so one key may have several.
@@ -82,8 +75,7 @@ func sortedIDs[V any](m map[meter.ID]V) []meter.ID {
 	return slices.SortedFunc(maps.Keys(m), func(a, b meter.ID) int { return slices.Compare(a[:], b[:]) })
 }
 
-// Equal reports whether two partitions are the same but for the clock, the index of lapses, and whether a list is nil
-// or empty.
+// Equal reports whether two partitions are the same but for the clock, and whether a list is nil or empty.
 func (s State) Equal(o State) bool {
 	return s.Epoch == o.Epoch && s.Pseq == o.Pseq && s.FlushedPseq == o.FlushedPseq &&
 		s.OutcomesFromMs == o.OutcomesFromMs && maps.EqualFunc(s.Accounts, o.Accounts, equalAccounts) &&

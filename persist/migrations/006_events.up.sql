@@ -50,7 +50,8 @@ CREATE TABLE creditgate.event_level (
   available creditgate.amount NOT NULL                       -- the least that was seen since
 );
 
--- What begins later than it was made, by when; what ends, by when; and what counts for an account now.
+-- What begins later than it was made, by when; what ends, by when, which is also how grants are found that lapse; and what
+-- counts for an account now.
 CREATE INDEX grant_lot_ahead ON creditgate.grant_lot (effective_at, id) WHERE effective_at > created_at;
 CREATE INDEX grant_state_ending ON creditgate.grant_state (expires_at, grant_id) WHERE live;
 CREATE INDEX grant_state_in_force ON creditgate.grant_state (account, expires_at);
