@@ -55,10 +55,10 @@ type table struct {
 
 func (a accounts) tables(layout meter.Layout) []table {
 	return []table{{
-		name: "account", columns: []string{"id", "layout", "partition", "product", "actor", "created_at"},
+		name: "account", columns: []string{"id", "layout", "partition", "product", "actor", "created_at", "agreed"},
 		row: func(i, _ int) []any {
 			name := cast.Account(i)
-			return []any{name, int32(layout.Number), int32(layout.PartitionOf(name)), cast.Product, "bench", a.made}
+			return []any{name, int32(layout.Number), int32(layout.PartitionOf(name)), cast.Product, "bench", a.made, a.renewal != nil}
 		},
 	}, {
 		name: "api_key", columns: []string{"id", "account", "hash", "created_at"},
