@@ -218,23 +218,27 @@ CREATE TABLE creditgate.ledger_line (
 );
 
 -- Projections of the ledger, updated in the same transaction, so that loading an account costs its live grants and
--- not its history. `creditgate verify` compares them with the sums.
+-- not its history. `creditgate verify` compares them with the sums. Bucket, unlimited and effective_at are the lot's,
+-- which never change: flushing and looking for events read them for every request, and would look up the lot each time.
 CREATE TABLE creditgate.account_state (
   account text PRIMARY KEY REFERENCES creditgate.account,
   seq     bigint NOT NULL DEFAULT 0 CHECK (seq >= 0)
 ) WITH (fillfactor = 70);
 
 CREATE TABLE creditgate.grant_state (
-  grant_id   uuid PRIMARY KEY,
-  account    text NOT NULL,
-  credits    creditgate.amount NOT NULL,
-  granted    creditgate.amount NOT NULL DEFAULT 0,
-  spent      creditgate.amount NOT NULL DEFAULT 0,
-  lapsed     creditgate.amount NOT NULL DEFAULT 0,
-  revoked    creditgate.amount NOT NULL DEFAULT 0,
-  debt       creditgate.amount NOT NULL DEFAULT 0,
-  expires_at timestamptz,
-  live       boolean NOT NULL GENERATED ALWAYS AS (granted - spent - lapsed - revoked > 0) STORED,
+  grant_id     uuid PRIMARY KEY,
+  account      text NOT NULL,
+  bucket       text NOT NULL,
+  unlimited    boolean NOT NULL DEFAULT false,
+  effective_at timestamptz NOT NULL,
+  credits      creditgate.amount NOT NULL,
+  granted      creditgate.amount NOT NULL DEFAULT 0,
+  spent        creditgate.amount NOT NULL DEFAULT 0,
+  lapsed       creditgate.amount NOT NULL DEFAULT 0,
+  revoked      creditgate.amount NOT NULL DEFAULT 0,
+  debt         creditgate.amount NOT NULL DEFAULT 0,
+  expires_at   timestamptz,
+  live         boolean NOT NULL GENERATED ALWAYS AS (granted - spent - lapsed - revoked > 0) STORED,
   FOREIGN KEY (grant_id, account) REFERENCES creditgate.grant_lot (id, account),
   CONSTRAINT grant_state_once CHECK (granted IN (0, credits)),
   CONSTRAINT grant_state_conserves CHECK (spent + lapsed + revoked <= granted)
