@@ -12,7 +12,7 @@ type Book interface {
 	// epochs are locked out from then on.
 	ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64) (uint64, error)
 	// Account is an account's state as of the cursor returned with it: available is what no entry up to the
-	// cursor took; nothing is held. ErrNoAccount if it does not exist.
+	// cursor took; nothing is held. ErrNoAccount if it does not exist. Many are asked for at a time.
 	Account(ctx context.Context, account string) (Account, Cursor, error)
 	// Outcome is the outcome of a reservation as of the cursor returned with it; ok is false if it has none.
 	Outcome(ctx context.Context, id ReservationID) (r Reservation, at Cursor, ok bool, err error)

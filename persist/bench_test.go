@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"creditgate/meter"
 	"creditgate/persist"
@@ -52,6 +53,30 @@ func benchmarkFlush(b *testing.B, l *backlog) {
 	b.ReportMetric(float64((cpuBelow(b, server)-theirs).Nanoseconds())/1e3/entries, "postgres-µs/entry")
 	b.ReportMetric(float64((cpuOf(b, "self")-own).Nanoseconds())/1e3/entries, "flusher-µs/entry")
 	stop()
+}
+
+// BenchmarkLoadAccounts measures what it costs to read accounts for Redis, one after the other, and as a rebuild does.
+func BenchmarkLoadAccounts(b *testing.B) {
+	for _, readers := range []int{1, 256} {
+		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) {
+			l := newBacklog(b, 1, 1, 1000, 1, 1)
+			names := queryAs(b, l.url, `SELECT id::text FROM creditgate.account`)
+			server := postmaster(b, l.url)
+			theirs := cpuBelow(b, server)
+			var all errgroup.Group
+			all.SetLimit(readers)
+			b.ResetTimer()
+			for i := range b.N {
+				all.Go(func() error {
+					_, _, err := l.store.Account(b.Context(), names[i%len(names)][0].(string))
+					return err
+				})
+			}
+			require.NoError(b, all.Wait())
+			b.StopTimer()
+			b.ReportMetric(float64((cpuBelow(b, server)-theirs).Nanoseconds())/1e3/float64(b.N), "postgres-µs/account")
+		})
+	}
 }
 
 // backlog is a source in memory, so that reading costs less than Redis costs.
