@@ -201,7 +201,8 @@ func (s *Store) writeGrants(ctx context.Context, tx pgx.Tx, b *batch) (changes [
 	if err != nil {
 		return nil, invalid(err)
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state (grant_id, account, bucket, unlimited, effective_at, credits, expires_at)
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state
+			(grant_id, account, bucket, unlimited, effective_at, credits, expires_at)
 		SELECT id, account, bucket, unlimited, effective_at, credits, expires
 		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::bigint[], $7::timestamptz[])
 			u (id, account, bucket, unlimited, effective_at, credits, expires)`,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -133,9 +134,13 @@ func TestLookupsShareAQuery(t *testing.T) {
 	rest.answer <- nil
 	under[1].answer <- nil
 	require.Equal(t, []answered{
-		{"a", "answer to a", true, nil}, {"a", "answer to a", true, nil}, {"b", "answer to b", true, nil},
-		{"c", "answer to c", true, nil}, {"first-0", "answer to first-0", true, nil},
-		{"first-1", "answer to first-1", true, nil}, {"unknown", "", false, nil},
+		{"a", "answer to a", true, nil},
+		{"a", "answer to a", true, nil},
+		{"b", "answer to b", true, nil},
+		{"c", "answer to c", true, nil},
+		{"first-0", "answer to first-0", true, nil},
+		{"first-1", "answer to first-1", true, nil},
+		{"unknown", "", false, nil},
 	}, d.collect(7))
 }
 
@@ -181,7 +186,7 @@ func TestLookupsFailTogether(t *testing.T) {
 	under := d.fill(t)
 	for i := range persist.LookupsWaiting {
 		d.callers.Go(func() {
-			key := fmt.Sprint(i)
+			key := strconv.Itoa(i)
 			answer, known, err := d.Ask(t.Context(), key)
 			d.answers <- answered{key, answer, known, err}
 		})
@@ -277,9 +282,9 @@ func TestLookupsNeverReadTables(t *testing.T) {
 	require.NoError(t, err)
 	defer conn.Release()
 	for sql, args := range map[string]string{
-		persist.IdentitiesByKey:     "NULL, NULL, 16, 256",
-		persist.IdentitiesByAccount: "NULL, NULL, 16, 256",
-		persist.LiveGrants:          "NULL, NULL",
+		persist.IdentitiesByKey:     "NULL, now(), 16, 256",
+		persist.IdentitiesByAccount: "NULL, now(), 16, 256",
+		persist.LiveGrants:          "NULL, now()",
 		persist.LoadedAccounts:      "NULL",
 	} {
 		_, err := conn.Exec(t.Context(), "DEALLOCATE ALL", pgx.QueryExecModeSimpleProtocol)
