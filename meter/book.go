@@ -15,7 +15,7 @@ type Book interface {
 	// epochs are locked out from then on.
 	ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64) (uint64, error)
 	// Account is an account's state as of the cursor returned with it: available is what no entry up to the
-	// cursor took; nothing is held. ErrNoAccount if it does not exist.
+	// cursor took; nothing is held. ErrNoAccount if it does not exist. Many are asked for at a time.
 	Account(ctx context.Context, account string) (Account, Cursor, error)
 	// DueLapses are the grants that have something left by the ledger up to the cursor and end at `until` or before, in
 	// the order of their ends and ids, at most limit of them, and only those behind the place `after`. Redis may know

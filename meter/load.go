@@ -4,7 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"golang.org/x/sync/errgroup"
 )
+
+// rebuildReaders is how many accounts are asked for at a time when a partition is rebuilt: the book answers those who
+// ask together with a query or two.
+const rebuildReaders = 256
 
 // loadAccount brings one account from Postgres into Redis. Postgres must have all that Redis decided before: the
 // flush cursor has to pass the head seen now. Nothing can be decided about the account meanwhile, since it is not
@@ -146,14 +152,19 @@ func (e *Engine) loadAll(ctx context.Context, partition uint16) (int, error) {
 	}
 	n := 0
 	err = e.rebuild.Accounts(ctx, partition, func(names []string) error {
-		ops := make([]*op, 0, len(names))
-		for _, name := range names {
-			a, at, err := e.book.Account(ctx, name)
-			if err != nil {
+		ops := make([]*op, len(names))
+		readers, ctx := errgroup.WithContext(ctx)
+		readers.SetLimit(rebuildReaders)
+		for i, name := range names {
+			readers.Go(func() error {
+				a, at, err := e.book.Account(ctx, name)
+				a.PrunedPseq = at.Pseq
+				ops[i] = e.loadOp(name, partition, a, e.partitions[partition].epoch.Load())
 				return err
-			}
-			a.PrunedPseq = at.Pseq
-			ops = append(ops, e.loadOp(name, partition, a, e.partitions[partition].epoch.Load()))
+			})
+		}
+		if err := readers.Wait(); err != nil {
+			return err
 		}
 		n += len(names)
 		return e.loadMany(ops)

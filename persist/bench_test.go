@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"creditgate/meter"
 	"creditgate/persist"
@@ -52,6 +53,30 @@ func benchmarkFlush(b *testing.B, l *backlog) {
 	b.ReportMetric(float64((cpuBelow(b, server)-theirs).Nanoseconds())/1e3/entries, "postgres-µs/entry")
 	b.ReportMetric(float64((cpuOf(b, "self")-own).Nanoseconds())/1e3/entries, "flusher-µs/entry")
 	stop()
+}
+
+// BenchmarkLoadAccounts measures what it costs to read accounts for Redis, one after the other, and as a rebuild does.
+func BenchmarkLoadAccounts(b *testing.B) {
+	for _, readers := range []int{1, 256} {
+		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) {
+			l := newBacklog(b, 1, 1, 1000, 1, 1)
+			names := queryAs(b, l.url, `SELECT id::text FROM creditgate.account`)
+			server := postmaster(b, l.url)
+			theirs := cpuBelow(b, server)
+			var all errgroup.Group
+			all.SetLimit(readers)
+			b.ResetTimer()
+			for i := range b.N {
+				all.Go(func() error {
+					_, _, err := l.store.Account(b.Context(), names[i%len(names)][0].(string))
+					return err
+				})
+			}
+			require.NoError(b, all.Wait())
+			b.StopTimer()
+			b.ReportMetric(float64((cpuBelow(b, server)-theirs).Nanoseconds())/1e3/float64(b.N), "postgres-µs/account")
+		})
+	}
 }
 
 // backlog is a source in memory, so that reading costs less than Redis costs.
@@ -138,8 +163,8 @@ func (l *backlog) addAccounts(tb testing.TB, spread meter.Layout, accounts int) 
 				created_at, status, applied_at)
 			SELECT id, name, 'promo', 0 * p, 9007199254740991, false, now(), name, sha256(''), now(), 'applied', now()
 			FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
-		`INSERT INTO creditgate.grant_state (grant_id, account, credits, granted)
-			SELECT id, name, 9007199254740991, 9007199254740991 - 0 * p FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
+		`INSERT INTO creditgate.grant_state (grant_id, account, bucket, effective_at, credits, granted)
+			SELECT id, name, 'promo', now(), 9007199254740991, 9007199254740991 - 0 * p FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
 	} {
 		_, err := conn.Exec(tb.Context(), sql, names, partitions, ids)
 		require.NoError(tb, err)

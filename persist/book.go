@@ -23,12 +23,8 @@ const pageRows = 1000
 
 // Cursor is the place up to which a partition's ledger is in Postgres.
 func (s *Store) Cursor(ctx context.Context, partition uint16) (meter.Cursor, error) {
-	var c meter.Cursor
-	err := s.snapshot(ctx, "read flush cursor", func(tx pgx.Tx) (err error) {
-		c, err = s.cursor(ctx, tx, int(partition))
-		return err
-	})
-	return c, err
+	c, err := s.cursor(ctx, s.pool, int(partition))
+	return c, storeError("read flush cursor", err)
 }
 
 // querier is a pool, a connection or a transaction.
@@ -36,18 +32,42 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
+// selectCursor begins a statement that reads cursors of layout $1.
+const selectCursor = `SELECT p.partition, p.cursor_epoch, p.cursor_pseq, p.cursor_hash, r.body
+	FROM creditgate.partition p LEFT JOIN creditgate.ledger_record r
+		ON (r.layout, r.partition, r.pseq) = (p.layout, p.partition, p.cursor_pseq)
+	WHERE p.layout = $1 AND p.partition = `
+
 func (s *Store) cursor(ctx context.Context, tx querier, partition int) (c meter.Cursor, err error) {
 	var hash []byte
-	err = tx.QueryRow(ctx, `SELECT p.cursor_epoch, p.cursor_pseq, p.cursor_hash, r.body
-		FROM creditgate.partition p LEFT JOIN creditgate.ledger_record r
-			ON (r.layout, r.partition, r.pseq) = (p.layout, p.partition, p.cursor_pseq)
-		WHERE p.layout = $1 AND p.partition = $2`, s.layoutNumber(), partition).
-		Scan(&c.Epoch, &c.Pseq, &hash, &c.Body)
+	err = tx.QueryRow(ctx, selectCursor+`$2`, s.layoutNumber(), partition).
+		Scan(&partition, &c.Epoch, &c.Pseq, &hash, &c.Body)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return c, ErrLayout // EnsureLayout was never called on this database
 	}
 	copy(c.Hash[:], hash)
 	return c, err
+}
+
+// queueCursors has the cursors of the accounts' partitions read into out.
+func (s *Store) queueCursors(batch *pgx.Batch, accounts []string, out map[int]meter.Cursor) {
+	var partitions []int
+	for _, name := range accounts {
+		if p := s.partitionOf(name); !slices.Contains(partitions, p) {
+			partitions = append(partitions, p)
+		}
+	}
+	batch.Queue(selectCursor+`ANY ($2)`, s.layoutNumber(), partitions).Query(func(rows pgx.Rows) error {
+		var partition int
+		var hash []byte
+		var c meter.Cursor
+		_, err := pgx.ForEachRow(rows, []any{&partition, &c.Epoch, &c.Pseq, &hash, &c.Body}, func() error {
+			copy(c.Hash[:], hash)
+			out[partition] = c
+			return nil
+		})
+		return err
+	})
 }
 
 // ClaimEpoch raises the partition's epoch above both its own and atLeast. A flush under an older epoch that is under
@@ -76,28 +96,58 @@ func (s *Store) ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64
 	return epoch, err
 }
 
+// loaded is an account's state as of a cursor.
+type loaded struct {
+	account meter.Account
+	at      meter.Cursor
+}
+
 // Account is an account's state as of the cursor returned with it: what its live grants have by the ledger, nothing
 // held. Since every admin change up to the cursor is forgotten, PrunedPseq is the cursor.
 func (s *Store) Account(ctx context.Context, account string) (a meter.Account, at meter.Cursor, err error) {
 	s.hurry(s.partitionOf(account))
-	err = s.snapshot(ctx, "load account "+account, func(tx pgx.Tx) error {
-		err := tx.QueryRow(ctx, `SELECT s.seq, a.suspended, a.flags_version
-			FROM creditgate.account a JOIN creditgate.account_state s ON s.account = a.id WHERE a.id = $1`, account).
-			Scan(&a.Seq, &a.Suspended, &a.FlagsVersion)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return meter.ErrNoAccount
-		}
-		if err != nil {
-			return err
-		}
-		if a.Grants, err = s.liveGrants(ctx, tx, account); err != nil {
-			return err
-		}
-		at, err = s.cursor(ctx, tx, s.partitionOf(account))
-		a.PrunedPseq = at.Pseq
+	l, known, err := s.loads.ask(ctx, account)
+	if err == nil && !known {
+		err = meter.ErrNoAccount
+	}
+	return l.account, l.at, storeError("load account "+account, err)
+}
+
+// loadedAccounts is what is read of accounts $1 besides their grants.
+const loadedAccounts = `SELECT a.id, s.seq, a.suspended, a.flags_version
+	FROM creditgate.account a JOIN creditgate.account_state s ON s.account = a.id WHERE a.id = ANY ($1)`
+
+// loadAccounts reads accounts and the cursors of their partitions in one snapshot, their rows in one round trip.
+func (s *Store) loadAccounts(ctx context.Context, accounts []string) (map[string]loaded, error) {
+	var batch pgx.Batch
+	found := make(map[string]loaded, len(accounts))
+	cursors := map[int]meter.Cursor{}
+	batch.Queue(loadedAccounts, accounts).Query(func(rows pgx.Rows) error {
+		var name string
+		var l loaded
+		_, err := pgx.ForEachRow(rows, []any{&name, &l.account.Seq, &l.account.Suspended, &l.account.FlagsVersion}, func() error {
+			found[name] = l
+			return nil
+		})
 		return err
 	})
-	return a, at, err
+	batch.Queue(liveGrants, accounts, s.overSince()).Query(func(rows pgx.Rows) error { return collectGrants(rows, found) })
+	s.queueCursors(&batch, accounts, cursors)
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err := pgx.BeginTxFunc(ctx, s.asked, options, func(tx pgx.Tx) error { return tx.SendBatch(ctx, &batch).Close() })
+	if err != nil {
+		return nil, err
+	}
+	for name, l := range found {
+		at, ok := cursors[s.partitionOf(name)]
+		if !ok {
+			return nil, ErrLayout // EnsureLayout was never called on this database
+		}
+		slices.SortFunc(l.account.Grants, meter.CompareGrants)
+		l.at, l.account.PrunedPseq = at, at.Pseq
+		found[name] = l
+	}
+	return found, nil
 }
 
 // stoppingGrants are the grants of accounts $1 that hold nothing and are kept all the same, because they stop others
@@ -120,27 +170,29 @@ const takingRoom = `SELECT account FROM creditgate.grant_state WHERE account = A
 // that is given one too many forgets it.
 func (s *Store) overSince() time.Time { return s.clock.Now().Add(-clockSkewMax) }
 
-// liveGrants are what the account's balance is made of: grants that hold something, and those that stop others.
-func (s *Store) liveGrants(ctx context.Context, tx pgx.Tx, account string) ([]meter.Grant, error) {
-	rows, err := tx.Query(ctx, `SELECT g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops AND `+neverRevoked+`,
-			g.effective_at, g.created_at, t.expires_at, t.granted - t.spent - t.lapsed - t.revoked, t.debt
-		FROM (SELECT grant_id FROM creditgate.grant_state WHERE account = ANY($1) AND live
-			UNION ALL SELECT grant_id FROM (`+stoppingGrants+`) s) l
-		JOIN creditgate.grant_state t USING (grant_id) JOIN creditgate.grant_lot g ON g.id = l.grant_id`,
-		[]string{account}, s.overSince())
-	if err != nil {
-		return nil, err
-	}
-	grants, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g meter.Grant, err error) {
-		var effective, created time.Time
-		var expires *time.Time
-		err = row.Scan((*[16]byte)(&g.ID), &g.Bucket, &g.Rank, &g.Paid, &g.Unlimited, &g.Stops, &effective, &created, &expires,
-			(*int64)(&g.Available), (*int64)(&g.Debt))
+// liveGrants are what the balances of accounts $1 are made of: grants that hold something, and those that stop others.
+const liveGrants = `SELECT g.account, g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops AND ` + neverRevoked + `,
+		g.effective_at, g.created_at, t.expires_at, t.granted - t.spent - t.lapsed - t.revoked, t.debt
+	FROM (SELECT grant_id FROM creditgate.grant_state WHERE account = ANY($1) AND live
+		UNION ALL SELECT grant_id FROM (` + stoppingGrants + `) s) l
+	JOIN creditgate.grant_state t USING (grant_id) JOIN creditgate.grant_lot g ON g.id = l.grant_id`
+
+func collectGrants(rows pgx.Rows, of map[string]loaded) error {
+	var account string
+	var g meter.Grant
+	var effective, created time.Time
+	var expires *time.Time
+	_, err := pgx.ForEachRow(rows, []any{
+		&account, (*[16]byte)(&g.ID), &g.Bucket, &g.Rank, &g.Paid, &g.Unlimited, &g.Stops, &effective, &created, &expires,
+		(*int64)(&g.Available), (*int64)(&g.Debt),
+	}, func() error {
 		g.EffectiveMs, g.CreatedMs, g.ExpiresMs = effective.UnixMilli(), created.UnixMilli(), expiryToMs(expires)
-		return g, err
+		l := of[account]
+		l.account.Grants = append(l.account.Grants, g)
+		of[account] = l
+		return nil
 	})
-	slices.SortFunc(grants, meter.CompareGrants)
-	return grants, err
+	return err
 }
 
 const dueLapses = `SELECT account, grant_id, expires_at FROM creditgate.grant_state

@@ -207,8 +207,10 @@ func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID) error {
 	if err != nil {
 		return invalid(err)
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state (grant_id, account, credits, expires_at)
-		VALUES ($1, $2, $3, $4)`, [16]byte(id), g.Account, int64(g.Credits), expires)
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state
+			(grant_id, account, bucket, unlimited, effective_at, credits, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		[16]byte(id), g.Account, g.Bucket, g.Unlimited, effective, int64(g.Credits), expires)
 	return err
 }
 

@@ -6,7 +6,8 @@
 //	store.go, errors.go    the connection pool, the layout check, sentinels
 //	migrate.go, roles.go   schema versions and roles; migrations/ has the SQL, and the reason of each constraint
 //	accounts.go, keys.go   accounts and API keys
-//	identity.go            whom a key belongs to, with subscription and negotiated prices
+//	lookups.go             questions that many ask at once share a query
+//	identity.go            … whom a key belongs to, with subscription and negotiated prices
 //	changes.go             grants, revocations, expiry moves: recorded once per reference
 //	pending.go             what is recorded and not known to be in Redis
 //	admin.go, sweeper.go   recorded first, applied to Redis in the same call, or later

@@ -77,9 +77,8 @@ func (b *flushBatch) queueGrants(batch *pgx.Batch) {
 			FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
 				u (grant_id, account, granted, spent, lapsed, revoked, debt)
 			WHERE s.grant_id = u.grant_id AND s.account = u.account
-			RETURNING u.grant_id, u.granted, u.spent, u.lapsed, u.revoked)
-		SELECT g.bucket, count(*), sum(c.granted), sum(c.spent), sum(c.lapsed), sum(c.revoked)
-		FROM changed c JOIN creditgate.grant_lot g ON g.id = c.grant_id GROUP BY g.bucket`,
+			RETURNING s.bucket, u.granted, u.spent, u.lapsed, u.revoked)
+		SELECT bucket, count(*), sum(granted), sum(spent), sum(lapsed), sum(revoked) FROM changed GROUP BY bucket`,
 		ids, owners, sums[0], sums[1], sums[2], sums[3], sums[4])
 }
 

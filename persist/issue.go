@@ -201,10 +201,12 @@ func (s *Store) writeGrants(ctx context.Context, tx pgx.Tx, b *batch) (changes [
 	if err != nil {
 		return nil, invalid(err)
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state (grant_id, account, credits, expires_at)
-		SELECT id, account, credits, expires FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[])
-			u (id, account, credits, expires)`,
-		r.ids, r.accounts, r.credits, r.expires)
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state
+			(grant_id, account, bucket, unlimited, effective_at, credits, expires_at)
+		SELECT id, account, bucket, unlimited, effective_at, credits, expires
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::bigint[], $7::timestamptz[])
+			u (id, account, bucket, unlimited, effective_at, credits, expires)`,
+		r.ids, r.accounts, r.buckets, r.unlimited, r.effective, r.credits, r.expires)
 	if err != nil {
 		return nil, err
 	}

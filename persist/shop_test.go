@@ -10,6 +10,7 @@ import (
 	"creditgate/meter"
 	"creditgate/meter/policy"
 	"creditgate/persist"
+	"creditgate/persist/persisttest"
 )
 
 // shopPolicy sells what the tests buy. Settings of purchases are put in for %s.
@@ -139,6 +140,16 @@ func (h *house) conserved(t *testing.T) {
 	t.Helper()
 	h.requireNoDrift(t)
 	require.Empty(t, h.query(t, `SELECT grant_id FROM creditgate.grant_state WHERE granted < spent + lapsed + revoked OR debt < 0`))
+	requireStatesOfLots(t, h.url)
+}
+
+// requireStatesOfLots checks that grant_state has what it repeats of grant_lot as it is there.
+func requireStatesOfLots(t *testing.T, url string) {
+	t.Helper()
+	require.Empty(t, queryAs(t, persisttest.AsOwner(t, url), `SELECT g.id FROM creditgate.grant_lot g
+		LEFT JOIN creditgate.grant_state s ON s.grant_id = g.id
+		WHERE (g.account, g.bucket, g.unlimited, g.effective_at, g.credits)
+			IS DISTINCT FROM (s.account, s.bucket, s.unlimited, s.effective_at, s.credits)`))
 }
 
 func booked(taken, debt, writtenOff meter.Credits) *persist.Booked {

@@ -18,6 +18,7 @@ import (
 // Store reads and writes the system of record as the writer role. Its methods may be called concurrently.
 type Store struct {
 	pool   *pgxpool.Pool
+	asked  *pgxpool.Pool // for lookups; see openLookups
 	layout meter.Layout
 	clock  *meter.Clock // the time that decides what is due and when something was made
 	// hurried has, per partition, whether somebody waits for its ledger to be flushed; each holds one.
@@ -26,6 +27,10 @@ type Store struct {
 	// one from before the partition was opened. The sweeper then does not wait for the change's age.
 	behind []atomic.Bool
 	copies sync.Pool // of *copySource: what one flush has used, for the next
+
+	keys  *lookups[keyHash, Identity]
+	names *lookups[string, Identity]
+	loads *lookups[string, loaded]
 }
 
 // connectTimeout bounds dialling, so that a database that is away is noticed and not waited for.
@@ -48,16 +53,23 @@ func Open(ctx context.Context, url string, layout meter.Layout, clock *meter.Clo
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
+	asked, err := openLookups(ctx, config.Copy())
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open database for lookups: %w", err)
+	}
 	if clock == nil {
 		clock = new(meter.Clock)
 	}
 	s := &Store{
-		pool: pool, layout: layout, clock: clock, hurried: make([]chan struct{}, layout.Partitions),
+		pool: pool, asked: asked, layout: layout, clock: clock, hurried: make([]chan struct{}, layout.Partitions),
 		behind: make([]atomic.Bool, layout.Partitions),
 	}
 	for p := range s.hurried {
 		s.hurried[p] = make(chan struct{}, 1)
 	}
+	s.keys, s.names = newLookups(lookupsMax, s.findKeys), newLookups(lookupsMax, s.findNames)
+	s.loads = newLookups(loadsMax, s.loadAccounts)
 	return s, nil
 }
 
@@ -71,7 +83,10 @@ func (s *Store) hurry(partition int) {
 }
 
 // Close waits for calls under way and closes the connections.
-func (s *Store) Close() { s.pool.Close() }
+func (s *Store) Close() {
+	s.pool.Close()
+	s.asked.Close()
+}
 
 // Pool is the store's connections, for the packages below this one.
 func (s *Store) Pool() *pgxpool.Pool { return s.pool }

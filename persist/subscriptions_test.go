@@ -106,6 +106,7 @@ func TestUnlimitedIsACapWithFlags(t *testing.T) {
 	s.requireGiven(t, "ada", `
 		20000 monthly 27-01-10 09:00 to 27-02-01 00:00 unlimited
 		20000 monthly 27-02-01 00:00 to 27-03-01 00:00 unlimited`)
+	requireStatesOfLots(t, s.url)
 }
 
 // A change between limited and unlimited within a cycle brings the difference in credits and nothing else; the flags of

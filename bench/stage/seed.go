@@ -55,10 +55,10 @@ type table struct {
 
 func (a accounts) tables(layout meter.Layout) []table {
 	return []table{{
-		name: "account", columns: []string{"id", "layout", "partition", "product", "actor", "created_at"},
+		name: "account", columns: []string{"id", "layout", "partition", "product", "actor", "created_at", "agreed"},
 		row: func(i, _ int) []any {
 			name := cast.Account(i)
-			return []any{name, int32(layout.Number), int32(layout.PartitionOf(name)), cast.Product, "bench", a.made}
+			return []any{name, int32(layout.Number), int32(layout.PartitionOf(name)), cast.Product, "bench", a.made, a.renewal != nil}
 		},
 	}, {
 		name: "api_key", columns: []string{"id", "account", "hash", "created_at"},
@@ -84,10 +84,12 @@ func (a accounts) tables(layout meter.Layout) []table {
 		},
 	}, {
 		name: "grant_state", each: a.grants,
-		columns: []string{"grant_id", "account", "credits", "granted", "expires_at"},
+		columns: []string{"grant_id", "account", "bucket", "effective_at", "credits", "granted", "expires_at"},
 		row: func(i, g int) []any {
 			l := a.lot(g)
-			return []any{[16]byte(a.id(idGrant, i, g)), cast.Account(i), int64(l.credits), int64(l.credits), orNull(l.expires)}
+			return []any{
+				[16]byte(a.id(idGrant, i, g)), cast.Account(i), l.bucket, l.effective, int64(l.credits), int64(l.credits), orNull(l.expires),
+			}
 		},
 	}}
 }

@@ -123,9 +123,9 @@ func (g *page) standings(ctx context.Context, touched []touch) ([]standing, erro
 		LEFT JOIN creditgate.event_level v ON v.account = u.account
 		LEFT JOIN LATERAL (
 			SELECT sum(s.granted - s.spent - s.lapsed - s.revoked)::bigint AS available,
-				sum(s.granted - s.revoked)::bigint AS granted, bool_or(t.unlimited) AS unlimited
-			FROM creditgate.grant_state s JOIN creditgate.grant_lot t ON t.id = s.grant_id
-			WHERE s.account = u.account AND s.granted > 0 AND t.effective_at <= u.at
+				sum(s.granted - s.revoked)::bigint AS granted, bool_or(s.unlimited) AS unlimited
+			FROM creditgate.grant_state s
+			WHERE s.account = u.account AND s.granted > 0 AND s.effective_at <= u.at
 				AND (s.expires_at > u.at OR s.expires_at IS NULL AND s.live)) f ON true`, accounts, at, untold)
 	if err != nil {
 		return nil, err

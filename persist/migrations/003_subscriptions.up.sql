@@ -34,6 +34,19 @@ CREATE TABLE creditgate.override (
 );
 CREATE INDEX override_account ON creditgate.override (account);
 
+-- Whether the account ever had a term or an override, so that looking up a key asks for them only where there are some.
+-- Whoever records the first one cannot forget to say so.
+ALTER TABLE creditgate.account ADD COLUMN agreed boolean NOT NULL DEFAULT false;
+CREATE FUNCTION creditgate.note_agreement() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE creditgate.account SET agreed = true WHERE id = NEW.account AND NOT agreed;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER agreed AFTER INSERT ON creditgate.subscription_term
+  FOR EACH ROW EXECUTE FUNCTION creditgate.note_agreement();
+CREATE TRIGGER agreed AFTER INSERT ON creditgate.override
+  FOR EACH ROW EXECUTE FUNCTION creditgate.note_agreement();
+
 -- Bought credit that ends with the account's cycle, and follows when that end moves.
 ALTER TABLE creditgate.grant_lot ADD COLUMN follows_renewal boolean NOT NULL DEFAULT false;
 CREATE INDEX grant_lot_follows ON creditgate.grant_lot (account) WHERE follows_renewal;
@@ -74,6 +87,7 @@ CREATE TABLE creditgate.policy_in_force (
 
 GRANT SELECT, INSERT ON creditgate.subscription_term, creditgate.override, creditgate.cycle_grant,
   creditgate.subscription_due, creditgate.policy_in_force TO creditgate_writer;
+GRANT UPDATE (agreed) ON creditgate.account TO creditgate_writer;
 GRANT UPDATE (void) ON creditgate.subscription_term TO creditgate_writer;
 GRANT UPDATE (until_at) ON creditgate.override TO creditgate_writer;
 GRANT UPDATE (expires_at, superseded) ON creditgate.cycle_grant TO creditgate_writer;
