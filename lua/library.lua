@@ -2,9 +2,10 @@
 library is made once, when it is loaded; a script would be made anew, with all that it defines, at every call.
 VERSION is put before this by lua.Load and ends every function's name, so that gateways of two versions share a Redis. ]]
 -- What Lua and Redis offer, by short names; no global is there while the library is loaded, so begin names them, as the
--- first thing of every call.
+-- first thing of a call. They stay for the calls after it.
 local call, read, pack, sub, find, byte, format, concat, min, max, floor, abs
 local function begin()
+  if call then return end
   call, read, pack = redis.call, struct.unpack, struct.pack
   sub, find, byte = string.sub, string.find, string.byte
   format, concat = string.format, table.concat

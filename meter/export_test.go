@@ -33,6 +33,9 @@ func (e *Engine) OpenNow(ctx context.Context) error {
 
 // Mutate plants a bug in the scripts.
 func (e *Engine) Mutate(old, planted string) {
+	if !e.HasCode(old) {
+		panic("the scripts have no such text, and nothing would be planted: " + old)
+	}
 	e.library = lua.New(strings.Replace(e.library.Body(), old, planted, 1))
 }
 

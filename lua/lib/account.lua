@@ -79,7 +79,9 @@ end
 -- The one grant that was touched, or nil if there are more or none.
 local function only_touched(a)
   local only
-  for _, g in ipairs(a.loaded) do
+  local loaded = a.loaded
+  for i = 1, #loaded do
+    local g = loaded[i]
     if g.touched then
       if only then return nil end
       only = g
@@ -89,13 +91,13 @@ local function only_touched(a)
 end
 
 local function pack_account(a)
+  local g = not a.reshaped and #a.applied == 0 and only_touched(a)
+  if g then -- nearly always, and at one go: Lua keeps every string it makes in a table of all strings
+    return pack('<Bi8BI4I4i8i8i6i6BBc0i8i8i8c0', 2, a.seq, a.flags, a.version, a.holds, a.pruned,
+      a.sum, a.as_of, a.till, 0, a.n, sub(a.packed, a.first, g.at + 15), g.available, g.held, g.debt, sub(a.packed, g.at + 40))
+  end
   local head = pack('<Bi8BI4I4i8i8i6i6BB', 2, a.seq, a.flags, a.version, a.holds, a.pruned,
     a.sum, a.as_of, a.till, #a.applied, a.n)
-  local g = not a.reshaped and #a.applied == 0 and only_touched(a)
-  if g then -- nearly always; one concatenation instead of a list of parts
-    return head .. sub(a.packed, a.first, g.at + 15) .. pack('<i8i8i8', g.available, g.held, g.debt)
-      .. sub(a.packed, g.at + 40)
-  end
   local parts = {head}
   for _, c in ipairs(a.applied) do
     parts[#parts + 1] = pack('<c16i8', c.id, c.pseq)
@@ -226,8 +228,9 @@ local forget_grants
 function forget_grants(a, now, pseq)
   local fair = a.flags >= FAIR
   if fair then all_grants(a) end
-  for i = #a.loaded, 1, -1 do
-    local g = a.loaded[i]
+  local loaded = a.loaded
+  for i = #loaded, 1, -1 do
+    local g = loaded[i]
     if g.available == 0 and g.held == 0 and (fair or g.touched) and (g.flags < STOPS or now >= g.expires) then
       if g.debt > 0 then debt_left(a, pseq) end
       remove_grant(a, g) -- loads all: begin anew
@@ -238,11 +241,13 @@ end
 
 local function tidy(a, flushed, now, pseq)
   forget_grants(a, now, pseq)
-  for i = #a.applied, 1, -1 do
-    local c = a.applied[i]
+  local applied = a.applied
+  if applied == NONE then return end
+  for i = #applied, 1, -1 do
+    local c = applied[i]
     if c.pseq <= flushed then
       a.pruned = max(a.pruned, c.pseq)
-      table.remove(a.applied, i)
+      table.remove(applied, i)
     end
   end
 end

@@ -67,8 +67,9 @@ local function read_values(caller, offset)
 end
 
 local function read_fields(key, ids, into)
-  for i = 1, #ids, 1000 do
-    local last = min(i + 999, #ids)
+  local n = #ids
+  for i = 1, n, 1000 do
+    local last = min(i + 999, n)
     local values = call('HMGET', key, unpack(ids, i, last))
     for j = i, last do
       local value = values[j - i + 1]
@@ -79,23 +80,23 @@ end
 
 -- Reads the reservations that a section's operations name: the open ones, then the outcomes of the others.
 local function read_reservations(sec)
-  local ids = {}
-  for _, op in ipairs(sec.ops) do
-    if op.done_key then ids[#ids + 1] = op.id end
+  local of, ids, n = sec.ops, {}, 0
+  for i = 1, #of do
+    if of[i].done_key then
+      n = n + 1
+      ids[n] = of[i].id
+    end
   end
-  if #ids == 0 then return end
+  if n == 0 then return end
   read_fields(KEYS[sec.base + OPEN_RESERVATIONS], ids, sec.open_raw)
   local wanted
-  for _, op in ipairs(sec.ops) do
+  for i = 1, #of do
+    local op = of[i]
     local key = op.done_key
     if key and not sec.open_raw[op.id] then
       if not wanted then wanted = {} end
       local list = wanted[key]
-      if not list then
-        list = {}
-        wanted[key] = list
-      end
-      list[#list + 1] = op.id
+      if list then list[#list + 1] = op.id else wanted[key] = {op.id} end
     end
   end
   for key, list in pairs(wanted or NONE) do read_fields(key, list, sec.done_raw) end
@@ -104,9 +105,9 @@ end
 local running -- the operation being computed, for the one that raises
 
 local function compute(failed)
-  for i, op in ipairs(ops) do
+  for i = 1, #ops do
     running = i
-    local code, body
+    local op, code, body = ops[i], nil, nil
     if failed[i] then
       code, body = 0, failed[i]
     elseif op.sec.code then
@@ -115,7 +116,6 @@ local function compute(failed)
       code = CLOSED -- only load and load key may run before the partition is open
     else
       code, body = verbs[op.verb](op.sec, op)
-      if op.brief and code == OK then body = sub(body, 1, BRIEF_SIZE) end
     end
     codes[i], bodies[i] = code, body or ''
   end
@@ -198,10 +198,10 @@ local function answer()
     out[i] = pack('<Bi8i8i6i8i8', sec.code or OK, sec.epoch, sec.pseq, sec.now, sec.flushed, sec.down_ms)
   end
   local n = #out
-  for i, op in ipairs(ops) do
-    local body = bodies[i]
-    out[n + 1], out[n + 2] = pack('<Bc16H', codes[i], op.id, #body), body
-    n = n + 2
+  for i = 1, #ops do
+    local op, code, body = ops[i], codes[i], bodies[i]
+    if op.brief and code == OK then out[n + i] = pack(BRIEF_REPLY, OK, op.id, BRIEF_SIZE, body)
+    else out[n + i] = pack('<Bc16Hc0', code, op.id, #body, body) end
   end
   return concat(out)
 end

@@ -68,6 +68,7 @@ local FAIR = 2
 -- An operation whose verb has this added is answered OK with the first bytes of the reservation only: up to its deadline.
 local BRIEF = 128
 local BRIEF_SIZE = 32
+local BRIEF_REPLY = '<Bc16Hc' .. BRIEF_SIZE
 local REPLID_SIZE = 40 -- hexadecimal digits
 
 -- Added to the number of sections when the caller's clock is a test clock that was moved.

@@ -57,8 +57,8 @@ local function keep_reservation(sec, op, r)
   if r.done_key then return end -- kept before, in this call
   r.id, r.done_key = op.id, op.done_key
   sec.reservations[op.id] = r
-  if not sec.touched then sec.touched = {} end
-  sec.touched[#sec.touched + 1] = r
+  local touched = sec.touched
+  if touched then touched[#touched + 1] = r else sec.touched = {r} end
 end
 
 -- Whether a reservation is held now, by this call's view.
@@ -106,17 +106,15 @@ end
 local function key_of_note(note)
   if note == '' then return nil end
   local at = 2
-  for _ = 1, 5 do at = at + 1 + string.byte(note, at) end
+  for _ = 1, 5 do at = at + 1 + byte(note, at) end
   if at <= #note then return sub(note, at, at + 15) end
 end
 
 -- Reads the optional key part of an operation: hash, fingerprint, home day, then the days to look in.
 local function unpack_key(packed, at)
-  local keyed
-  keyed, at = read('<B', packed, at)
-  if keyed == 0 then return nil end
+  if byte(packed, at) == 0 then return nil end
   local hash, fingerprint, home, n
-  hash, fingerprint, home, n, at = read('<c16c16HB', packed, at)
+  hash, fingerprint, home, n, at = read('<c16c16HB', packed, at + 1)
   local days = {}
   for i = 1, n do
     local day

@@ -81,15 +81,14 @@ local function keep_account(sec, op, a)
   sec.accounts[op.account_key] = a
   if a.key then return end -- kept before, in this call
   a.key = op.account_key
-  if not sec.dirty then sec.dirty = {} end
-  sec.dirty[#sec.dirty + 1] = a
+  local dirty = sec.dirty
+  if dirty then dirty[#dirty + 1] = a else sec.dirty = {a} end
 end
 
 -- Calls a command with at most 1,000 arguments at a time: Lua's unpack has a limit, and a bound is a bound.
 local function call_many(command, key, args)
-  for i = 1, #args, 1000 do
-    call(command, key, unpack(args, i, min(i + 999, #args)))
-  end
+  local n = #args
+  for i = 1, n, 1000 do call(command, key, unpack(args, i, min(i + 999, n))) end
 end
 
 -- Writes down that an outcome slot or key day is in use, and since when it was not written any more. For outcome
@@ -103,22 +102,24 @@ end
 
 local function write_reservations(sec)
   local opened, closed, done
-  for _, r in ipairs(sec.touched) do
+  local touched = sec.touched
+  for i = 1, #touched do
+    local r = touched[i]
     if r.state == HELD then
-      if not opened then opened = {} end
-      opened[#opened + 1], opened[#opened + 2] = r.id, r.packed
+      if opened then
+        local n = #opened
+        opened[n + 1], opened[n + 2] = r.id, r.packed
+      else opened = {r.id, r.packed} end
     else
       if sec.open_raw[r.id] then
-        if not closed then closed = {} end
-        closed[#closed + 1] = r.id
+        if closed then closed[#closed + 1] = r.id else closed = {r.id} end
       end
       if not done then done = {} end
       local slot = done[r.done_key]
-      if not slot then
-        slot = {}
-        done[r.done_key] = slot
-      end
-      slot[#slot + 1], slot[#slot + 2] = r.id, r.packed
+      if slot then
+        local n = #slot
+        slot[n + 1], slot[n + 2] = r.id, r.packed
+      else done[r.done_key] = {r.id, r.packed} end
     end
   end
   if opened then call_many('HSET', KEYS[sec.base + OPEN_RESERVATIONS], opened) end
@@ -151,8 +152,10 @@ local function pack_section(sec)
   if sec.entries then sec.record = pack_record(sec) end
   if not (sec.mark or sec.record or sec.touched or sec.dirty or sec.drops) then return end
   local sets = {}
-  for _, a in ipairs(sec.dirty or NONE) do
-    sets[#sets + 1], sets[#sets + 2] = a.key, pack_account(a)
+  local dirty = sec.dirty or NONE
+  for i = 1, #dirty do
+    local a = dirty[i]
+    sets[2 * i - 1], sets[2 * i] = a.key, pack_account(a)
   end
   sec.sets = sets
 end

@@ -12,17 +12,16 @@ COST       O(draws · grants) ]]
 local function commit_late(sec, op, a, r, key, amount, units)
   local superseded = key and find_key(sec, key, op.id)
   if not superseded and available(a, sec.now) >= amount then
-    local lines = {}
     r.draws = take(a, amount, sec.now)
-    for i, d in ipairs(r.draws) do
-      d.charged = d.amount
-      lines[i] = line(d.id, 0, d.amount, 0, 0, 0, 0)
-    end
     r.state, r.charged = LATE, amount
-    add_entry(sec, a, r.account, KIND_LATE, amount, op.id, units, r.note, lines)
+    add_entry(sec, a, r.account, KIND_LATE, amount, op.id, units, r.note, #r.draws)
+    for _, d in ipairs(r.draws) do
+      d.charged = d.amount
+      add_line(sec, d.id, 0, d.amount, 0, 0, 0, 0)
+    end
   else
     r.state, r.charged, r.draws = UNCOLLECTED, 0, {}
-    add_entry(sec, a, r.account, KIND_UNCOLLECTED, amount, op.id, units, r.note, {})
+    add_entry(sec, a, r.account, KIND_UNCOLLECTED, amount, op.id, units, r.note, 0)
   end
   local left = available(a, sec.now)
   if a.flags >= FAIR then left = shown(a, left, sec.now) end

@@ -21,7 +21,8 @@ verbs[6] = function(sec, op)
     effective = effective, expires = expires, created = created,
   })
   remember(a, op.id, sec.pseq + 1)
-  add_entry(sec, a, op.account, KIND_GRANT, amount, op.id, 0, note, {line(op.id, amount, 0, 0, 0, 0, 0)})
+  add_entry(sec, a, op.account, KIND_GRANT, amount, op.id, 0, note, 1)
+  add_line(sec, op.id, amount, 0, 0, 0, 0, 0)
   keep_account(sec, op, a)
   return OK, pack_account(a)
 end

@@ -12,7 +12,8 @@ verbs[8] = function(sec, op)
   if not g or g.available == 0 then return GONE end
   local lapsed = g.available
   add_available(a, g, -lapsed, sec.now)
-  add_entry(sec, a, op.account, KIND_LAPSE, lapsed, grant_id, 0, '', {line(grant_id, 0, 0, 0, lapsed, 0, 0)})
+  add_entry(sec, a, op.account, KIND_LAPSE, lapsed, grant_id, 0, '', 1)
+  add_line(sec, grant_id, 0, 0, 0, lapsed, 0, 0)
   keep_account(sec, op, a)
   return OK
 end

@@ -15,7 +15,8 @@ verbs[9] = function(sec, op)
   g.expires = expires
   insert_grant(a, g)
   remember(a, op.id, sec.pseq + 1)
-  add_entry(sec, a, op.account, KIND_ADJUST, 0, op.id, 0, note, {line(grant_id, 0, 0, 0, 0, 0, 0)})
+  add_entry(sec, a, op.account, KIND_ADJUST, 0, op.id, 0, note, 1)
+  add_line(sec, grant_id, 0, 0, 0, 0, 0, 0)
   keep_account(sec, op, a)
   return OK, pack_account(a)
 end

@@ -38,8 +38,8 @@ verbs[17] = function(sec, op)
   end
   if settled > 0 then debt_left(a, sec.pseq + 1) end
   remember(a, op.id, sec.pseq + 1)
-  add_entry(sec, a, op.account, KIND_ADJUST, amount, op.id, 0, note,
-    {line(grant_id, 0, 0, 0, lapsed, -rest - lapsed, -settled)})
+  add_entry(sec, a, op.account, KIND_ADJUST, amount, op.id, 0, note, 1)
+  add_line(sec, grant_id, 0, 0, 0, lapsed, -rest - lapsed, -settled)
   keep_account(sec, op, a)
   return OK, pack_account(a)
 end

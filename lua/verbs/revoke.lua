@@ -40,11 +40,11 @@ verbs[7] = function(sec, op)
   if settled > 0 or not g and amount > taken then debt_left(a, sec.pseq + 1) end
   remember(a, op.id, sec.pseq + 1)
   if undone > 0 then
-    add_entry(sec, a, op.account, KIND_ADJUST, undone, reversal_id, 0, reversal_note,
-      {line(grant_id, 0, 0, 0, 0, -back, -settled)})
+    add_entry(sec, a, op.account, KIND_ADJUST, undone, reversal_id, 0, reversal_note, 1)
+    add_line(sec, grant_id, 0, 0, 0, 0, -back, -settled)
   end
-  add_entry(sec, a, op.account, KIND_REVOKE, amount, op.id, 0, note,
-    {line(grant_id, 0, 0, 0, 0, taken, amount - taken)})
+  add_entry(sec, a, op.account, KIND_REVOKE, amount, op.id, 0, note, 1)
+  add_line(sec, grant_id, 0, 0, 0, 0, taken, amount - taken)
   keep_account(sec, op, a)
   return OK, pack_account(a)
 end
