@@ -128,6 +128,9 @@ func (e *Engine) LapseDue(ctx context.Context) error {
 	return err
 }
 
+// LapseNow is what SweepNow does about lapses.
+func (e *Engine) LapseNow(ctx context.Context) error { return e.lapseNow(ctx) }
+
 // SweepSkipped is how often a sweep passed over what it could not handle.
 func (e *Engine) SweepSkipped(what string) float64 {
 	var m dto.Metric

@@ -191,34 +191,6 @@ func TestALapseDoesNotHoldUpTheNext(t *testing.T) {
 	require.Equal(t, 2, b.lapses())
 }
 
-// A gateway that has no partition open leaves the lock to one that has.
-func TestAGatewayWithNothingOpenBooksNoLapses(t *testing.T) {
-	t.Parallel()
-	b := &testBundle{t: t, server: redisd.Test(t), layout: meter.Layout{Number: 1, Partitions: 1}}
-	b.book = metertest.NewBook(b.layout)
-	claimed := make(chan uint16, 1)
-	stuck := &hookBook{Book: b.book, onClaim: func(p uint16) {
-		claimed <- p
-		<-t.Context().Done()
-	}}
-	b.startWith(b.server.URL(), stuck, nil)
-	<-claimed
-	b.engine = b.startWith(b.server.URL(), &hookBook{Book: b.book}, nil)
-	b.eventuallyOpen(b.engine)
-	g := meter.Grant{
-		ID: meter.NewID(time.Now()), Bucket: "promo", Available: meter.Credit, ExpiresMs: time.Now().Add(time.Second).UnixMilli(),
-	}
-	b.book.AddAccount("acme")
-	b.book.AddLot(g)
-	_, err := b.engine.Grant(t.Context(), meter.GrantChange{Account: "acme", Grant: g})
-	require.NoError(t, err)
-	b.flush()
-	require.Eventually(t, func() bool {
-		d, err := b.engine.Balance(t.Context(), "acme")
-		return err == nil && len(d.Account.Grants) == 0
-	}, patience, 20*time.Millisecond)
-}
-
 // A grant whose end was moved back, or that Postgres learns of late, stands before what was looked at already.
 func TestLateNewsOfAnEnd(t *testing.T) {
 	t.Parallel()
@@ -314,24 +286,6 @@ func TestLapsesWaitForTheBook(t *testing.T) {
 	b.hooked.onLapses = nil
 	for range 8 {
 		b.round(l)
-	}
-	b.flush()
-	require.Equal(t, 1, b.lapses())
-}
-
-// Two gateways at once, and one of them again before Postgres knows: one entry.
-func TestLapsesOfTwoGateways(t *testing.T) {
-	t.Parallel()
-	b := newLapseBundle(t)
-	b.gift(b.engine, "acme")
-	other := b.moved(b.clock)
-	b.ends()
-	for range 2 {
-		done := make(chan error, 2)
-		for _, e := range []*meter.Engine{b.engine, other} {
-			go func() { done <- e.LapseDue(t.Context()) }()
-		}
-		require.NoError(t, errors.Join(<-done, <-done))
 	}
 	b.flush()
 	require.Equal(t, 1, b.lapses())
