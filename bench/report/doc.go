@@ -9,6 +9,7 @@
 //	cells.go    rows by what was measured; medians and ratios
 //	shows.go    what it must show, and whether it does
 //	tables.go   the tables
+//	units.go    single commands, here and where the bounds were set
 //	cluster.go  a Redis Cluster, master by master
 //	growth.go   what higher rates need, on paper
 //	limits.go   where growth is uneven: few partitions, one hot account

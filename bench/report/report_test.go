@@ -314,6 +314,15 @@ func TestRenewals(t *testing.T) {
 	require.Contains(t, markdown, "7 of 20,000 requests were refused or failed.\n")
 }
 
+func TestUnitsAreShownBesideTheBoundsOwn(t *testing.T) {
+	t.Parallel()
+	_, markdown := written(t, &result.Run{Name: "units", Rows: []result.Row{
+		{Suite: "units", Target: result.UnitGet, Round: 1, Extra: map[string]float64{result.ExtraUnit: 273}},
+	}})
+	require.Contains(t, markdown, "| GET | 273 | 546 | 2 |\n")
+	require.NotContains(t, markdown, "| SET |", "not measured")
+}
+
 func TestClusterMasterByMaster(t *testing.T) {
 	t.Parallel()
 	html, markdown := written(t, full(t))

@@ -21,7 +21,7 @@ func tables(c cells) []table {
 	all := []table{
 		byClients("Throughput, requests/s", closed, throughput),
 		byClients("Median latency, ms", closed, func(r result.Row) float64 { return r.Latency.P50 / 1000 }),
-		costTable(closed, 64), costTable(closed, 256), openTable(c.suite("open")),
+		costTable(closed, 64), costTable(closed, 256), unitsTable(c.suite("units")), openTable(c.suite("open")),
 		growthTable("Redis CPU and throughput as it grows", c), clusterTable(c.suite("cluster").target("metered")),
 		bodiesTable(c), memoryTable(c.suite("memory")),
 	}

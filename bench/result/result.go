@@ -99,6 +99,7 @@ const (
 	ExtraHoldSize    = "bytes_per_hold"     // of Redis memory
 	ExtraHolds       = "holds"              // that ExtraHoldSize was measured with
 	ExtraLoadSeconds = "load_seconds"       // for all accounts into an empty Redis
+	ExtraUnit        = "nanoseconds"        // of Redis' CPU
 
 	ExtraIssued         = "issued_seconds"                   // after midnight, until all next grants were recorded in Postgres
 	ExtraApplied        = "applied_seconds"                  // … until Redis had them, and Postgres knew
@@ -109,6 +110,24 @@ const (
 	ExtraLedgerRenewed  = "ledger_bytes_per_account_renewed" // … of it the ledger, of which Redis keeps some minutes
 	ExtraAccountRenewed = "bytes_per_account_renewed"        // ExtraAccountSize when everything was renewed
 )
+
+// Units of the suite that measures single things: the Target of its rows.
+const (
+	UnitEval   = "EVAL of nothing, 64 on their way"
+	UnitTime   = "TIME"
+	UnitGet    = "GET"
+	UnitSet    = "SET"
+	UnitHGet   = "HGET"
+	UnitHMGet  = "HMGET of 3 fields"
+	UnitHSet   = "HSET of 2 fields"
+	UnitUnpack = "struct.unpack of 12 integers"
+	UnitPack   = "struct.pack of 12 integers"
+)
+
+// Units are in the order in which they are shown.
+func Units() []string {
+	return []string{UnitEval, UnitTime, UnitGet, UnitSet, UnitHGet, UnitHMGet, UnitHSet, UnitUnpack, UnitPack}
+}
 
 // Point is one value of a series.
 type Point struct {

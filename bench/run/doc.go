@@ -13,6 +13,7 @@
 //	bench.go      from the first cell to the last
 //	cell.go       one cell: the client and the counters around it
 //	special.go    cells that are no load: memory, the bare round trip
+//	units.go      … and what single commands cost
 //	renewals.go   everybody's month ends, under load
 //	client.go     the client's process, from both its ends
 //	progress.go   what is told meanwhile

@@ -112,6 +112,9 @@ func figures(row *result.Row) string {
 	if size, memory := row.Extra[result.ExtraAccountSize]; memory {
 		return fmt.Sprintf("%.0f B per account, %.0f B per hold", size, row.Extra[result.ExtraHoldSize])
 	}
+	if cost, unit := row.Extra[result.ExtraUnit]; unit {
+		return fmt.Sprintf("%.0f ns of Redis' CPU", cost)
+	}
 	text := fmt.Sprintf("%7.0f req/s  p50 %s  p99 %s", row.Throughput(), millis(row.Latency.P50), millis(row.Latency.P99))
 	if redis, asked := row.CPU["redis"]; asked {
 		text += fmt.Sprintf("  redis %.1f µs", redis)

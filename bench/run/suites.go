@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"creditgate/bench/result"
 	"creditgate/bench/rivals"
 	"creditgate/bench/stage"
 )
@@ -32,6 +33,7 @@ func suites() []suite {
 		{"closed", "throughput against the number of clients, all targets", closedSuite},
 		{"open", "latency at fixed shares of capacity, all targets", openSuite},
 		{"roundtrip", "one client, beside a bare EVALSHA on one connection", roundtripSuite},
+		{"units", "single commands and packings, in Redis' CPU", unitsSuite},
 		{"bodies", "JSON of 2 KB, images of 2 MB both ways", bodiesSuite},
 		{"hot", "one account that everybody uses", hotSuite},
 		{"flush", "the ledger's backlog while the gateway is at its limit", flushSuite},
@@ -97,6 +99,10 @@ func roundtripSuite(c *config) []act {
 	rounds := pick(c, headlineRounds, 1)
 	cells := []cell{{target: "evalsha", clients: 1, rounds: rounds, special: bareRoundTrip}}
 	return []act{{usual(), append(cells, each(ours(c), cell{clients: 1, rounds: rounds})...)}}
+}
+
+func unitsSuite(c *config) []act {
+	return []act{{usual(), each(result.Units(), cell{clients: 1, rounds: pick(c, headlineRounds, 1), special: unitCost})}}
 }
 
 func bodiesSuite(c *config) []act {

@@ -1,0 +1,30 @@
+package report
+
+import (
+	"creditgate/bench/result"
+)
+
+// where the bounds of shows.go were set: ns of a unit, as measured there. What a machine makes of the same work says
+// how to read a bound in µs, or one against a rival whose work is of another kind.
+func unitsElsewhere() map[string]float64 {
+	return map[string]float64{
+		result.UnitEval: 2800, result.UnitTime: 1290, result.UnitGet: 546, result.UnitSet: 990, result.UnitHGet: 610,
+		result.UnitHMGet: 1420, result.UnitHSet: 1700, result.UnitUnpack: 343, result.UnitPack: 478,
+	}
+}
+
+func unitsTable(c cells) table {
+	t := table{
+		Title: "What single things cost Redis, ns of CPU; writes with what the append-only file takes",
+		Head:  []string{"in a script, but for the first", "here", "where the bounds were set", "there ÷ here"},
+	}
+	elsewhere := unitsElsewhere()
+	for _, unit := range result.Units() {
+		here := c.target(unit).of(func(r result.Row) float64 { return r.Extra[result.ExtraUnit] })
+		if !here.ok() {
+			continue
+		}
+		t.Rows = append(t.Rows, []string{unit, here.text(""), number(elsewhere[unit]), number(ratio(elsewhere[unit], here.mid))})
+	}
+	return t
+}
