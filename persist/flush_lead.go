@@ -104,8 +104,8 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	}
 	entries := 0
 	for rest := records.List; len(rest) > 0; {
-		batch, err := collect(f.store.layout, w.partition, w.at, rest)
-		if err != nil {
+		batch := spareBatch(&f.store.batches)
+		if err := batch.collect(f.store.layout, w.partition, w.at, rest); err != nil {
 			return committed, err
 		}
 		if err := w.write(ctx, batch); err != nil {
@@ -117,6 +117,7 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 		rest = rest[len(batch.records):]
 		committed += len(batch.records)
 		entries += batch.entries
+		batch.free(&f.store.batches)
 		if len(rest) > 0 {
 			w.oldestMs.Store(rest[0].OccurredMs)
 		}
