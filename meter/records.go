@@ -82,7 +82,7 @@ func (r *Records) unpack(layout, partition uint16) error {
 		r.List = append(r.List, rec)
 	}
 	if w.bad || len(w.b) > 0 {
-		return fmt.Errorf("%w: the reply goes on with %.100q", ErrPacked, w.b)
+		return fmt.Errorf("%w: in the reply, after %d of %d records", ErrPacked, len(r.List), n)
 	}
 	return nil
 }

@@ -14,7 +14,8 @@ func ledgerReply(records ...Record) string {
 	out := fmt.Appendf(nil, "*%d\r\n", len(records))
 	for i, rec := range records {
 		body := AppendRecord(nil, rec)
-		out = fmt.Appendf(out, "*2\r\n$3\r\n7-%d\r\n*2\r\n$1\r\ne\r\n$%d\r\n%s\r\n", i+1, len(body), body)
+		id := Position{7, uint64(i + 1)}.String()
+		out = fmt.Appendf(out, "*2\r\n$%d\r\n%s\r\n*2\r\n$1\r\ne\r\n$%d\r\n%s\r\n", len(id), id, len(body), body)
 	}
 	return string(out)
 }
