@@ -55,7 +55,7 @@ func TestNegotiatedPrice(t *testing.T) {
 	for p := range uint16(2) {
 		records, _, err := b.engine.Ledger().Read(t.Context(), p, meter.Position{}, 100, 0)
 		require.NoError(t, err)
-		for _, rec := range records {
+		for _, rec := range records.List {
 			for _, e := range rec.Entries {
 				if e.Kind == meter.KindCommit {
 					reasons[e.Note.Reason]++

@@ -194,13 +194,13 @@ func (b *bundle) flush(ctx context.Context, p uint16) {
 	for ctx.Err() == nil {
 		at, _ := b.book.Cursor(ctx, p)
 		records, _, err := b.engine.Ledger().Read(ctx, p, at.Position, 1000, 50*time.Millisecond)
-		if err != nil || len(records) == 0 {
+		if err != nil || len(records.List) == 0 {
 			continue
 		}
-		if err := b.book.Fold(records); err != nil {
+		if err := b.book.Fold(records.List); err != nil {
 			panic(err)
 		}
-		_ = b.engine.Ledger().Flushed(ctx, p, records[len(records)-1].Position, meter.Position{})
+		_ = b.engine.Ledger().Flushed(ctx, p, records.List[len(records.List)-1].Position, meter.Position{})
 	}
 }
 

@@ -20,10 +20,10 @@ const (
 	unknownMax = 1 << 13
 	// unknownTTL is short: a key made a moment ago must work.
 	unknownTTL = time.Second
-	// refreshQueue and refreshWorkers bound the look-ups made ahead of expiry. A worker only waits, and storage answers
-	// those who ask at one moment together.
-	refreshQueue   = 1024
-	refreshWorkers = 64
+	// refreshQueue bounds the look-ups made ahead of expiry, and refreshGather is how long they gather. Nobody waits for
+	// them, and storage answers those who ask at one moment together, which costs it little more than one of them.
+	refreshQueue  = 1024
+	refreshGather = 50 * time.Millisecond
 	// lookupTimeout bounds one look-up.
 	lookupTimeout = 2 * time.Second
 	// awayTimeout bounds a look-up that a request waits for while storage seems away and a cached entry can do instead.
@@ -89,22 +89,35 @@ func newKeyCache(ttl time.Duration, m *metrics) *keyCache {
 	return c
 }
 
-// run looks up queued entries until ctx ends.
+// run looks up queued entries, those that gathered all at once, until ctx ends.
 func (c *keyCache) run(ctx context.Context) {
-	var workers sync.WaitGroup
-	for range refreshWorkers {
-		workers.Go(func() {
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case r := <-c.queue:
-					_, _ = c.load(ctx, r.key, r.find, ahead) // a failure leaves the entry, and others report it
-				}
+	gathered := time.NewTimer(refreshGather)
+	defer gathered.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case first := <-c.queue:
+			gathered.Reset(refreshGather)
+			select {
+			case <-ctx.Done():
+				return
+			case <-gathered.C:
 			}
-		})
+			c.refresh(ctx, first)
+		}
 	}
-	workers.Wait()
+}
+
+// refresh looks up an entry and all that are queued behind it. A failure leaves the entry, and others report it.
+func (c *keyCache) refresh(ctx context.Context, first refresh) {
+	var all sync.WaitGroup
+	look := func(r refresh) { all.Go(func() { _, _ = c.load(ctx, r.key, r.find, ahead) }) }
+	look(first)
+	for range len(c.queue) {
+		look(<-c.queue)
+	}
+	all.Wait()
 }
 
 func (c *keyCache) shard(k cacheKey) *cacheShard { return &c.shards[k.hash[0]%cacheShards] }

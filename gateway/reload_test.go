@@ -99,7 +99,7 @@ func (b *bundle) versions() map[string]int {
 	for p := range uint16(2) {
 		records, _, err := b.engine.Ledger().Read(b.t.Context(), p, meter.Position{}, 1000, 0)
 		require.NoError(b.t, err)
-		for _, rec := range records {
+		for _, rec := range records.List {
 			for _, e := range rec.Entries {
 				if e.Kind == meter.KindCommit {
 					out[e.Note.PolicyVersion]++

@@ -61,7 +61,8 @@ const callKeysAt = 3
 
 func newCalls() *sync.Pool {
 	return &sync.Pool{New: func() any {
-		return &call{accounts: make(map[string]uint16, flightMax), slots: make(map[slotRef]uint16, 8)}
+		// Maps grow to what flights need: clearing one costs as much as it has room for.
+		return &call{accounts: make(map[string]uint16), slots: make(map[slotRef]uint16)}
 	}}
 }
 

@@ -284,32 +284,39 @@ func (r *reader) noteBody(like Note) (n Note) {
 }
 
 // UnpackRecord reads the body of a ledger record. The caller knows layout, partition and position.
-func UnpackRecord(body []byte) (Record, error) { return unpackRecord(body, string(body)) }
+func UnpackRecord(body []byte) (rec Record, err error) {
+	_, _, err = unpackRecord(&rec, body, string(body), nil, nil)
+	return rec, err
+}
 
-// unpackRecord reads a body that is there as a string too, of which the entries' texts become parts. What a record's
-// entries need is allocated once for all of them: the flusher reads as many as requests are charged.
-func unpackRecord(body []byte, text string) (Record, error) {
+// unpackRecord reads a body that is there as a string too, of which the entries' texts become parts. Entries and their lines
+// are appended to those given: the flusher reads as many as requests are charged, again and again.
+func unpackRecord(
+	rec *Record, body []byte, text string, entries []Entry, lines []Line,
+) ([]Entry, []Line, error) {
 	r := reader{b: body, text: text}
 	r.format(recordFormat)
-	rec := Record{OccurredMs: r.i48(), Body: body}
+	rec.OccurredMs, rec.Body = r.i48(), body
 	n := int(r.u16())
 	if n == 0 || n > recordEntryMax {
-		return Record{}, fmt.Errorf("record: %w: %d entries", ErrPacked, n)
+		return entries, lines, fmt.Errorf("record: %w: %d entries", ErrPacked, n)
 	}
-	// At most as many as can be in what follows, if the count is wrong.
-	rec.Entries = make([]Entry, 0, min(n, len(r.b)/entrySizeMin))
-	lines := make([]Line, 0, cap(rec.Entries)) // most have one
-	like := &Entry{}                           // the next one's texts are often the same
+	n = min(n, len(r.b)/entrySizeMin+1) // more are not in what follows
+	from := len(entries)
+	entries = slices.Grow(entries, n)
+	lines = slices.Grow(lines, n) // most have one
+	like := &Entry{}              // the next one's texts are often the same
 	for range n {
-		rec.Entries = append(rec.Entries, Entry{})
-		e := &rec.Entries[len(rec.Entries)-1]
+		entries = append(entries, Entry{})
+		e := &entries[len(entries)-1]
 		lines = r.entry(e, like, lines)
 		like = e
 		if r.bad {
 			break
 		}
 	}
-	return rec, r.end("record")
+	rec.Entries = entries[from:len(entries):len(entries)]
+	return entries, lines, r.end("record")
 }
 
 // entrySizeMin is a packed entry without texts and lines.

@@ -33,7 +33,7 @@
 //	run.go          what runs beside the verbs
 //	sweeper.go      leases and old outcomes
 //	lapser.go       what grants have left when they end
-//	ledger.go       reading the ledger for whoever persists it
+//	ledger.go       reading the ledger for whoever persists it; records.go is what that brings
 //	replay.go       answers kept for an Idempotency-Key
 //	inspect.go      what Redis holds, read without scripts, for people and for verify
 //	log.go          where the Redis client says what it has to say

@@ -52,6 +52,7 @@ type Engine struct {
 	library    lua.Library
 	calls      *sync.Pool // of *call
 	ops        *sync.Pool // of *op
+	records    *sync.Pool // of *Records
 	redis      atomic.Pointer[redis.UniversalClient]
 	redisMu    sync.Mutex // one reconnection at a time
 	newClient  func() (redis.UniversalClient, error)
@@ -81,7 +82,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		layout: o.Layout, book: o.Book, rebuild: o.Rebuild, log: o.Log, clock: o.Clock, still: o.Now,
-		library: library, calls: newCalls(),
+		library: library, calls: newCalls(), records: newRecords(),
 		ops:     &sync.Pool{New: func() any { return new(op) }},
 		metrics: newEngineMetrics(o.Metrics), breaker: newBreaker(), orphans: make(chan Settle, orphansMax),
 		name: NewID(time.Now()).String(), newClient: func() (redis.UniversalClient, error) { return NewRedis(o.RedisURL) },

@@ -99,13 +99,13 @@ func (b *testBundle) flushPartition(ctx context.Context, p uint16, wait time.Dur
 		return err
 	}
 	records, _, err := b.engine.Ledger().Read(ctx, p, at.Position, 10_000, wait)
-	if err != nil || len(records) == 0 {
+	if err != nil || len(records.List) == 0 {
 		return err
 	}
-	if err := b.book.Fold(records); err != nil {
+	if err := b.book.Fold(records.List); err != nil {
 		return err
 	}
-	return b.engine.Ledger().Flushed(ctx, p, records[len(records)-1].Position, meter.Position{})
+	return b.engine.Ledger().Flushed(ctx, p, records.List[len(records.List)-1].Position, meter.Position{})
 }
 
 // keepFlushing flushes until the test ends, as a gateway does.

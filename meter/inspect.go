@@ -180,8 +180,13 @@ func (i *Inspector) Records(ctx context.Context, partition uint16, after Positio
 	}
 	records := make([]Record, len(messages))
 	for n, m := range messages {
-		if records[n], err = i.engine.record(partition, m); err != nil {
-			return nil, err
+		body, _ := m.Values["e"].(string)
+		if records[n], err = UnpackRecord([]byte(body)); err != nil {
+			return nil, fmt.Errorf("meter: ledger record %s of partition %d: %w", m.ID, partition, err)
+		}
+		records[n].Layout, records[n].Partition = i.layout.Number, partition
+		if records[n].Position, err = parsePosition(m.ID); err != nil {
+			return nil, fmt.Errorf("meter: ledger record of partition %d: %w", partition, err)
 		}
 	}
 	return records, nil

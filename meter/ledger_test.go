@@ -17,7 +17,10 @@ func TestRedisLeftBehindIsNotRead(t *testing.T) {
 	p := r.layout.PartitionOf(payer)
 	read := func(after meter.Position) ([]meter.Record, error) {
 		records, _, err := r.engines[0].Ledger().Read(r.ctx, p, after, 10, 10*time.Millisecond)
-		return records, err
+		if err != nil {
+			return nil, err
+		}
+		return records.List, nil
 	}
 	records, err := read(meter.Position{})
 	require.NoError(t, err)
@@ -37,7 +40,7 @@ func TestReadWaitsForTheFirstRecord(t *testing.T) {
 	t.Parallel()
 	r := newRules(t)
 	type result struct {
-		records []meter.Record
+		records *meter.Records
 		epoch   uint64
 		err     error
 	}
@@ -54,8 +57,8 @@ func TestReadWaitsForTheFirstRecord(t *testing.T) {
 	got := <-done
 	require.NoError(t, got.err)
 	require.Equal(t, uint64(1), got.epoch)
-	require.Len(t, got.records, 1)
-	require.Equal(t, meter.Position{Epoch: 1, Pseq: 2}, got.records[0].Position)
+	require.Len(t, got.records.List, 1)
+	require.Equal(t, meter.Position{Epoch: 1, Pseq: 2}, got.records.List[0].Position)
 }
 
 func TestHeadIsOfOneMoment(t *testing.T) {

@@ -93,11 +93,11 @@ func TestFlushBetweenCursorAndClaim(t *testing.T) {
 	require.NoError(t, err)
 	read, _, err := e.Ledger().Read(t.Context(), p, at.Position, 100, 0)
 	require.NoError(t, err)
-	require.Len(t, read, 1)
+	require.Len(t, read.List, 1)
 	var once atomic.Bool
 	book.onClaim = func(q uint16) {
 		if q == p && once.CompareAndSwap(false, true) {
-			require.NoError(t, b.book.Fold(read)) // the flusher's COMMIT arrives
+			require.NoError(t, b.book.Fold(read.List)) // the flusher's COMMIT arrives
 		}
 	}
 	require.NoError(t, b.raw().Del(t.Context(), b.layout.Keys(p).Meta(), b.layout.Keys(p).Ledger(), b.layout.Keys(p).Slots(),

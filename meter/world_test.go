@@ -223,7 +223,7 @@ func (w *world) flush(atMost int, tell, trim bool) {
 		require.NoError(w.t, err)
 		records, _, err := w.engines[0].Ledger().Read(w.ctx, m.Partition, at.Position, atMost, 0)
 		require.NoError(w.t, err)
-		require.NoError(w.t, w.book.Fold(records))
+		require.NoError(w.t, w.book.Fold(records.List))
 		if !tell {
 			continue
 		}

@@ -1,42 +1,42 @@
 package persist
 
 import (
+	"encoding/binary"
+
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"creditgate/meter"
 )
 
-// array is an argument of a Postgres array type. pgx takes a plain slice too, and allocates for each element, of which
-// a batch has twelve for each grant that it changes; a pointer into the slice costs nothing.
-type array[E any] []E
-
-// Dimensions, Index and IndexType are how pgx reads it.
-func (a array[E]) Dimensions() []pgtype.ArrayDimension {
-	return []pgtype.ArrayDimension{{Length: int32(len(a)), LowerBound: 1}}
+// arrays are the arguments of one statement, each an array, in Postgres' binary form. An element has the form of a
+// column of COPY, so both are encoded alike. pgx would take each element as an interface and encode it into memory that
+// it does not keep, and a batch has nine elements for each account that was charged.
+type arrays struct {
+	rows   copyRows
+	values [][]byte // parts of rows, as far as it did not move
 }
 
-// Index returns the element's address, which says by its methods what it is.
-func (a array[E]) Index(i int) any { return &a[i] }
+func (a *arrays) reset() { a.rows.b, a.values = a.rows.b[:0], a.values[:0] }
 
-// IndexType is by what pgx chooses how to encode them.
-func (a array[E]) IndexType() any { return new(E) }
-
-// What the arrays are of.
-type (
-	bigint int64
-	uuid   meter.ID
-	text   string
-)
-
-// Int64Value is how pgx reads a bigint.
-func (v *bigint) Int64Value() (pgtype.Int8, error) {
-	return pgtype.Int8{Int64: int64(*v), Valid: true}, nil
+// add appends an array of n elements of a type, each encoded by one call.
+func (a *arrays) add(of uint32, n int, element func(r *copyRows, i int)) {
+	from, dimensions := len(a.rows.b), uint32(1)
+	if n == 0 {
+		dimensions = 0
+	}
+	for _, v := range [...]uint32{dimensions, 0, of} { // none of them is null
+		a.rows.b = binary.BigEndian.AppendUint32(a.rows.b, v)
+	}
+	if n > 0 {
+		a.rows.b = binary.BigEndian.AppendUint32(a.rows.b, uint32(n))
+		a.rows.b = binary.BigEndian.AppendUint32(a.rows.b, 1) // the first index
+	}
+	for i := range n {
+		element(&a.rows, i)
+	}
+	a.values = append(a.values, a.rows.b[from:len(a.rows.b):len(a.rows.b)])
 }
 
-// UUIDValue is how pgx reads a uuid.
-func (v *uuid) UUIDValue() (pgtype.UUID, error) { return pgtype.UUID{Bytes: *v, Valid: true}, nil }
-
-// TextValue is how pgx reads a text.
-func (v *text) TextValue() (pgtype.Text, error) {
-	return pgtype.Text{String: string(*v), Valid: true}, nil
+func (a *arrays) uuids(ids []meter.ID) {
+	a.add(pgtype.UUIDOID, len(ids), func(r *copyRows, i int) { r.uuid(ids[i]) })
 }

@@ -174,7 +174,7 @@ func (l *backlog) addAccounts(tb testing.TB, spread meter.Layout, accounts int) 
 
 func (l *backlog) Read(
 	ctx context.Context, partition uint16, after meter.Position, limit int, wait time.Duration,
-) ([]meter.Record, uint64, error) {
+) (*meter.Records, uint64, error) {
 	rest := l.records[partition][after.Pseq:]
 	if len(rest) == 0 {
 		select {
@@ -183,7 +183,7 @@ func (l *backlog) Read(
 		case <-time.After(wait):
 		}
 	}
-	return rest[:min(len(rest), limit, l.perRead)], l.epochs[partition], nil
+	return &meter.Records{List: rest[:min(len(rest), limit, l.perRead)]}, l.epochs[partition], nil
 }
 
 func (l *backlog) Flushed(_ context.Context, partition uint16, at, _ meter.Position) error {

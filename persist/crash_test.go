@@ -75,7 +75,7 @@ type pagedSource struct {
 
 func (s pagedSource) Read(
 	ctx context.Context, partition uint16, after meter.Position, limit int, wait time.Duration,
-) ([]meter.Record, uint64, error) {
+) (*meter.Records, uint64, error) {
 	return s.LedgerReader.Read(ctx, partition, after, min(limit, s.atMost), wait)
 }
 

@@ -3,25 +3,30 @@ package persist
 import (
 	"crypto/sha256"
 	"fmt"
-	"maps"
+	"sync"
 
 	"creditgate/meter"
 )
 
-// flushBatch is what one transaction writes: whole records, and what they change altogether.
+// flushBatch is what one transaction writes: whole records, and what they change altogether. Its memory is used again:
+// what it takes from records is theirs, so it must be freed before they are released.
 type flushBatch struct {
 	from, to meter.Cursor
 	records  []meter.Record
+	merged   []meter.Record // what records is of, if they are several partitions'
 	hashes   [][32]byte
 	entries  int
 	lines    int
-	accounts map[string]*seqSpan
-	grants   map[meter.ID]*grantDelta
-	spans    []seqSpan    // what accounts points to, or did before this grew
-	deltas   []grantDelta // what grants points to, likewise
+	accounts map[string]int   // index in spans
+	grants   map[meter.ID]int // index in deltas
+	spans    []seqSpan
+	deltas   []grantDelta
 	// Changes whose entry is among the records.
 	granted, revoked, moved, reversed []meter.ID
 	buckets                           []bucketCredits // told by Postgres, which knows the grants' buckets
+	// What is sent, encoded.
+	copies copySource
+	args   arrays
 }
 
 // bucketCredits is what a batch does to one bucket, in thousandths, for the metrics: a float will do.
@@ -31,68 +36,105 @@ type bucketCredits struct {
 }
 
 // seqSpan is the first and last seq of an account in a batch.
-type seqSpan struct{ first, last uint64 }
+type seqSpan struct {
+	account     string
+	first, last uint64
+}
 
 // grantDelta is what a batch does to a grant.
 type grantDelta struct {
+	grant                                 meter.ID
 	account                               string
 	granted, spent, lapsed, revoked, debt meter.Credits
 }
 
+// batchKept bounds the batches whose memory is kept, by their entries: a full one, and what its last record had too many.
+const batchKept = 2 * batchEntries
+
+// spareBatch is an empty one, in memory that a former one may have had.
+func spareBatch(spare *sync.Pool) *flushBatch {
+	b, _ := spare.Get().(*flushBatch)
+	if b == nil {
+		b = &flushBatch{accounts: map[string]int{}, grants: map[meter.ID]int{}}
+	}
+	return b
+}
+
+// free gives the memory to the next batch. Not after a failure: pgx may still read it then.
+func (b *flushBatch) free(spare *sync.Pool) {
+	if b.entries > batchKept {
+		return
+	}
+	// Texts and records are not kept alive.
+	clear(b.accounts)
+	clear(b.grants)
+	clear(b.spans)
+	clear(b.deltas)
+	clear(b.merged)
+	b.copies.add = nil
+	*b = flushBatch{
+		merged: b.merged[:0], hashes: b.hashes[:0], accounts: b.accounts, grants: b.grants, spans: b.spans[:0],
+		deltas: b.deltas[:0], granted: b.granted[:0], revoked: b.revoked[:0], moved: b.moved[:0],
+		reversed: b.reversed[:0], buckets: b.buckets[:0], copies: b.copies, args: b.args,
+	}
+	spare.Put(b)
+}
+
 // collect takes records for one transaction and checks all that can be checked without Postgres: pseq dense from
 // the cursor on, epochs that do not go back, account seqs dense among themselves, amounts that add up.
-func collect(layout meter.Layout, partition uint16, at meter.Cursor, records []meter.Record) (*flushBatch, error) {
-	b := &flushBatch{from: at, to: at, accounts: map[string]*seqSpan{}, grants: map[meter.ID]*grantDelta{}}
+func (b *flushBatch) collect(layout meter.Layout, partition uint16, at meter.Cursor, records []meter.Record) error {
+	b.from, b.to = at, at
 	for i := range records {
 		rec := &records[i]
 		if b.entries >= batchEntries {
 			break
 		}
 		if rec.Layout != layout.Number || rec.Partition != partition {
-			return nil, broken(rec, "it is from layout %d, partition %d", rec.Layout, rec.Partition)
+			return broken(rec, "it is from layout %d, partition %d", rec.Layout, rec.Partition)
 		}
 		if rec.Pseq != b.to.Pseq+1 {
-			return nil, broken(rec, "a gap: the record before it is %s", b.to.Position)
+			return broken(rec, "a gap: the record before it is %s", b.to.Position)
 		}
 		if rec.Epoch < b.to.Epoch {
-			return nil, broken(rec, "the epoch goes back: the record before it is %s", b.to.Position)
+			return broken(rec, "the epoch goes back: the record before it is %s", b.to.Position)
 		}
 		for i := range rec.Entries {
 			e := &rec.Entries[i]
 			if layout.PartitionOf(e.Account) != partition {
-				return nil, broken(rec, "entry %d is of account %q, which belongs to partition %d",
+				return broken(rec, "entry %d is of account %q, which belongs to partition %d",
 					i, e.Account, layout.PartitionOf(e.Account))
 			}
 			if err := b.add(e); err != nil {
-				return nil, broken(rec, "entry %d (%s of %s): %w", i, e.Kind, e.Account, err)
+				return broken(rec, "entry %d (%s of %s): %w", i, e.Kind, e.Account, err)
 			}
 		}
 		b.to.Position, b.to.Hash = rec.Position, chain(b.to.Hash, rec.Body)
 		b.hashes = append(b.hashes, b.to.Hash)
 		b.records = records[:i+1]
 	}
-	return b, nil
+	return nil
 }
 
-// merge makes one batch of several partitions'; its cursors stay with the parts. It is nil when two partitions touch
-// one account or grant, which only a broken ledger does: by itself, the wrong one is found out.
-func merge(writes []*flushWrite) *flushBatch {
-	all := &flushBatch{accounts: map[string]*seqSpan{}, grants: map[meter.ID]*grantDelta{}}
-	accounts, grants := 0, 0
+// merge takes what batches of several partitions have; their cursors stay with them. It reports false when two
+// partitions touch one account or grant, which only a broken ledger does: by itself, the wrong one is found out.
+func (b *flushBatch) merge(writes []*flushWrite) bool {
 	for _, w := range writes {
-		b := w.batch
-		all.records, all.hashes = append(all.records, b.records...), append(all.hashes, b.hashes...)
-		all.granted, all.revoked = append(all.granted, b.granted...), append(all.revoked, b.revoked...)
-		all.moved, all.reversed = append(all.moved, b.moved...), append(all.reversed, b.reversed...)
-		all.entries, all.lines = all.entries+b.entries, all.lines+b.lines
-		accounts, grants = accounts+len(b.accounts), grants+len(b.grants)
-		maps.Copy(all.accounts, b.accounts)
-		maps.Copy(all.grants, b.grants)
+		part := w.batch
+		b.merged, b.hashes = append(b.merged, part.records...), append(b.hashes, part.hashes...)
+		b.granted, b.revoked = append(b.granted, part.granted...), append(b.revoked, part.revoked...)
+		b.moved, b.reversed = append(b.moved, part.moved...), append(b.reversed, part.reversed...)
+		b.entries, b.lines = b.entries+part.entries, b.lines+part.lines
+		for _, s := range part.spans {
+			b.accounts[s.account] = len(b.spans)
+			b.spans = append(b.spans, s)
+		}
+		for _, d := range part.deltas {
+			b.grants[d.grant] = len(b.deltas)
+			b.deltas = append(b.deltas, d)
+		}
 	}
-	if len(all.accounts) != accounts || len(all.grants) != grants {
-		return nil
-	}
-	return all
+	b.records = b.merged
+	return len(b.accounts) == len(b.spans) && len(b.grants) == len(b.deltas)
 }
 
 func broken(rec *meter.Record, format string, args ...any) error {
@@ -111,15 +153,15 @@ func chain(before [32]byte, body []byte) (hash [32]byte) {
 }
 
 func (b *flushBatch) add(e *meter.Entry) error {
-	span := b.accounts[e.Account]
+	n, ok := b.accounts[e.Account]
 	switch {
-	case span == nil:
-		b.spans = append(b.spans, seqSpan{e.Seq, e.Seq})
-		b.accounts[e.Account] = &b.spans[len(b.spans)-1]
-	case e.Seq != span.last+1:
-		return fmt.Errorf("account seq %d follows %d", e.Seq, span.last)
+	case !ok:
+		b.accounts[e.Account] = len(b.spans)
+		b.spans = append(b.spans, seqSpan{e.Account, e.Seq, e.Seq})
+	case e.Seq != b.spans[n].last+1:
+		return fmt.Errorf("account seq %d follows %d", e.Seq, b.spans[n].last)
 	default:
-		span.last = e.Seq
+		b.spans[n].last = e.Seq
 	}
 	if err := balanced(e); err != nil {
 		return err
@@ -191,12 +233,13 @@ func (b *flushBatch) addLine(account string, l *meter.Line) error {
 	if (*l == meter.Line{Grant: l.Grant, Returned: l.Returned}) {
 		return nil // what is only returned changes nothing that the ledger sums
 	}
-	d := b.grants[l.Grant]
-	if d == nil {
-		b.deltas = append(b.deltas, grantDelta{account: account})
-		d = &b.deltas[len(b.deltas)-1]
-		b.grants[l.Grant] = d
+	n, ok := b.grants[l.Grant]
+	if !ok {
+		n = len(b.deltas)
+		b.grants[l.Grant] = n
+		b.deltas = append(b.deltas, grantDelta{grant: l.Grant, account: account})
 	}
+	d := &b.deltas[n]
 	if d.account != account {
 		return fmt.Errorf("grant %s is used by %s and %s", l.Grant, d.account, account)
 	}

@@ -124,8 +124,11 @@ func (c *flushConn) take() []*flushWrite {
 // transaction of its own: one partition's broken ledger or moved cursor must not stop the others.
 func (c *flushConn) writeTogether(ctx context.Context, writes []*flushWrite) {
 	if len(writes) > 1 {
-		if merged := merge(writes); merged != nil && c.held(writes) {
+		if merged := spareBatch(&c.store.batches); merged.merge(writes) && c.held(writes) {
 			err := c.transact(ctx, writes, merged)
+			if err == nil {
+				merged.free(&c.store.batches)
+			}
 			if err == nil || c.conn == nil {
 				for _, w := range writes {
 					w.done, w.err = true, storeError("flush", err)
@@ -210,7 +213,7 @@ func (c *flushConn) writeRows(ctx context.Context, tx pgx.Tx, writes []*flushWri
 	if tag.RowsAffected() != int64(len(writes)) {
 		return errCursorMoved
 	}
-	if err := copyLedger(ctx, tx, &c.store.copies, c.store.layoutNumber(), b); err != nil {
+	if err := copyLedger(ctx, tx, c.store.layoutNumber(), b); err != nil {
 		return err
 	}
 	for _, w := range writes {

@@ -90,21 +90,22 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 		}
 		return 0, err
 	}
-	if len(records) == 0 {
+	if len(records.List) == 0 {
+		records.Release()
 		w.oldestMs.Store(0)
 		w.behind.Store(0)
 		w.broken.Store(false)
 		return 0, w.report(ctx, true)
 	}
 	f.options.OnStep(w.partition, StepRead)
-	w.oldestMs.Store(records[0].OccurredMs)
+	w.oldestMs.Store(records.List[0].OccurredMs)
 	if ok, err := w.sameEpoch(ctx, epoch); !ok {
 		return 0, err
 	}
 	entries := 0
-	for rest := records; len(rest) > 0; {
-		batch, err := collect(f.store.layout, w.partition, w.at, rest)
-		if err != nil {
+	for rest := records.List; len(rest) > 0; {
+		batch := spareBatch(&f.store.batches)
+		if err := batch.collect(f.store.layout, w.partition, w.at, rest); err != nil {
 			return committed, err
 		}
 		if err := w.write(ctx, batch); err != nil {
@@ -116,6 +117,7 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 		rest = rest[len(batch.records):]
 		committed += len(batch.records)
 		entries += batch.entries
+		batch.free(&f.store.batches)
 		if len(rest) > 0 {
 			w.oldestMs.Store(rest[0].OccurredMs)
 		}
@@ -124,9 +126,10 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 			return committed, err
 		}
 	}
-	w.caughtUp(ctx, len(records))
+	w.caughtUp(ctx, committed)
 	// The next read should bring about one transaction's worth, whether records carry one entry or thousands.
-	w.readMax = max(batchReadMin, batchEntries*len(records)/entries)
+	w.readMax = max(batchReadMin, batchEntries*committed/entries)
+	records.Release() // not after a failure: pgx may still read them then
 	if entries < batchEntries {
 		w.gather(ctx)
 	}

@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"creditgate/meter"
 )
@@ -17,36 +20,79 @@ type expectation struct {
 	what string
 	rows int
 	sql  string
-	args []any
+	args func(a *arrays)
 }
 
 // project brings the projections and the statuses of changes up to the batch: one statement each, whatever the
 // batch holds, and all of them in one round trip.
 func project(ctx context.Context, tx pgx.Tx, b *flushBatch) error {
 	expected := append([]expectation{b.seqs()}, b.statuses()...)
-	var batch pgx.Batch
-	for _, e := range expected {
-		batch.Queue(e.sql, e.args...)
+	results, err := b.send(ctx, tx.Conn(), append(expected, expectation{sql: changeGrants, args: b.grantArgs}))
+	if err != nil {
+		return err
 	}
-	b.queueGrants(&batch)
-	results := tx.SendBatch(ctx, &batch)
 	var wrong error
 	for _, e := range expected {
-		tag, err := results.Exec()
+		tag, err := b.read(results, nil)
 		if err != nil {
 			_ = results.Close() // reports the same error
 			return err
 		}
 		wrong = cmp.Or(wrong, unexpected(e.what, tag.RowsAffected(), e.rows))
 	}
-	changed, err := b.readGrants(results)
-	if err != nil {
+	var changed int64
+	_, err = b.read(results, func(row [][]byte) error {
+		n, err := b.addBucket(row)
+		changed += n
+		return err
+	})
+	if err := errors.Join(err, results.Close()); err != nil {
 		return err
 	}
-	if wrong = cmp.Or(wrong, unexpected("grants", changed, len(b.grants))); wrong != nil {
+	if wrong = cmp.Or(wrong, unexpected("grants", changed, len(b.deltas))); wrong != nil {
 		return fmt.Errorf("%w%s", wrong, b.explain(ctx, tx))
 	}
 	return nil
+}
+
+// send sends statements whose results are then read in their order. Each is prepared once for a connection, and leaves by
+// itself: pgx lets what it sends grow in steps, and would begin anew with the next statement behind it.
+func (b *flushBatch) send(ctx context.Context, conn *pgx.Conn, statements []expectation) (*pgconn.Pipeline, error) {
+	var prepared []*pgconn.StatementDescription
+	for _, s := range statements {
+		p, err := conn.Prepare(ctx, s.sql, s.sql)
+		if err != nil {
+			return nil, err
+		}
+		prepared = append(prepared, p)
+	}
+	results := conn.PgConn().StartPipeline(ctx)
+	for i, s := range statements {
+		b.args.reset()
+		s.args(&b.args)
+		results.SendQueryStatement(prepared[i], b.args.values, []int16{pgx.BinaryFormatCode}, nil)
+		if err := results.Flush(); err != nil {
+			return nil, err
+		}
+	}
+	return results, results.Sync()
+}
+
+// read takes the next statement's result, with its rows as text.
+func (b *flushBatch) read(results *pgconn.Pipeline, row func([][]byte) error) (tag pgconn.CommandTag, err error) {
+	next, err := results.GetResults()
+	if err != nil {
+		return tag, err
+	}
+	rows, ok := next.(*pgconn.ResultReader)
+	if !ok {
+		return tag, fmt.Errorf("a result was expected, and %T came", next)
+	}
+	for err == nil && rows.NextRow() {
+		err = row(rows.Values())
+	}
+	tag, closed := rows.Close()
+	return tag, cmp.Or(err, closed)
 }
 
 // unexpected is the alarm of a statement that changed another number of rows than the ledger names, else nil.
@@ -57,59 +103,62 @@ func unexpected(what string, got int64, want int) error {
 	return fmt.Errorf("%w: %d of %d %s are as the ledger says", ErrLedgerBroken, got, want, what)
 }
 
-// queueGrants adds to each grant what the batch did to it. The answer is that by bucket, which is told as a metric once
-// it is committed; it comes from the same statement because the amounts would have to be sent twice otherwise.
-func (b *flushBatch) queueGrants(batch *pgx.Batch) {
-	ids, owners := make(array[uuid], 0, len(b.grants)), make(array[text], 0, len(b.grants))
-	var sums [5]array[bigint]
-	for i := range sums {
-		sums[i] = make(array[bigint], 0, len(b.grants))
-	}
-	for id, d := range b.grants {
-		ids, owners = append(ids, uuid(id)), append(owners, text(d.account))
-		for i, v := range [...]meter.Credits{d.granted, d.spent, d.lapsed, d.revoked, d.debt} {
-			sums[i] = append(sums[i], bigint(v))
+// changeGrants adds to each grant what the batch did to it. The answer is that by bucket, which is told as a metric once
+// it is committed; it comes from the same statement because the amounts would have to be sent twice otherwise. An amount
+// that no grant has is sent as no element at all.
+const changeGrants = `WITH changed AS (
+		UPDATE creditgate.grant_state s SET granted = s.granted + coalesce(u.granted, 0),
+			spent = s.spent + coalesce(u.spent, 0), lapsed = s.lapsed + coalesce(u.lapsed, 0),
+			revoked = s.revoked + coalesce(u.revoked, 0), debt = s.debt + coalesce(u.debt, 0)
+		FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+			u (grant_id, account, granted, spent, lapsed, revoked, debt)
+		WHERE s.grant_id = u.grant_id AND s.account = u.account
+		RETURNING s.bucket, u.granted, u.spent, u.lapsed, u.revoked)
+	SELECT bucket, count(*), coalesce(sum(granted), 0), coalesce(sum(spent), 0), coalesce(sum(lapsed), 0),
+		coalesce(sum(revoked), 0) FROM changed GROUP BY bucket`
+
+func (b *flushBatch) grantArgs(a *arrays) {
+	a.add(pgtype.UUIDOID, len(b.deltas), func(r *copyRows, i int) { r.uuid(b.deltas[i].grant) })
+	a.add(pgtype.TextOID, len(b.deltas), func(r *copyRows, i int) { r.text(b.deltas[i].account) })
+	for _, amount := range [...]func(d *grantDelta) meter.Credits{
+		func(d *grantDelta) meter.Credits { return d.granted },
+		func(d *grantDelta) meter.Credits { return d.spent },
+		func(d *grantDelta) meter.Credits { return d.lapsed },
+		func(d *grantDelta) meter.Credits { return d.revoked },
+		func(d *grantDelta) meter.Credits { return d.debt },
+	} {
+		n := 0
+		for i := range b.deltas {
+			if amount(&b.deltas[i]) != 0 {
+				n = len(b.deltas)
+				break
+			}
 		}
+		a.add(pgtype.Int8OID, n, func(r *copyRows, i int) { r.credits(amount(&b.deltas[i])) })
 	}
-	batch.Queue(`WITH changed AS (
-			UPDATE creditgate.grant_state s SET granted = s.granted + u.granted, spent = s.spent + u.spent,
-				lapsed = s.lapsed + u.lapsed, revoked = s.revoked + u.revoked, debt = s.debt + u.debt
-			FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-				u (grant_id, account, granted, spent, lapsed, revoked, debt)
-			WHERE s.grant_id = u.grant_id AND s.account = u.account
-			RETURNING s.bucket, u.granted, u.spent, u.lapsed, u.revoked)
-		SELECT bucket, count(*), sum(granted), sum(spent), sum(lapsed), sum(revoked) FROM changed GROUP BY bucket`,
-		ids, owners, sums[0], sums[1], sums[2], sums[3], sums[4])
 }
 
-// readGrants reads the answer to queueGrants and returns how many grants were changed.
-func (b *flushBatch) readGrants(results pgx.BatchResults) (changed int64, err error) {
-	rows, err := results.Query()
-	if err == nil {
-		b.buckets, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c bucketCredits, err error) {
-			var n int64
-			err = row.Scan(&c.bucket, &n, &c.granted, &c.spent, &c.lapsed, &c.revoked)
-			changed += n
-			return c, err
-		})
+// addBucket takes a row of changeGrants' answer and returns how many grants it is of.
+func (b *flushBatch) addBucket(row [][]byte) (grants int64, err error) {
+	c := bucketCredits{bucket: string(row[0])}
+	for i, to := range [...]*float64{&c.granted, &c.spent, &c.lapsed, &c.revoked} {
+		if *to, err = strconv.ParseFloat(string(row[2+i]), 64); err != nil {
+			return 0, err
+		}
 	}
-	if err != nil {
-		_ = results.Close() // reports the same error
-		return 0, err
-	}
-	return changed, results.Close()
+	b.buckets = append(b.buckets, c)
+	return strconv.ParseInt(string(row[1]), 10, 64)
 }
 
 // seqs moves each account from the seq before the batch to its last one in it.
 func (b *flushBatch) seqs() expectation {
-	accounts := make(array[text], 0, len(b.accounts))
-	before, last := make(array[bigint], 0, len(b.accounts)), make(array[bigint], 0, len(b.accounts))
-	for account, span := range b.accounts {
-		accounts = append(accounts, text(account))
-		before, last = append(before, bigint(span.first)-1), append(last, bigint(span.last))
-	}
 	return expectation{
-		what: "account seqs", rows: len(accounts), args: []any{accounts, before, last},
+		what: "account seqs", rows: len(b.spans),
+		args: func(a *arrays) {
+			a.add(pgtype.TextOID, len(b.spans), func(r *copyRows, i int) { r.text(b.spans[i].account) })
+			a.add(pgtype.Int8OID, len(b.spans), func(r *copyRows, i int) { r.bigint(int64(b.spans[i].first) - 1) })
+			a.add(pgtype.Int8OID, len(b.spans), func(r *copyRows, i int) { r.bigint(int64(b.spans[i].last)) })
+		},
 		sql: `UPDATE creditgate.account_state s SET seq = u.last
 			FROM unnest($1::text[], $2::bigint[], $3::bigint[]) u (account, before, last)
 			WHERE s.account = u.account AND s.seq = u.before`,
@@ -126,7 +175,7 @@ func (b *flushBatch) statuses() []expectation {
 	}{{"grant_lot", b.granted}, {"revocation", b.revoked}, {"expiry_move", b.moved}, {"reversal", b.reversed}} {
 		if len(c.ids) > 0 {
 			out = append(out, expectation{
-				what: c.table + " rows", rows: len(c.ids), args: []any{uuids(c.ids)},
+				what: c.table + " rows", rows: len(c.ids), args: func(a *arrays) { a.uuids(c.ids) },
 				sql: `UPDATE creditgate.` + c.table + ` SET status = 'applied', applied_at = now()
 					WHERE id = ANY ($1::uuid[]) AND status <> 'applied'`,
 			})
@@ -144,7 +193,7 @@ func (b *flushBatch) statuses() []expectation {
 			}
 		}
 		out = append(out, expectation{
-			what: "moved expiries", rows: len(grants), args: []any{uuids(b.moved)},
+			what: "moved expiries", rows: len(grants), args: func(a *arrays) { a.uuids(b.moved) },
 			// several moves of one grant: the last one in the ledger counts
 			sql: `UPDATE creditgate.grant_state s SET expires_at = m.expires_at
 				FROM (SELECT DISTINCT ON (m.grant_id) m.grant_id, m.expires_at
@@ -156,18 +205,11 @@ func (b *flushBatch) statuses() []expectation {
 	return out
 }
 
-func uuids(ids []meter.ID) array[uuid] {
-	out := make(array[uuid], len(ids))
-	for i, id := range ids {
-		out[i] = uuid(id)
-	}
-	return out
-}
-
 // explain names one account whose seq is not what the batch continues, for the alarm. It says nothing when the seqs
 // are right or Postgres cannot be asked.
 func (b *flushBatch) explain(ctx context.Context, tx pgx.Tx) string {
-	for account, span := range b.accounts {
+	for _, span := range b.spans {
+		account := span.account
 		var seq uint64
 		err := tx.QueryRow(ctx, `SELECT seq FROM creditgate.account_state WHERE account = $1`, account).Scan(&seq)
 		switch {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -27,7 +26,7 @@ func flushError(partition uint16, err error) error {
 }
 
 // copyLedger writes records, entries and lines. A row that is there already fails the whole transaction.
-func copyLedger(ctx context.Context, tx pgx.Tx, spare *sync.Pool, layout int, b *flushBatch) error {
+func copyLedger(ctx context.Context, tx pgx.Tx, layout int, b *flushBatch) error {
 	tables := [...]struct {
 		name    string
 		columns []string
@@ -45,20 +44,14 @@ func copyLedger(ctx context.Context, tx pgx.Tx, spare *sync.Pool, layout int, b 
 			"revoked", "debt",
 		}, addLines,
 	}}
-	source, _ := spare.Get().(*copySource)
-	if source == nil {
-		source = &copySource{}
-	}
 	for _, t := range tables {
-		err := copyTo(ctx, tx, t.name, t.columns, source.begin(len(b.records), func(r *copyRows, i int) {
+		err := copyTo(ctx, tx, t.name, t.columns, b.copies.begin(len(b.records), func(r *copyRows, i int) {
 			t.add(r, layout, int(b.records[i].Partition), len(t.columns), &b.records[i], &b.hashes[i])
 		}))
 		if err != nil {
-			return err // without the source: pgx may still read it
+			return err
 		}
 	}
-	source.add = nil // which holds the batch
-	spare.Put(source)
 	return nil
 }
 

@@ -19,7 +19,7 @@ type Source interface {
 	// Read returns records after a position, in order, at most limit, and the epoch under which the partition is open
 	// at the Redis that they come from. When there are none it waits for the first, at most wait.
 	Read(ctx context.Context, partition uint16, after meter.Position, limit int, wait time.Duration) (
-		records []meter.Record, epoch uint64, err error)
+		records *meter.Records, epoch uint64, err error)
 	// Flushed tells Redis how far Postgres is, and lets it forget records before trimTo (zero: none).
 	Flushed(ctx context.Context, partition uint16, at, trimTo meter.Position) error
 	// Reopen says that Postgres has another epoch than Redis runs under: an opening was claimed and not finished.

@@ -85,7 +85,7 @@ func (l *fileLedger) all(partition uint16) ([]meter.Record, error) {
 
 func (l *fileLedger) Read(
 	ctx context.Context, partition uint16, after meter.Position, limit int, wait time.Duration,
-) ([]meter.Record, uint64, error) {
+) (*meter.Records, uint64, error) {
 	timeout := time.After(wait)
 	for {
 		l.mu.Lock()
@@ -102,12 +102,12 @@ func (l *fileLedger) Read(
 			}
 		}
 		if len(out) > 0 {
-			return out, epoch, nil
+			return &meter.Records{List: out}, epoch, nil
 		}
 		select {
 		case <-written:
 		case <-timeout:
-			return nil, epoch, nil
+			return &meter.Records{}, epoch, nil
 		case <-ctx.Done():
 			return nil, 0, ctx.Err()
 		}

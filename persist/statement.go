@@ -25,6 +25,15 @@ type FairUseCap struct {
 	UsedUp  bool          // nothing is left of it; Redis may have forgotten it
 }
 
+// uuids are ids as an argument.
+func uuids(ids []meter.ID) [][16]byte {
+	out := make([][16]byte, len(ids))
+	for i, id := range ids {
+		out[i] = id
+	}
+	return out
+}
+
 // Statement reads the fair-use caps in force at a moment, and what is owed of grants other than live. It reads the
 // account's grants by their index, of which a year has some dozens.
 func (s *Store) Statement(ctx context.Context, account string, live []meter.ID, at time.Time) (out Statement, err error) {

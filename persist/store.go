@@ -25,8 +25,8 @@ type Store struct {
 	hurried []chan struct{}
 	// behind has, per partition, whether Redis may lack a change that it would take by now: one that did not reach it, or
 	// one from before the partition was opened. The sweeper then does not wait for the change's age.
-	behind []atomic.Bool
-	copies sync.Pool // of *copySource: what one flush has used, for the next
+	behind  []atomic.Bool
+	batches sync.Pool // of *flushBatch: what one flush has used, for the next
 
 	keys  *lookups[keyHash, Identity]
 	names *lookups[string, Identity]
