@@ -228,6 +228,7 @@ CREATE TABLE creditgate.ledger_line (
 -- Projections of the ledger, updated in the same transaction, so that loading an account costs its live grants and
 -- not its history. `creditgate verify` compares them with the sums. Bucket, unlimited and effective_at are the lot's,
 -- which never change: flushing and looking for events read them for every request, and would look up the lot each time.
+-- So is the rank; it and the account's product, which a trigger keeps, are there for index grant_state_place.
 CREATE TABLE creditgate.account_state (
   account text PRIMARY KEY REFERENCES creditgate.account,
   seq     bigint NOT NULL DEFAULT 0 CHECK (seq >= 0)
@@ -236,7 +237,9 @@ CREATE TABLE creditgate.account_state (
 CREATE TABLE creditgate.grant_state (
   grant_id     uuid PRIMARY KEY,
   account      text NOT NULL,
+  product      text NOT NULL,
   bucket       text NOT NULL,
+  rank         smallint NOT NULL,
   unlimited    boolean NOT NULL DEFAULT false,
   effective_at timestamptz NOT NULL,
   credits      creditgate.amount NOT NULL,
@@ -252,6 +255,16 @@ CREATE TABLE creditgate.grant_state (
   CONSTRAINT grant_state_conserves CHECK (spent + lapsed + revoked <= granted)
 ) WITH (fillfactor = 70);
 CREATE INDEX grant_state_live ON creditgate.grant_state (account) WHERE live;
+-- At which places of which drain orders credit is, or will be: a few, however many grants there are.
+CREATE INDEX grant_state_place ON creditgate.grant_state (product, bucket, rank) WHERE live OR granted = 0;
+
+CREATE FUNCTION creditgate.move_product() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE creditgate.grant_state SET product = NEW.product WHERE account = NEW.id;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER move_product AFTER UPDATE OF product ON creditgate.account
+  FOR EACH ROW WHEN (OLD.product <> NEW.product) EXECUTE FUNCTION creditgate.move_product();
 
 CREATE FUNCTION creditgate.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -276,5 +289,5 @@ GRANT UPDATE (revoked_at, revoked_by) ON creditgate.api_key TO creditgate_writer
 GRANT UPDATE (status, applied_at) ON creditgate.grant_lot, creditgate.revocation, creditgate.expiry_move
   TO creditgate_writer;
 GRANT UPDATE (seq) ON creditgate.account_state TO creditgate_writer;
-GRANT UPDATE (granted, spent, lapsed, revoked, debt, expires_at) ON creditgate.grant_state TO creditgate_writer;
+GRANT UPDATE (product, granted, spent, lapsed, revoked, debt, expires_at) ON creditgate.grant_state TO creditgate_writer;
 GRANT SELECT ON public.creditgate_version TO creditgate_writer;
