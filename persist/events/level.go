@@ -32,7 +32,7 @@ func (g *page) levels(ctx context.Context, touched []touch) error {
 	if len(touched) == 0 {
 		return nil
 	}
-	all, err := g.standings(ctx, touched)
+	all, err := g.stand(ctx, touched)
 	if err != nil {
 		return err
 	}
@@ -117,11 +117,29 @@ func (g *page) highest() (percent int) {
 	return percent
 }
 
-// standings reads what accounts have in grants that are in force, and leaves out those whose level is nothing to tell
+// standings are of accounts $1 at times $2; $3 is untold, and below $4 percent there may be something to tell. What is
+// read of the few that are left is no join: the planner takes them for as many as were touched, and would read a table.
+const standings = `WITH seen AS MATERIALIZED (
+	SELECT u.n, u.account, coalesce(f.available, 0) AS available, coalesce(f.granted, 0) AS granted,
+		coalesce(f.unlimited, false) AS unlimited, coalesce(v.percent, $3) AS told, coalesce(v.available, 0) AS least
+	FROM unnest($1::text[], $2::timestamptz[]) WITH ORDINALITY u (account, at, n)
+	LEFT JOIN creditgate.event_level v ON v.account = u.account
+	LEFT JOIN LATERAL (
+		SELECT sum(s.granted - s.spent - s.lapsed - s.revoked)::bigint AS available,
+			sum(s.granted - s.revoked)::bigint AS granted, bool_or(s.unlimited) AS unlimited
+		FROM creditgate.grant_state s
+		WHERE s.account = u.account AND s.granted > 0 AND s.effective_at <= u.at
+			AND (s.expires_at > u.at OR s.expires_at IS NULL AND s.live)) f ON true)
+SELECT e.n, (SELECT a.product FROM creditgate.account a WHERE a.id = e.account), e.available, e.granted, e.unlimited,
+	coalesce((SELECT st.seq FROM creditgate.account_state st WHERE st.account = e.account), 0), e.told, e.least
+FROM seen e
+WHERE e.unlimited OR e.told <> $3 OR e.available = 0 OR e.available * 100 < e.granted * $4::numeric`
+
+// stand reads what accounts have in grants that are in force, and leaves out those whose level is nothing to tell
 // and nothing to remember, as nearly all are: of them only the grants are read, since with a million accounts each row
 // of another table is a page that is not in memory. A grant that is used up counts until it ends; one that never ends
 // counts until it is used up, or what was bought years ago would make everybody low for ever.
-func (g *page) standings(ctx context.Context, touched []touch) ([]standing, error) {
+func (g *page) stand(ctx context.Context, touched []touch) ([]standing, error) {
 	accounts, at := make([]string, len(touched)), make([]time.Time, len(touched))
 	for i, t := range touched {
 		accounts[i], at[i] = t.account, g.now
@@ -129,22 +147,7 @@ func (g *page) standings(ctx context.Context, touched []touch) ([]standing, erro
 			at[i] = t.at
 		}
 	}
-	rows, err := g.tx.Query(ctx, `WITH seen AS MATERIALIZED (
-			SELECT u.n, u.account, coalesce(f.available, 0) AS available, coalesce(f.granted, 0) AS granted,
-				coalesce(f.unlimited, false) AS unlimited, coalesce(v.percent, $3) AS told, coalesce(v.available, 0) AS least
-			FROM unnest($1::text[], $2::timestamptz[]) WITH ORDINALITY u (account, at, n)
-			LEFT JOIN creditgate.event_level v ON v.account = u.account
-			LEFT JOIN LATERAL (
-				SELECT sum(s.granted - s.spent - s.lapsed - s.revoked)::bigint AS available,
-					sum(s.granted - s.revoked)::bigint AS granted, bool_or(s.unlimited) AS unlimited
-				FROM creditgate.grant_state s
-				WHERE s.account = u.account AND s.granted > 0 AND s.effective_at <= u.at
-					AND (s.expires_at > u.at OR s.expires_at IS NULL AND s.live)) f ON true)
-		SELECT e.n, a.product, e.available, e.granted, e.unlimited, coalesce(st.seq, 0), e.told, e.least
-		FROM seen e JOIN creditgate.account a ON a.id = e.account
-		LEFT JOIN creditgate.account_state st ON st.account = e.account
-		WHERE e.unlimited OR e.told <> $3 OR e.available = 0 OR e.available * 100 < e.granted * $4::numeric`,
-		accounts, at, untold, g.highest())
+	rows, err := g.tx.Query(ctx, standings, accounts, at, untold, g.highest())
 	if err != nil {
 		return nil, err
 	}
