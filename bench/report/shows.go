@@ -153,7 +153,9 @@ func growths(c cells) []promise {
 	thousand := at("accounts", accountsOf, 1000)
 	active := func(r result.Row) int { return int(r.Extra[result.ExtraActive]) }
 	var out []promise
-	of := func(n int) figure { return million.where(func(r result.Row) bool { return active(r) == n }).of(redisCPU) }
+	of := func(n int) figure {
+		return million.where(func(r result.Row) bool { return active(r) == n }).of(redisCPU)
+	}
 	for _, n := range values(million, active) {
 		if n > 0 {
 			what := "1,000,000 accounts of which " + number(float64(n)) + " are asked for ÷ 1,000"
