@@ -25,6 +25,9 @@ const (
 	million    = 1_000_000
 	activeFew  = 5_000
 	activeMany = 50_000
+	// keyWave is after how long a gateway looks up a key in use again. Those greeted together come together again: a cell
+	// must be as long as that, or it lies between two such waves, or in one.
+	keyWave = 5 * time.Second
 
 	manyQuick = 20_000 // where a quick run asks for what a million would show
 )
@@ -183,7 +186,7 @@ func accountsSuite(c *config) []act {
 	targets, warm := c.chosen(stage.Metered), 2*c.length
 	var cells []cell
 	for _, active := range []int{activeFew, activeMany} {
-		cells = append(cells, each(targets, cell{clients: 64, active: active, greet: true, warm: warm})...)
+		cells = append(cells, each(targets, cell{clients: 64, active: active, greet: true, warm: warm, length: keyWave})...)
 	}
 	cells = append(cells, each(targets, cell{clients: 64, warm: warm})...)
 	return append(acts, act{on(func(o *stage.Options) { o.Accounts, o.Grants = million, grants }), cells})
