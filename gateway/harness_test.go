@@ -478,10 +478,17 @@ func (h *house) Uses(context.Context, []string) ([]gateway.PolicyUse, error) {
 	return h.uses, h.err
 }
 
-func (h *house) BucketUses(context.Context, []string) ([]gateway.BucketUse, error) {
+func (h *house) BucketUses(
+	_ context.Context, _ []string, wanted func(string, string, uint8) bool,
+) (uses []gateway.BucketUse, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.holding, h.err
+	for _, u := range h.holding {
+		if wanted(u.Product, u.Bucket, u.Rank) {
+			uses = append(uses, u)
+		}
+	}
+	return uses, h.err
 }
 
 func (h *house) Buckets(_ context.Context, _ string, ids []meter.ID) (map[meter.ID]string, error) {

@@ -139,10 +139,12 @@ func (c *keyCache) get(ctx context.Context, now time.Time, k cacheKey, find look
 		return c.load(ctx, k, find, stranger)
 	}
 	age := now.Sub(e.at)
-	if age > c.ttl/2 {
+	good := age < c.ttl && e.at.UnixNano() > e.mark.Load()
+	// Of one that is not good the request itself asks, unless it has no time to: storage seems away, and may only be slow.
+	if age > c.ttl/2 && (good || c.away()) {
 		c.ahead(e, k, find)
 	}
-	if age < c.ttl && e.at.UnixNano() > e.mark.Load() {
+	if good {
 		return e.who, nil
 	}
 	who, err := c.load(ctx, k, find, overdue)

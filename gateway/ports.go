@@ -107,8 +107,9 @@ type PolicySource interface {
 	Load() (map[string]*policy.Policy, error)
 	// Uses counts the accounts of products, and of each plan that subscriptions to them are on now or will be.
 	Uses(ctx context.Context, products []string) ([]PolicyUse, error)
-	// BucketUses counts the accounts of products that hold credit, by its bucket and the place that it was granted with.
-	BucketUses(ctx context.Context, products []string) ([]BucketUse, error)
+	// BucketUses counts the accounts of products that hold credit, by its bucket and the place that it was granted with,
+	// of the places that are wanted.
+	BucketUses(ctx context.Context, products []string, wanted func(product, bucket string, rank uint8) bool) ([]BucketUse, error)
 }
 
 // BucketUse is how many accounts have credit in a bucket that was granted at one place of the drain order.

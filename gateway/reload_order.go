@@ -53,17 +53,16 @@ func (g *Gateway) CheckDrainOrder(ctx context.Context) {
 func (g *Gateway) misplaced(ctx context.Context, rules map[string]*policy.Policy, products []string) (errs []error, err error) {
 	ctx, cancel := context.WithTimeout(ctx, policyUseTimeout)
 	defer cancel()
-	uses, err := g.source.BucketUses(ctx, products)
+	uses, err := g.source.BucketUses(ctx, products, func(product, bucket string, place uint8) bool {
+		rank, there := rules[product].Rank(bucket)
+		return !there || rank != place
+	})
 	if err != nil {
 		return nil, err
 	}
 	for _, u := range uses {
-		rank, there := rules[u.Product].Rank(u.Bucket)
-		if there && rank == u.Rank {
-			continue
-		}
 		now := "is gone"
-		if there {
+		if rank, there := rules[u.Product].Rank(u.Bucket); there {
 			now = fmt.Sprintf("has place %d", rank+1)
 		}
 		errs = append(errs, fmt.Errorf("%s: buckets: %q %s, and credit of %s in it was granted at place %d, which it keeps; "+

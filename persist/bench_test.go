@@ -163,8 +163,8 @@ func (l *backlog) addAccounts(tb testing.TB, spread meter.Layout, accounts int) 
 				created_at, status, applied_at)
 			SELECT id, name, 'promo', 0 * p, 9007199254740991, false, now(), name, sha256(''), now(), 'applied', now()
 			FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
-		`INSERT INTO creditgate.grant_state (grant_id, account, bucket, effective_at, credits, granted)
-			SELECT id, name, 'promo', now(), 9007199254740991, 9007199254740991 - 0 * p FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
+		`INSERT INTO creditgate.grant_state (grant_id, account, product, bucket, rank, effective_at, credits, granted)
+			SELECT id, name, 'studio', 'promo', 0, now(), 9007199254740991, 9007199254740991 - 0 * p FROM unnest($1::text[], $2::int[], $3::uuid[]) u (name, p, id)`,
 	} {
 		_, err := conn.Exec(tb.Context(), sql, names, partitions, ids)
 		require.NoError(tb, err)

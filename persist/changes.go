@@ -208,9 +208,10 @@ func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID) error {
 		return invalid(err)
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state
-			(grant_id, account, bucket, unlimited, effective_at, credits, expires_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		[16]byte(id), g.Account, g.Bucket, g.Unlimited, effective, int64(g.Credits), expires)
+			(grant_id, account, product, bucket, rank, unlimited, effective_at, credits, expires_at)
+		SELECT $1::uuid, id, product, $3::text, $4::smallint, $5::boolean, $6::timestamptz, $7::bigint, $8::timestamptz
+		FROM creditgate.account WHERE id = $2`,
+		[16]byte(id), g.Account, g.Bucket, int16(g.Rank), g.Unlimited, effective, int64(g.Credits), expires)
 	return err
 }
 

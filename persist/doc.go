@@ -15,7 +15,7 @@
 //	payment.go             that they were paid, or were not in time
 //	clawback.go            what is taken back of them, what debt means, and how it is undone
 //	book.go, outcome.go    what the engine asks: meter.Book and meter.RebuildSource
-//	policy_use.go          how many accounts live by a product or a plan
+//	policy_use.go          how many accounts live by a product, a plan, a bucket at its place
 //	clock.go               test databases, and the clock that moves in them
 //	subscriptions.go       subscriptions: begun, changed, ended, shown; terms.go is what was decided about them
 //	decide.go              … when a change counts

@@ -16,6 +16,7 @@ const (
 	IdentitiesByAccount = identitiesByAccount
 	LiveGrants          = liveGrants
 	LoadedAccounts      = loadedAccounts
+	BucketPlaces        = bucketPlaces
 )
 
 // Bounds of lookups.

@@ -202,11 +202,12 @@ func (s *Store) writeGrants(ctx context.Context, tx pgx.Tx, b *batch) (changes [
 		return nil, invalid(err)
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO creditgate.grant_state
-			(grant_id, account, bucket, unlimited, effective_at, credits, expires_at)
-		SELECT id, account, bucket, unlimited, effective_at, credits, expires
-		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::boolean[], $5::timestamptz[], $6::bigint[], $7::timestamptz[])
-			u (id, account, bucket, unlimited, effective_at, credits, expires)`,
-		r.ids, r.accounts, r.buckets, r.unlimited, r.effective, r.credits, r.expires)
+			(grant_id, account, product, bucket, rank, unlimited, effective_at, credits, expires_at)
+		SELECT u.id, u.account, a.product, u.bucket, u.rank, u.unlimited, u.effective_at, u.credits, u.expires
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::boolean[], $6::timestamptz[], $7::bigint[],
+			$8::timestamptz[]) u (id, account, bucket, rank, unlimited, effective_at, credits, expires)
+		JOIN creditgate.account a ON a.id = u.account`,
+		r.ids, r.accounts, r.buckets, r.ranks, r.unlimited, r.effective, r.credits, r.expires)
 	if err != nil {
 		return nil, err
 	}

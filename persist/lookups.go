@@ -141,8 +141,9 @@ func openLookups(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, er
 	config.ConnConfig.RuntimeParams["application_name"] = "creditgate lookups"
 	// Not with the first message: a pooler in between may refuse parameters there that it does not know.
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `SET plan_cache_mode = force_generic_plan;
-			SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off`)
+		// A bitmap would read rows where their index has all.
+		_, err := conn.Exec(ctx, `SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;
+			SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off`)
 		return err
 	}
 	return pgxpool.NewWithConfig(ctx, config)

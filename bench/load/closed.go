@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +21,28 @@ func (g *generator) closed(ctx context.Context, conns []*conn, workers *sync.Wai
 			g.repeat(ctx, c)
 		})
 	}
+}
+
+// greet asks for every account that is used once, so that what a first request costs is over however many there are. A
+// time that is long enough for some would be too short for others. Connections begin anew afterwards: their deadline is
+// that of the run. Who was not greeted within greetMax is met as a stranger.
+func (g *generator) greet(ctx context.Context, conns []*conn) {
+	var workers sync.WaitGroup
+	var next atomic.Int64
+	deadline := time.Now().Add(greetMax)
+	for _, c := range conns {
+		workers.Go(func() {
+			defer c.close()
+			for ctx.Err() == nil && time.Now().Before(deadline) {
+				i := int(next.Add(1)) - 1
+				if i >= c.accounts.active {
+					return
+				}
+				c.ask(i*c.accounts.stride, deadline)
+			}
+		})
+	}
+	workers.Wait()
 }
 
 // repeat asks again and again. What counts is an answer within the measured time, whenever it was asked for: else a

@@ -69,7 +69,9 @@ func newConn(ctx context.Context, o Options, t template, number uint64) *conn {
 }
 
 // exchange sends the next request and reads its answer. It returns the status, or what went wrong.
-func (c *conn) exchange(deadline time.Time) string {
+func (c *conn) exchange(deadline time.Time) string { return c.ask(c.accounts.next(), deadline) }
+
+func (c *conn) ask(account int, deadline time.Time) string {
 	if c.net == nil {
 		if err := c.dial(deadline); err != nil {
 			select {
@@ -79,7 +81,7 @@ func (c *conn) exchange(deadline time.Time) string {
 			return "dial"
 		}
 	}
-	cast.PutKey(c.head[c.key:], c.accounts.next())
+	cast.PutKey(c.head[c.key:], account)
 	if err := c.write(); err != nil {
 		c.close()
 		return "write"

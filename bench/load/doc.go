@@ -6,7 +6,7 @@
 // process of its own, so that its CPU time can be told from the others'.
 //
 //	load.go        what is asked for, and the run from warm-up to result
-//	closed.go      N clients, each sends its next request when it has the last answer
+//	closed.go      N clients, each sends its next request when it has the last answer; every account once before that
 //	open.go        requests are due at fixed times, whatever became of those before
 //	pace_*.go      waiting for the next due time
 //	conn.go        one connection: write, read, dial again

@@ -16,6 +16,7 @@ import (
 const (
 	ClientsMax = 16 << 10         // connections
 	drainMax   = 10 * time.Second // after the end, for what is under way
+	greetMax   = 5 * time.Minute  // for asking for every account once
 )
 
 // Options say what is asked for.
@@ -27,6 +28,7 @@ type Options struct {
 	Active   int           `json:"active"`   // of which so many, evenly spread, are used; 0: all
 	Clients  int           `json:"clients"`  // connections
 	Rate     float64       `json:"rate"`     // requests per second of an open loop; 0: closed loop
+	Greet    bool          `json:"greet"`    // every account that is used is asked for once, before the warm-up
 	Warm     time.Duration `json:"warm"`     // asked before anything is measured
 	Length   time.Duration `json:"length"`   // measured
 	Seed     uint64        `json:"seed"`     // of the order of accounts
@@ -74,6 +76,9 @@ func Run(ctx context.Context, o Options, m Moments) (Result, error) {
 	conns := make([]*conn, o.Clients)
 	for i := range conns {
 		conns[i] = newConn(ctx, o, requests[i%len(requests)], uint64(i))
+	}
+	if o.Greet {
+		g.greet(ctx, conns)
 	}
 	g.zero = time.Now()
 	var workers sync.WaitGroup

@@ -141,6 +141,38 @@ func TestWarmUpIsNotMeasured(t *testing.T) {
 	require.Equal(t, []string{"began", "ended"}, moments)
 }
 
+// Before anything else every account that is used is asked for once, and no other.
+func TestAccountsAreGreeted(t *testing.T) {
+	t.Parallel()
+	const active, stride = 100, 10
+	var mu sync.Mutex
+	keys := map[string]int{}
+	addr := serve(t, func(ctx *fasthttp.RequestCtx) {
+		mu.Lock()
+		keys[string(ctx.Request.Header.Peek("Authorization"))]++
+		mu.Unlock()
+		ctx.SetBody(cast.Answer())
+	})
+	var met int
+	_, err := load.Run(t.Context(), load.Options{
+		Addrs: []string{addr}, Path: cast.PathPriced, Accounts: active * stride, Active: active, Clients: 8, Rate: 1,
+		Greet: true, Length: 10 * time.Millisecond,
+	}, load.Moments{Began: func() {
+		mu.Lock()
+		defer mu.Unlock()
+		met = len(keys)
+	}})
+	require.NoError(t, err)
+	require.Equal(t, active, met)
+	asked := 0
+	for i := range active {
+		n := keys["Bearer "+cast.Key(i*stride)]
+		require.Positive(t, n, i)
+		asked += n
+	}
+	require.Equal(t, active+1, asked, "each once, and the one request that is measured")
+}
+
 func TestImagesBothWays(t *testing.T) {
 	t.Parallel()
 	image := cast.Image()

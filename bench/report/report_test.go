@@ -158,7 +158,7 @@ func TestPromisesKept(t *testing.T) {
 		"| metered throughput ÷ nginx + Lua, 64 clients | ≥ 1.6 | 1.60 (1.60 to 1.60) | reached |",
 		"| added p50 of a lone client ÷ bare EVALSHA round trip | ≤ 3 | 3 (3 to 3) | reached |",
 		"| added p99, open loop at 50 % of the metered capacity | ≤ 3,000 µs | 3,000 µs (3,000 to 3,000) | reached |",
-		"| Redis CPU per request, 1,000,000 accounts of which a part is asked for ÷ 1,000 | ≤ 1.15 | 1.15 | reached |",
+		"| Redis CPU per request, 1,000,000 accounts of which 50,000 are asked for ÷ 1,000 | ≤ 1.15 | 1.15 | reached |",
 		"| Redis CPU per request, 1,000,000 accounts that are all asked for ÷ 1,000 | ≤ 1.15 | 1.10 | reached |",
 		"| growth of the ledger's backlog at the full metered rate, of the records made | ≤ 1 % | 1 % | reached |",
 	} {
@@ -199,7 +199,7 @@ func TestPromisesBroken(t *testing.T) {
 func TestPromisesNotMeasured(t *testing.T) {
 	t.Parallel()
 	_, markdown := written(t, &result.Run{Name: "empty"})
-	require.Len(t, outcomes(markdown)["not measured"], promises, markdown)
+	require.Len(t, outcomes(markdown)["not measured"], promises-1, markdown) // of a million accounts, only all of them
 	run := full(t)
 	var rest []result.Row
 	for _, r := range run.Rows {

@@ -53,7 +53,7 @@ func (b *bench) load(ctx context.Context, c *cell, row *result.Row) error {
 	length := c.lasts(b.config.length)
 	o := load.Options{
 		Addrs: target.Addrs, Path: target.Priced, Image: c.image, Accounts: b.stage.Accounts, Active: c.active,
-		Clients: c.clients, Rate: row.Rate, Warm: c.warmth(length), Length: length, Seed: uint64(row.Round),
+		Clients: c.clients, Rate: row.Rate, Greet: c.greet, Warm: c.warmth(length), Length: length, Seed: uint64(row.Round),
 	}
 	if c.image {
 		o.Path = target.Image

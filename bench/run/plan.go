@@ -27,6 +27,7 @@ type cell struct {
 	clients int
 	rounds  int                                              // 0: one
 	length  time.Duration                                    // 0: that of the run
+	greet   bool                                             // every account is asked for once before it is warmed
 	warm    time.Duration                                    // at least so long before it is measured
 	active  int                                              // accounts that are asked for; 0: all
 	image   bool                                             // 2 MB both ways

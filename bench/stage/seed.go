@@ -84,11 +84,14 @@ func (a accounts) tables(layout meter.Layout) []table {
 		},
 	}, {
 		name: "grant_state", each: a.grants,
-		columns: []string{"grant_id", "account", "bucket", "effective_at", "credits", "granted", "expires_at"},
+		columns: []string{
+			"grant_id", "account", "product", "bucket", "rank", "effective_at", "credits", "granted", "expires_at",
+		},
 		row: func(i, g int) []any {
 			l := a.lot(g)
 			return []any{
-				[16]byte(a.id(idGrant, i, g)), cast.Account(i), l.bucket, l.effective, int64(l.credits), int64(l.credits), orNull(l.expires),
+				[16]byte(a.id(idGrant, i, g)), cast.Account(i), cast.Product, l.bucket, int16(l.rank), l.effective,
+				int64(l.credits), int64(l.credits), orNull(l.expires),
 			}
 		},
 	}}

@@ -150,8 +150,10 @@ func (p policySource) Uses(ctx context.Context, products []string) ([]gateway.Po
 	return out, err
 }
 
-func (p policySource) BucketUses(ctx context.Context, products []string) ([]gateway.BucketUse, error) {
-	uses, err := p.store.BucketUses(ctx, products)
+func (p policySource) BucketUses(
+	ctx context.Context, products []string, wanted func(product, bucket string, rank uint8) bool,
+) ([]gateway.BucketUse, error) {
+	uses, err := p.store.BucketUses(ctx, products, wanted)
 	out := make([]gateway.BucketUse, len(uses))
 	for i, u := range uses {
 		out[i] = gateway.BucketUse(u)

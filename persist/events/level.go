@@ -17,6 +17,7 @@ const untold = 101
 type standing struct {
 	touch
 
+	product            string
 	available, granted meter.Credits
 	unlimited          bool
 	seq                int64 // of its newest entry: tells one fall from the next
@@ -31,15 +32,15 @@ func (g *page) levels(ctx context.Context, touched []touch) error {
 	if len(touched) == 0 {
 		return nil
 	}
-	all, err := g.standings(ctx, touched)
+	all, err := g.stand(ctx, touched)
 	if err != nil {
 		return err
 	}
 	var batch pgx.Batch
-	var capped []touch
+	var capped []string
 	for _, s := range all {
-		if s.unlimited {
-			capped = append(capped, s.touch)
+		if s.unlimited && s.less && len(g.notices(s.product).FairUsePercent) > 0 {
+			capped = append(capped, s.account)
 		}
 		level, least := g.level(s)
 		switch {
@@ -106,9 +107,39 @@ func (g *page) fell(s standing, thresholds []int, now int) {
 	}
 }
 
-// standings reads what accounts have in grants that are in force. A grant that is used up counts until it ends; one
-// that never ends counts until it is used up, or what was bought years ago would make everybody low for ever.
-func (g *page) standings(ctx context.Context, touched []touch) ([]standing, error) {
+// highest is the share below which an account of any product may have something told of it.
+func (g *page) highest() (percent int) {
+	for _, p := range g.policies.All() {
+		for _, n := range p.Notices.LowPercent {
+			percent = max(percent, n)
+		}
+	}
+	return percent
+}
+
+// standings are of accounts $1 at times $2; $3 is untold, and below $4 percent there may be something to tell. What is
+// read of the few that are left is no join: the planner takes them for as many as were touched, and would read a table.
+const standings = `WITH seen AS MATERIALIZED (
+	SELECT u.n, u.account, coalesce(f.available, 0) AS available, coalesce(f.granted, 0) AS granted,
+		coalesce(f.unlimited, false) AS unlimited, coalesce(v.percent, $3) AS told, coalesce(v.available, 0) AS least
+	FROM unnest($1::text[], $2::timestamptz[]) WITH ORDINALITY u (account, at, n)
+	LEFT JOIN creditgate.event_level v ON v.account = u.account
+	LEFT JOIN LATERAL (
+		SELECT sum(s.granted - s.spent - s.lapsed - s.revoked)::bigint AS available,
+			sum(s.granted - s.revoked)::bigint AS granted, bool_or(s.unlimited) AS unlimited
+		FROM creditgate.grant_state s
+		WHERE s.account = u.account AND s.granted > 0 AND s.effective_at <= u.at
+			AND (s.expires_at > u.at OR s.expires_at IS NULL AND s.live)) f ON true)
+SELECT e.n, (SELECT a.product FROM creditgate.account a WHERE a.id = e.account), e.available, e.granted, e.unlimited,
+	coalesce((SELECT st.seq FROM creditgate.account_state st WHERE st.account = e.account), 0), e.told, e.least
+FROM seen e
+WHERE e.unlimited OR e.told <> $3 OR e.available = 0 OR e.available * 100 < e.granted * $4::numeric`
+
+// stand reads what accounts have in grants that are in force, and leaves out those whose level is nothing to tell
+// and nothing to remember, as nearly all are: of them only the grants are read, since with a million accounts each row
+// of another table is a page that is not in memory. A grant that is used up counts until it ends; one that never ends
+// counts until it is used up, or what was bought years ago would make everybody low for ever.
+func (g *page) stand(ctx context.Context, touched []touch) ([]standing, error) {
 	accounts, at := make([]string, len(touched)), make([]time.Time, len(touched))
 	for i, t := range touched {
 		accounts[i], at[i] = t.account, g.now
@@ -116,17 +147,7 @@ func (g *page) standings(ctx context.Context, touched []touch) ([]standing, erro
 			at[i] = t.at
 		}
 	}
-	rows, err := g.tx.Query(ctx, `SELECT u.n, coalesce(f.available, 0), coalesce(f.granted, 0), coalesce(f.unlimited, false),
-			coalesce(st.seq, 0), coalesce(v.percent, $3), coalesce(v.available, 0)
-		FROM unnest($1::text[], $2::timestamptz[]) WITH ORDINALITY u (account, at, n)
-		LEFT JOIN creditgate.account_state st ON st.account = u.account
-		LEFT JOIN creditgate.event_level v ON v.account = u.account
-		LEFT JOIN LATERAL (
-			SELECT sum(s.granted - s.spent - s.lapsed - s.revoked)::bigint AS available,
-				sum(s.granted - s.revoked)::bigint AS granted, bool_or(s.unlimited) AS unlimited
-			FROM creditgate.grant_state s
-			WHERE s.account = u.account AND s.granted > 0 AND s.effective_at <= u.at
-				AND (s.expires_at > u.at OR s.expires_at IS NULL AND s.live)) f ON true`, accounts, at, untold)
+	rows, err := g.tx.Query(ctx, standings, accounts, at, untold, g.highest())
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +155,7 @@ func (g *page) standings(ctx context.Context, touched []touch) ([]standing, erro
 	var n int64
 	var s standing
 	_, err = pgx.ForEachRow(rows, []any{
-		&n, (*int64)(&s.available), (*int64)(&s.granted), &s.unlimited, &s.seq, &s.told, (*int64)(&s.least),
+		&n, &s.product, (*int64)(&s.available), (*int64)(&s.granted), &s.unlimited, &s.seq, &s.told, (*int64)(&s.least),
 	}, func() error {
 		s.touch = touched[n-1]
 		out = append(out, s)
@@ -144,13 +165,7 @@ func (g *page) standings(ctx context.Context, touched []touch) ([]standing, erro
 }
 
 // fairUse tells how far the caps of unlimited grants in force are used.
-func (g *page) fairUse(ctx context.Context, touched []touch) error {
-	accounts := make([]string, 0, len(touched))
-	for _, t := range touched {
-		if t.less && len(g.notices(t.product).FairUsePercent) > 0 {
-			accounts = append(accounts, t.account)
-		}
-	}
+func (g *page) fairUse(ctx context.Context, accounts []string) error {
 	if len(accounts) == 0 {
 		return nil
 	}

@@ -76,22 +76,22 @@ func (g *page) span(ctx context.Context, partition int) (s span, end int64, err 
 
 // touch is an account whose credit the ledger changed, or time did.
 type touch struct {
-	account, product string
-	at               time.Time
-	less             bool // something was taken, so that it may have fallen below a threshold
+	account string
+	at      time.Time
+	less    bool // something was taken, so that it may have fallen below a threshold
 }
 
 func (g *page) touched(ctx context.Context, s span) ([]touch, error) {
-	rows, err := g.tx.Query(ctx, `SELECT e.account, a.product, max(e.occurred_at),
-			bool_or(e.kind IN ('commit', 'late', 'lapse', 'revoke', 'release', 'expire'))
-		FROM creditgate.ledger_entry e JOIN creditgate.account a ON a.id = e.account
-		WHERE e.layout = $1 AND e.partition = $2 AND e.pseq > $3 AND e.pseq <= $4 AND e.kind NOT IN ('uncollected', 'hold')
-		GROUP BY e.account, a.product`, s.layout, s.partition, s.from, s.to)
+	rows, err := g.tx.Query(ctx, `SELECT account, max(occurred_at),
+			bool_or(kind IN ('commit', 'late', 'lapse', 'revoke', 'release', 'expire'))
+		FROM creditgate.ledger_entry
+		WHERE layout = $1 AND partition = $2 AND pseq > $3 AND pseq <= $4 AND kind NOT IN ('uncollected', 'hold')
+		GROUP BY account`, s.layout, s.partition, s.from, s.to)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t touch, err error) {
-		return t, row.Scan(&t.account, &t.product, &t.at, &t.less)
+		return t, row.Scan(&t.account, &t.at, &t.less)
 	})
 }
 

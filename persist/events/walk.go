@@ -65,7 +65,7 @@ func endings(name, product string, ahead time.Duration) walk {
 func begun(ctx context.Context, g *page, lots []lot) error {
 	touched := make([]touch, 0, len(lots))
 	for _, b := range lots {
-		touched = append(touched, touch{account: b.account, product: b.product, at: g.now})
+		touched = append(touched, touch{account: b.account, at: g.now})
 	}
 	if err := g.renewed(ctx, lots); err != nil {
 		return err

@@ -39,16 +39,21 @@ CREATE TABLE creditgate.partition (
 ) WITH (fillfactor = 50);
 
 CREATE TABLE creditgate.account (
-  id                    creditgate.name PRIMARY KEY,
+  id                    creditgate.name NOT NULL,
   layout                int NOT NULL,
   partition             int NOT NULL,
   product               creditgate.name NOT NULL,
   suspended             boolean NOT NULL DEFAULT false,
+  -- Whether it ever had a term of a subscription or an override, so that looking up a key asks for them only where there
+  -- are some. Whoever records the first one cannot forget to say so: it is done by triggers of 003.
+  agreed                boolean NOT NULL DEFAULT false,
   flags_version         bigint NOT NULL DEFAULT 0 CHECK (flags_version BETWEEN 0 AND 4294967295),
   applied_flags_version bigint NOT NULL DEFAULT 0,  -- what Redis was last seen to have
   flags_changed_at      timestamptz NOT NULL DEFAULT now(),
   actor                 text NOT NULL DEFAULT '',  -- of the last change
   created_at            timestamptz NOT NULL DEFAULT now(),
+  -- Looking up a key reads this index, and with a million accounts the rows would be as many pages again.
+  PRIMARY KEY (id) INCLUDE (product, suspended, agreed),
   FOREIGN KEY (layout, partition) REFERENCES creditgate.partition,
   CHECK (applied_flags_version BETWEEN 0 AND flags_version)
 );
@@ -58,12 +63,13 @@ CREATE INDEX account_flags_pending ON creditgate.account (flags_changed_at) WHER
 CREATE TABLE creditgate.api_key (
   id           uuid PRIMARY KEY,
   account      creditgate.name NOT NULL REFERENCES creditgate.account,
-  hash         creditgate.sha256 NOT NULL UNIQUE,
+  hash         creditgate.sha256 NOT NULL,
   external_ref creditgate.name UNIQUE,
   actor        text NOT NULL DEFAULT '',
   created_at   timestamptz NOT NULL DEFAULT now(),
   revoked_at   timestamptz,
-  revoked_by   text NOT NULL DEFAULT ''
+  revoked_by   text NOT NULL DEFAULT '',
+  CONSTRAINT api_key_hash_key UNIQUE (hash) INCLUDE (id, account, revoked_at)  -- as with account
 );
 CREATE INDEX api_key_account ON creditgate.api_key (account);
 
@@ -222,6 +228,7 @@ CREATE TABLE creditgate.ledger_line (
 -- Projections of the ledger, updated in the same transaction, so that loading an account costs its live grants and
 -- not its history. `creditgate verify` compares them with the sums. Bucket, unlimited and effective_at are the lot's,
 -- which never change: flushing and looking for events read them for every request, and would look up the lot each time.
+-- So is the rank; it and the account's product, which a trigger keeps, are there for index grant_state_place.
 CREATE TABLE creditgate.account_state (
   account text PRIMARY KEY REFERENCES creditgate.account,
   seq     bigint NOT NULL DEFAULT 0 CHECK (seq >= 0)
@@ -230,7 +237,9 @@ CREATE TABLE creditgate.account_state (
 CREATE TABLE creditgate.grant_state (
   grant_id     uuid PRIMARY KEY,
   account      text NOT NULL,
+  product      text NOT NULL,
   bucket       text NOT NULL,
+  rank         smallint NOT NULL,
   unlimited    boolean NOT NULL DEFAULT false,
   effective_at timestamptz NOT NULL,
   credits      creditgate.amount NOT NULL,
@@ -246,6 +255,16 @@ CREATE TABLE creditgate.grant_state (
   CONSTRAINT grant_state_conserves CHECK (spent + lapsed + revoked <= granted)
 ) WITH (fillfactor = 70);
 CREATE INDEX grant_state_live ON creditgate.grant_state (account) WHERE live;
+-- At which places of which drain orders credit is, or will be: a few, however many grants there are.
+CREATE INDEX grant_state_place ON creditgate.grant_state (product, bucket, rank) WHERE live OR granted = 0;
+
+CREATE FUNCTION creditgate.move_product() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE creditgate.grant_state SET product = NEW.product WHERE account = NEW.id;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER move_product AFTER UPDATE OF product ON creditgate.account
+  FOR EACH ROW WHEN (OLD.product <> NEW.product) EXECUTE FUNCTION creditgate.move_product();
 
 CREATE FUNCTION creditgate.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -264,11 +283,11 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON creditgate.led
 GRANT USAGE ON SCHEMA creditgate TO creditgate_writer;
 GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA creditgate TO creditgate_writer;
 GRANT UPDATE (epoch, cursor_epoch, cursor_pseq, cursor_hash) ON creditgate.partition TO creditgate_writer;
-GRANT UPDATE (product, suspended, flags_version, applied_flags_version, flags_changed_at, actor) ON creditgate.account
-  TO creditgate_writer;
+GRANT UPDATE (product, suspended, agreed, flags_version, applied_flags_version, flags_changed_at, actor)
+  ON creditgate.account TO creditgate_writer;
 GRANT UPDATE (revoked_at, revoked_by) ON creditgate.api_key TO creditgate_writer;
 GRANT UPDATE (status, applied_at) ON creditgate.grant_lot, creditgate.revocation, creditgate.expiry_move
   TO creditgate_writer;
 GRANT UPDATE (seq) ON creditgate.account_state TO creditgate_writer;
-GRANT UPDATE (granted, spent, lapsed, revoked, debt, expires_at) ON creditgate.grant_state TO creditgate_writer;
+GRANT UPDATE (product, granted, spent, lapsed, revoked, debt, expires_at) ON creditgate.grant_state TO creditgate_writer;
 GRANT SELECT ON public.creditgate_version TO creditgate_writer;

@@ -3,4 +3,4 @@ DROP TABLE creditgate.policy_in_force, creditgate.subscription_due, creditgate.c
 DROP INDEX creditgate.grant_lot_follows, creditgate.expiry_move_grant;
 ALTER TABLE creditgate.grant_lot DROP COLUMN follows_renewal;
 DROP FUNCTION creditgate.note_agreement();
-ALTER TABLE creditgate.account DROP COLUMN agreed;
+UPDATE creditgate.account SET agreed = false WHERE agreed;

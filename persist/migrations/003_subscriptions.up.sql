@@ -34,9 +34,7 @@ CREATE TABLE creditgate.override (
 );
 CREATE INDEX override_account ON creditgate.override (account);
 
--- Whether the account ever had a term or an override, so that looking up a key asks for them only where there are some.
--- Whoever records the first one cannot forget to say so.
-ALTER TABLE creditgate.account ADD COLUMN agreed boolean NOT NULL DEFAULT false;
+-- What is agreed on is noted with the account.
 CREATE FUNCTION creditgate.note_agreement() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE creditgate.account SET agreed = true WHERE id = NEW.account AND NOT agreed;
@@ -87,7 +85,6 @@ CREATE TABLE creditgate.policy_in_force (
 
 GRANT SELECT, INSERT ON creditgate.subscription_term, creditgate.override, creditgate.cycle_grant,
   creditgate.subscription_due, creditgate.policy_in_force TO creditgate_writer;
-GRANT UPDATE (agreed) ON creditgate.account TO creditgate_writer;
 GRANT UPDATE (void) ON creditgate.subscription_term TO creditgate_writer;
 GRANT UPDATE (until_at) ON creditgate.override TO creditgate_writer;
 GRANT UPDATE (expires_at, superseded) ON creditgate.cycle_grant TO creditgate_writer;
