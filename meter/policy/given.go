@@ -45,21 +45,16 @@ func (p *Policy) Runs(h History, given []Given, now time.Time) (w Window, ok boo
 	if !ok {
 		return w, false
 	}
-	var last Given // of the cycle that began last
+	var from time.Time // the cycle that began last
 	for _, g := range given {
-		if from := g.cycle(); !g.IsPromotion() && !from.After(now) &&
-			(last.Key == "" || from.After(last.cycle()) || from.Equal(last.cycle()) && g.ExpiresAt.After(last.ExpiresAt)) {
-			last = g
+		if begun := g.cycle(); !g.IsPromotion() && !begun.After(now) && begun.After(from) {
+			from = begun
 		}
 	}
-	from := last.cycle()
-	if last.Key == "" || from.Equal(w.From) {
+	if from.IsZero() || from.Equal(w.From) {
 		return w, true
 	}
 	end := anchorAt(from, p.Location).cycle(from).To
-	if last.ExpiresAt.After(now) && !end.After(now) {
-		end = now.Add(time.Millisecond)
-	}
 	if next, _ := p.CycleAt(h, end); !next.From.Equal(end) {
 		end = next.To
 	}

@@ -56,6 +56,7 @@ func (p *Policy) Due(h History, o []Override, given []Given, from, to time.Time)
 	if w, _ := line.cycle(from); w != runs {
 		t = runs.From // before it began cycles were not those of this policy
 	}
+	s.former(runs)
 	for range cyclesMax {
 		w, ok := line.cycle(t)
 		if runs.Contains(t) {
@@ -77,6 +78,15 @@ func (p *Policy) Due(h History, o []Override, given []Given, from, to time.Time)
 		return cmp.Or(a.EffectiveAt.Compare(b.EffectiveAt), cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.Key, b.Key))
 	})
 	return out
+}
+
+// former ends what is still in force of a cycle before the one that runs: a day of renewal was moved there and back.
+func (s *schedule) former(runs Window) {
+	for _, g := range s.given {
+		if !g.IsPromotion() && !g.EffectiveAt.After(s.from) && g.ExpiresAt.After(s.from) && g.cycle().Before(runs.From) {
+			s.out = append(s.out, Due{Key: g.Key, Bucket: g.Bucket, ExpiresAt: s.from, Begun: true})
+		}
+	}
 }
 
 // sum is what a cycle gave of one bucket, or of one promotion.
@@ -201,9 +211,10 @@ func (s *schedule) sum(what, promotion string, w Window, ends time.Time) *sum {
 		a.credits[k] += g.Credits
 		a.inForce[k] = true
 		if g.ExpiresAt.After(s.from) {
+			rank, _ := s.policy.Rank(g.Bucket)
 			a.out = append(a.out, len(s.out))
 			s.out = append(s.out, Due{
-				Key: g.Key, Bucket: g.Bucket, Promotion: promotion, Credits: g.Credits, Unlimited: g.Unlimited, Stops: g.Stops,
+				Key: g.Key, Bucket: g.Bucket, Rank: rank, Promotion: promotion, Credits: g.Credits, Unlimited: g.Unlimited, Stops: g.Stops,
 				Cycle: w, EffectiveAt: g.EffectiveAt, ExpiresAt: ends, Begun: true, used: g.Used,
 			})
 		}
@@ -231,12 +242,11 @@ func (s *schedule) contingents(plan *Plan, term Term, w Window, t time.Time, cha
 }
 
 // end ends at t what is in force and of another kind than what is due then; where nothing is due, what is unlimited. Of
-// two caps the flags are those of the older one until somebody looks, when it is known what was used of it.
+// two caps the flags are those of the older one until then, when it is known what was used of it.
 func (s *schedule) end(a *sum, due Due, gives bool, t time.Time) {
 	a.out = slices.DeleteFunc(a.out, func(i int) bool {
 		d := &s.out[i]
-		now := d.Begun && t.Equal(s.from)
-		stays := due.Unlimited == d.Unlimited && (due.Stops == d.Stops || !now)
+		stays := due.Unlimited == d.Unlimited && (due.Stops == d.Stops || t.After(s.from))
 		if !gives {
 			stays = !d.Unlimited
 		}
@@ -245,11 +255,8 @@ func (s *schedule) end(a *sum, due Due, gives bool, t time.Time) {
 		}
 		k := side(d.Unlimited)
 		d.ExpiresAt, a.inForce[k] = t, false
-		switch {
-		case now:
+		if !t.After(s.from) { // it is known what was used of it: nothing, where nobody was there to give it
 			a.credits[k] -= d.Credits - d.used
-		case !t.After(s.from): // nobody was there to give it
-			a.credits[k] -= d.Credits
 		}
 		return true
 	})

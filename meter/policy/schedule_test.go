@@ -221,6 +221,7 @@ func requireTiled(t *rapid.T, p *Policy, h History, from, to time.Time) {
 		if _, after := h.At(w.To.Add(-1)); before && after { // else a subscription begins in it, or had ended
 			require.Greater(t, w.To.Sub(w.From), 27*24*time.Hour, "%v of %v", w, h)
 		}
+		require.LessOrEqual(t, w.To.Sub(w.From), 62*24*time.Hour+2*time.Hour, "%v of %v: two months and a changed clock", w, h)
 		w = next
 	}
 }
