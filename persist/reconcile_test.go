@@ -83,6 +83,11 @@ func (l *lives) settle(t *rapid.T, now time.Time) {
 	}
 	again := l.due(now)
 	require.True(t, again.empty(), "done twice: %+v", again)
+	cycle, _ := l.cycle(l.policy, now)
+	if f := l.history.Future(now); len(f) > 0 && f[0].At.Before(cycle.To) {
+		_, _, next := l.plan(l.policy, now)
+		require.False(t, next.IsZero() || next.After(f[0].At), "nobody looks at %s", f[0].At)
+	}
 }
 
 func (l *lives) index(t *rapid.T, id meter.ID) int {
@@ -240,9 +245,12 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 	var gave [2]meter.Credits
 	term, _ := l.history.At(now)
 	due := l.policy.Gives(term, l.overrides, now)[1]
+	plan, _ := l.policy.Plan(term.Plan)
+	stops := plan != nil && len(plan.Contingents) > 0 && plan.Contingents[0].Stops
 	for _, g := range l.given {
 		if g.Bucket == "monthly" && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
 			require.Equal(t, due.Unlimited, g.Unlimited, story)
+			require.Equal(t, stops, g.Stops, story)
 		}
 		if !strings.HasPrefix(g.Key, "monthly "+w.From.UTC().Format("2006-01-02T15:04:05.000Z")) || g.EffectiveAt.After(now) {
 			continue

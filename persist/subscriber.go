@@ -172,6 +172,9 @@ func (s *subscriber) plan(p *policy.Policy, now time.Time) (w work, until, next 
 		}
 	}
 	until, next = p.Ahead(s.history, base)
+	if f := s.history.Future(now); len(f) > 0 && f[0].At.Before(cycle.To) && (next.IsZero() || f[0].At.Before(next)) {
+		next = f[0].At // what was used of a cap until then, the cap that follows it is less
+	}
 	w = reconcile(p.Due(s.history, s.overrides, s.granted(), now, until), s.given, now)
 	w.account = s.account
 	w.move = append(w.move, follow(cycle, s.followers)...)

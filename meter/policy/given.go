@@ -47,7 +47,7 @@ func (p *Policy) Runs(h History, given []Given, now time.Time) (w Window, ok boo
 	}
 	var from time.Time // the cycle that began last
 	for _, g := range given {
-		if begun := g.cycle(); !g.IsPromotion() && !begun.After(now) && begun.After(from) {
+		if begun := g.cycle(); !g.IsPromotion() && !g.EffectiveAt.After(now) && begun.After(from) {
 			from = begun
 		}
 	}
