@@ -42,12 +42,14 @@ func (a *Admin) applyAll(ctx context.Context, changes []pendingID) bool {
 }
 
 // applyIssued brings to Redis what of an account's subscription may not be there yet, by this call or an earlier one, and
-// reports whether nothing is left.
+// reports whether nothing is left. Where something in force was ended it waits for the ledger, which knows what was left
+// of it: a change back, right after this call, gives that again.
 func (a *Admin) applyIssued(ctx context.Context, account string) bool {
 	ctx = context.WithoutCancel(ctx)
 	rows, err := a.pool.Query(ctx, `SELECT kind, id FROM (
-			SELECT 'revocation' AS kind, r.id, 1 AS step
-				FROM creditgate.cycle_grant c JOIN creditgate.revocation r ON r.grant_id = c.grant_id
+			SELECT 'revocation' AS kind, r.id, CASE WHEN c.expires_at > g.effective_at THEN 4 ELSE 1 END AS step
+				FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
+				JOIN creditgate.revocation r ON r.grant_id = c.grant_id
 				WHERE c.account = $1 AND r.status = 'pending' AND r.actor = $2
 			UNION ALL SELECT 'grant', g.id, 2 FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
 				WHERE c.account = $1 AND g.status = 'pending' AND NOT c.superseded
@@ -60,7 +62,13 @@ func (a *Admin) applyIssued(ctx context.Context, account string) bool {
 	changes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c pendingID, err error) {
 		return c, row.Scan((*string)(&c.kind), (*[16]byte)(&c.id))
 	})
-	return err == nil && a.applyAll(ctx, changes)
+	if err != nil || !a.applyAll(ctx, changes) {
+		return false
+	}
+	if n := len(changes); n > 1 && changes[n-1].kind == revocationChange && changes[n-2].kind != grantChange {
+		a.awaitBooked(ctx, account, changes[n-1].id)
+	}
+	return true
 }
 
 // applyGrants sends grants that were recorded just now.

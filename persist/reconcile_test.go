@@ -1,7 +1,9 @@
 package persist
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,15 +18,21 @@ import (
 type lives struct {
 	subscriber
 
+	policy   *policy.Policy
+	policies []policySince // that were in force, oldest first
+	past     []cycleGrant  // what is over, which is not read any more
+	ids      uint16
+}
+
+type policySince struct {
+	at     time.Time
 	policy *policy.Policy
-	past   []cycleGrant // what is over, which is not read any more
-	ids    byte
 }
 
 // read leaves out what is over, as readGiven does.
 func (l *lives) read(now time.Time) {
 	l.given = slices.DeleteFunc(l.given, func(g cycleGrant) bool {
-		over := !g.expiresAt.After(now)
+		over := !g.ExpiresAt.After(now.Add(-givenKept))
 		if over {
 			l.past = append(l.past, g)
 		}
@@ -36,7 +44,9 @@ func (l *lives) read(now time.Time) {
 func (l *lives) due(now time.Time) work {
 	w, _, _ := l.plan(l.policy, now)
 	w.issue = slices.DeleteFunc(w.issue, func(d issue) bool {
-		return slices.ContainsFunc(l.past, func(g cycleGrant) bool { return g.names(d.Due) && !g.superseded })
+		return slices.ContainsFunc(slices.Concat(l.past, l.given), func(g cycleGrant) bool {
+			return g.Key == d.Key && !slices.ContainsFunc(w.revoke, func(r cycleGrant) bool { return r.grant == g.grant })
+		})
 	})
 	return w
 }
@@ -47,45 +57,54 @@ func (l *lives) settle(t *rapid.T, now time.Time) {
 	w := l.due(now)
 	for _, g := range w.revoke {
 		i := l.index(t, g.grant)
-		require.True(t, l.given[i].effectiveAt.After(now), "what has begun is never taken back")
-		l.given[i].superseded = true
+		require.True(t, l.given[i].EffectiveAt.After(now), "what has begun is never superseded as if it had not")
+		l.given = slices.Delete(l.given, i, i+1)
+	}
+	for _, g := range w.end {
+		i := l.index(t, g.grant)
+		require.False(t, l.given[i].EffectiveAt.After(now))
+		l.given[i].ExpiresAt = now
 	}
 	for _, m := range w.move {
 		i := l.index(t, m.grant)
 		require.True(t, m.to.After(now), "credit in force does not end at once")
-		l.given[i].expiresAt = m.to
+		l.given[i].ExpiresAt = m.to
 	}
 	for _, d := range w.issue {
 		require.True(t, d.ExpiresAt.After(now), "nothing is given that is over")
 		l.ids++
 		l.given = append(l.given, cycleGrant{
-			key: d.Key, grant: meter.ID{l.ids}, bucket: d.Bucket, rank: d.Rank, credits: d.Credits,
-			unlimited: d.Unlimited, stops: d.Stops, effectiveAt: d.EffectiveAt, expiresAt: d.ExpiresAt,
+			grant: meter.ID{byte(l.ids >> 8), byte(l.ids)}, rank: d.Rank,
+			Given: policy.Given{
+				Key: d.Key, Bucket: d.Bucket, Credits: d.Credits, Unlimited: d.Unlimited, Stops: d.Stops,
+				EffectiveAt: d.EffectiveAt, ExpiresAt: d.ExpiresAt,
+			},
 		})
 	}
 	again := l.due(now)
 	require.True(t, again.empty(), "done twice: %+v", again)
+	cycle, _ := l.cycle(l.policy, now)
+	if f := l.history.Future(now); len(f) > 0 && f[0].At.Before(cycle.To) {
+		_, _, next := l.plan(l.policy, now)
+		require.False(t, next.IsZero() || next.After(f[0].At), "nobody looks at %s", f[0].At)
+	}
 }
 
 func (l *lives) index(t *rapid.T, id meter.ID) int {
-	for i, g := range l.given {
-		if g.grant == id {
-			require.False(t, g.superseded)
-			return i
-		}
-	}
-	require.Fail(t, "a grant that was never given")
-	return 0
+	i := slices.IndexFunc(l.given, func(g cycleGrant) bool { return g.grant == id })
+	require.GreaterOrEqual(t, i, 0, "a grant that was never given")
+	return i
 }
 
-// inForce is what the grants of a bucket in force at a moment were granted with.
-func (l *lives) inForce(bucket string, at time.Time) (sum meter.Credits) {
-	for _, g := range l.given {
-		if !g.superseded && g.bucket == bucket && !g.effectiveAt.After(at) && g.expiresAt.After(at) {
-			sum += g.credits
+// spend uses some of what is in force.
+func (l *lives) spend(t *rapid.T, now time.Time) {
+	for i := range l.given {
+		if g := &l.given[i]; !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
+			left := int64(g.Credits - g.Used)
+			g.Used += meter.Credits(rapid.SampledFrom([]int64{0, 1, left / 2, left}).Draw(t, "spent"))
+			g.Used = min(g.Used, g.Credits)
 		}
 	}
-	return sum
 }
 
 // change makes one change as a caller may, at now.
@@ -105,64 +124,205 @@ func (l *lives) change(t *rapid.T, now time.Time) {
 	if rapid.IntRange(0, 5).Draw(t, "later") == 0 {
 		c.StartsAt = now.Add(time.Duration(rapid.IntRange(0, 40*24).Draw(t, "hours")) * time.Hour)
 	}
-	d, err := decide(l.policy, l.history, nil, c, now)
+	d, err := decide(l.policy, l.history, l.overrides, c, now)
 	require.NoError(t, err)
 	l.history = d.history()
 }
 
-// Whatever is changed whenever: doing it again finds nothing to do, nothing that has begun is taken back, and at each
-// moment as much is in force as the dearest plan gives that the cycle has seen until then: not more, not less.
-func TestWhatIsGivenFollowsAnyChanges(t *testing.T) {
-	t.Parallel()
+// override negotiates something at now, or ends what was.
+func (l *lives) override(t *rapid.T, now time.Time) {
+	for i := range l.overrides {
+		if o := &l.overrides[i]; (o.Until.IsZero() || o.Until.After(now)) && rapid.Bool().Draw(t, "ends") {
+			o.Until = now
+			if o.From.After(now) {
+				o.Until = o.From
+			}
+			return
+		}
+	}
+	l.overrides = append(l.overrides, policy.Override{
+		Kind:   rapid.SampledFrom([]policy.OverrideKind{policy.Contingents, policy.FairUse}).Draw(t, "kind"),
+		Target: "monthly", Credits: meter.Credits(rapid.Int64Range(0, 90).Draw(t, "credits")) * meter.Credit,
+		From: now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "days")) * 24 * time.Hour),
+	})
+}
+
+// reload puts another policy in force: amounts, kinds, the promotion's end and, where the product has one, the day of
+// renewal.
+func (l *lives) reload(t *rapid.T, now time.Time) {
+	l.policy = drawPolicy(t, l.policy)
+	l.policies = append(l.policies, policySince{now, l.policy})
+}
+
+// drawPolicy is a policy that may follow another one.
+func drawPolicy(t *rapid.T, before *policy.Policy) *policy.Policy {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	require.NoError(t, err)
-	rapid.Check(t, func(t *rapid.T) {
-		contingent := func(a policy.Amount) []policy.Contingent { return []policy.Contingent{{Bucket: "monthly", Amount: a}} }
-		p := &policy.Policy{
-			Name: "studio", Location: berlin, Buckets: []string{"monthly"},
-			Cycle: &policy.Cycle{DayOfMonth: rapid.SampledFrom([]int{0, 1, 15, 31}).Draw(t, "day")},
-			Plans: []*policy.Plan{
-				{Name: "plus", Contingents: contingent(policy.PerSlot(10 * meter.Credit))},
-				{Name: "pro", Contingents: contingent(policy.PerSlot(5 * meter.Credit))},
-				{Name: "basic"},
+	days := []int{0, 1, 15, 31}
+	if before != nil && before.Cycle.DayOfMonth == 0 {
+		days = []int{0}
+	} else if before != nil {
+		days = days[1:]
+	}
+	contingent := func(a policy.Amount) []policy.Contingent {
+		return []policy.Contingent{{Bucket: "monthly", Rank: 1, Amount: a}}
+	}
+	unlimited := func(of int64, stops bool) []policy.Contingent {
+		c := contingent(policy.FixedAmount(meter.Credits(of) * meter.Credit))
+		c[0].Unlimited, c[0].Stops = true, stops
+		return c
+	}
+	launch := &policy.Promotion{
+		Name: "launch", Bucket: "promo", Amount: policy.FixedAmount(7 * meter.Credit), PerCycle: rapid.Bool().Draw(t, "per cycle"),
+		Starts: time.Date(2027, 2, 5, 0, 0, 0, 0, time.UTC),
+	}
+	launch.Ends = launch.Starts.AddDate(0, 0, rapid.SampledFrom([]int{1, 20, 70}).Draw(t, "lasts"))
+	if before != nil {
+		launch.PerCycle = before.Promotions[0].PerCycle
+	}
+	premium := unlimited(rapid.Int64Range(60, 100).Draw(t, "cap"), true)
+	if rapid.IntRange(0, 3).Draw(t, "premium is limited") == 0 {
+		premium = contingent(policy.FixedAmount(30 * meter.Credit))
+	}
+	return &policy.Policy{
+		Name: "studio", Location: berlin, Buckets: []string{"promo", "monthly"},
+		Cycle:      &policy.Cycle{DayOfMonth: rapid.SampledFrom(days).Draw(t, "day")},
+		Promotions: []*policy.Promotion{launch},
+		Plans: []*policy.Plan{
+			{
+				Name: "plus", Promotions: []*policy.Promotion{launch},
+				Contingents: contingent(policy.PerSlot(meter.Credits(rapid.Int64Range(8, 12).Draw(t, "plus")) * meter.Credit)),
 			},
-			Rules: policy.Rules{SlotsUpNextCycle: rapid.Bool().Draw(t, "slots up next cycle")},
-		}
-		l := &lives{policy: p}
+			{Name: "pro", Contingents: contingent(policy.PerSlot(5 * meter.Credit))},
+			{Name: "premium", Contingents: premium},
+			{Name: "team", Contingents: unlimited(70, false)},
+			{Name: "basic"},
+		},
+		Rules: policy.Rules{SlotsUpNextCycle: rapid.Bool().Draw(t, "slots up next cycle")},
+	}
+}
+
+// Whatever is changed whenever: doing it again finds nothing to do, nothing that has begun is given up, and each cycle
+// gives as much as the dearest plan that it has seen, what is limited and what is unlimited apart: not more, not less,
+// and never one kind beside the other.
+func TestWhatIsGivenFollowsAnyChanges(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
 		now := time.Date(2027, 1, 10, 8, 0, 0, 0, time.UTC)
-		for range rapid.IntRange(1, 15).Draw(t, "steps") {
+		l := &lives{policy: drawPolicy(t, nil)}
+		l.policies = []policySince{{policy: l.policy}}
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			now = l.moment(now)
-			if rapid.IntRange(0, 2).Draw(t, "change") > 0 {
+			switch rapid.SampledFrom([]string{"change", "change", "change", "override", "reload", ""}).Draw(t, "what") {
+			case "change":
 				l.change(t, now)
+			case "override":
+				l.override(t, now)
+			case "reload":
+				l.reload(t, now)
 			}
 			l.settle(t, now)
 			l.requireOnce(t, now)
+			l.requirePromotion(t)
+			l.spend(t, now)
 			ahead := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Hour, 9 * 24 * time.Hour, 33 * 24 * time.Hour})
 			now = now.Add(ahead.Draw(t, "ahead"))
-			if next, ok := p.Renewal(l.history, now); ok && rapid.IntRange(0, 3).Draw(t, "at the boundary") == 0 {
-				now = next
+			if next, ok := l.cycle(l.policy, now); ok && rapid.IntRange(0, 3).Draw(t, "at the boundary") == 0 {
+				now = next.To
 			}
 		}
 	})
 }
 
-// requireOnce checks what is in force now against what the cycle that runs may have given.
+// requireOnce checks what the cycle that runs gave, up to now, against what its terms give by the policies that were in
+// force in it.
 func (l *lives) requireOnce(t *rapid.T, now time.Time) {
-	w, ok := l.policy.CycleAt(l.history, now)
+	w, ok := l.cycle(l.policy, now)
 	if !ok {
 		return
 	}
-	var most meter.Credits
-	for i, term := range l.history {
-		ends := w.To
-		if i+1 < len(l.history) {
-			ends = l.history[i+1].At
+	story := fmt.Sprintf("at %s in %v of %v with %v, given %+v", now, w, l.history, l.overrides, l.given)
+	var gave [2]meter.Credits
+	term, _ := l.history.At(now)
+	due := l.policy.Gives(term, l.overrides, now)[1]
+	plan, _ := l.policy.Plan(term.Plan)
+	stops := plan != nil && len(plan.Contingents) > 0 && plan.Contingents[0].Stops
+	for _, g := range l.given {
+		if g.Bucket == "monthly" && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
+			require.Equal(t, due.Unlimited, g.Unlimited, story)
+			require.Equal(t, stops, g.Stops, story)
 		}
-		if !term.At.After(now) && ends.After(w.From) {
-			most = max(most, l.policy.Gives(term, nil, now)[0])
+		if !strings.HasPrefix(g.Key, "monthly "+w.From.UTC().Format("2006-01-02T15:04:05.000Z")) || g.EffectiveAt.After(now) {
+			continue
+		}
+		of := &gave[side(g.Unlimited)]
+		if !g.ExpiresAt.After(now) {
+			*of += g.Used
+			continue
+		}
+		*of += g.Credits
+		require.False(t, g.ExpiresAt.After(w.To), story)
+	}
+	most, least := l.bounds(w, now, due)
+	for i := range gave {
+		require.LessOrEqual(t, gave[i], most[i], story)
+	}
+	require.GreaterOrEqual(t, gave[side(due.Unlimited)], least, story)
+}
+
+func side(unlimited bool) int {
+	if unlimited {
+		return 1
+	}
+	return 0
+}
+
+// bounds are the most that a cycle may have given up to now, what is limited and what is unlimited, and the least of
+// what is due now.
+func (l *lives) bounds(w policy.Window, now time.Time, due policy.Gift) (most [2]meter.Credits, least meter.Credits) {
+	least = due.Credits
+	current, _ := l.history.At(now)
+	for n, p := range l.policies {
+		if n+1 < len(l.policies) && !l.policies[n+1].at.After(w.From) {
+			continue
+		}
+		for i, term := range l.history {
+			ends := w.To
+			if i+1 < len(l.history) {
+				ends = l.history[i+1].At
+			}
+			if term.At.After(now) || !ends.After(w.From) {
+				continue
+			}
+			at := []time.Time{term.At, w.From, now}
+			for _, o := range l.overrides {
+				at = append(at, o.From, o.Until, o.From.Add(-1))
+			}
+			for _, at := range at {
+				if at.Before(w.From) || at.After(now) {
+					continue
+				}
+				g := p.policy.Gives(term, l.overrides, at)[1]
+				most[side(g.Unlimited)] = max(most[side(g.Unlimited)], g.Credits)
+			}
+		}
+		if g := p.policy.Gives(current, l.overrides, now)[1]; g.Unlimited == due.Unlimited {
+			least = min(least, g.Credits)
 		}
 	}
-	require.Equal(t, most, l.inForce("monthly", now), "at %s of %v, given %+v", now, l.history, l.given)
+	return most, least
+}
+
+// requirePromotion checks that a cycle, or the window, gave the promotion once.
+func (l *lives) requirePromotion(t *rapid.T) {
+	seen := map[string]bool{}
+	for _, g := range slices.Concat(l.past, l.given) {
+		if g.Bucket == "promo" {
+			require.False(t, seen[g.Key], "%s twice: %+v", g.Key, l.given)
+			seen[g.Key] = true
+			require.Equal(t, 7*meter.Credit, g.Credits)
+		}
+	}
 }
 
 // A bucket may be called promotion. What a promotion gave there ends with its window all the same, also when the cycles
@@ -180,13 +340,15 @@ func TestPromotionInABucketOfThatName(t *testing.T) {
 		Plans:      []*policy.Plan{{Name: "plus", Promotions: []*policy.Promotion{launch}}},
 	}
 	h := policy.History{{At: at(3, 10), Plan: "plus", Anchor: at(3, 10)}}
-	given := []cycleGrant{}
-	for _, d := range p.Due(h, nil, at(3, 10), at(4, 30)) {
-		given = append(given, cycleGrant{key: d.Key, bucket: d.Bucket, credits: d.Credits, effectiveAt: d.EffectiveAt, expiresAt: d.ExpiresAt})
+	var given []policy.Given
+	for _, d := range p.Due(h, nil, nil, at(3, 10), at(4, 30)) {
+		given = append(given, policy.Given{
+			Key: d.Key, Bucket: d.Bucket, Credits: d.Credits, EffectiveAt: d.EffectiveAt, ExpiresAt: d.ExpiresAt,
+		})
 	}
 	require.NotEmpty(t, given)
 	p.Cycle = &policy.Cycle{DayOfMonth: 15}
-	for _, d := range bridge(p, h, p.Due(h, nil, at(4, 10), at(5, 30)), given, at(4, 10)) {
+	for _, d := range p.Due(h, nil, given, at(4, 10), at(5, 30)) {
 		require.False(t, d.ExpiresAt.After(at(4, 13)), "%s ends on %s", d.Key, d.ExpiresAt)
 	}
 }

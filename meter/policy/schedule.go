@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"creditgate/meter"
@@ -14,8 +15,8 @@ const cyclesMax = 1200
 
 // Due is a grant that a subscription gives.
 type Due struct {
-	// Key names it within the account: what gives it, in which cycle, and which step in that cycle it is. It is the
-	// same whenever it is asked for.
+	// Key names it within the account: what gives it, in which cycle, and its number in that cycle. It is the same
+	// whenever it is asked for.
 	Key         string
 	Bucket      string
 	Rank        uint8
@@ -26,22 +27,41 @@ type Due struct {
 	Cycle       Window
 	EffectiveAt time.Time
 	ExpiresAt   time.Time
+	Begun       bool // it was given and is in force; at its ExpiresAt it ends, which may be at once
+
+	used meter.Credits // of one that has begun
 }
 
 // Due is the grants that a history gives and that are in force at some time from from, before to, in the order in
-// which they begin.
+// which they begin, those of given included that are in force already.
 //
 // In each cycle a bucket gets its contingent once, as the plan has it when the cycle begins, or when the subscription
-// does. When a change within the cycle brings more than the most it had until then, the difference is granted at the
-// change, to end with the cycle. So no order of changes, and no leaving and coming back, gives more in a cycle than the
-// highest contingent that was in force in it. A promotion is counted the same way, in each cycle that overlaps its
-// window or once in the window, and ends with the window.
-func (p *Policy) Due(h History, o []Override, from, to time.Time) []Due {
-	s := schedule{policy: p, history: h, overrides: o, windows: map[string]*high{}}
+// does. When a change within the cycle brings more than what was given in it, the difference is granted at the change,
+// to end with the cycle. A promotion is counted the same way, in each cycle that overlaps its window or once in the
+// window, and ends with the window. What another policy would have given does not matter: what counts is what was given.
+//
+// What is limited and what is unlimited are counted apart. Where a bucket becomes unlimited its contingent ends, and the
+// whole cap is granted for the rest of the cycle; where it is unlimited no more, for whatever reason, the cap ends, and
+// with it what it stopped, and the contingent is granted. Who comes back to either gets what was not used of it. So no
+// order of changes, and no leaving and coming back, gives more in a cycle than the highest contingent and the highest cap
+// that were in force in it, each once.
+//
+// A change of the policy counts from the next cycle on, but for what a bucket has nothing of in force: a contingent where
+// there was none, or a cap where there was a contingent, is given at once.
+func (p *Policy) Due(h History, o []Override, given []Given, from, to time.Time) []Due {
+	s := schedule{policy: p, history: h, overrides: o, given: given, from: from, windows: map[string]*sum{}}
 	line := p.timeline(h)
-	t := s.start(from, line)
+	t := s.start(line)
+	runs, _ := p.Runs(h, given, from)
+	if w, _ := line.cycle(from); w != runs {
+		t = runs.From // before it began cycles were not those of this policy
+	}
+	s.former(runs)
 	for range cyclesMax {
 		w, ok := line.cycle(t)
+		if runs.Contains(t) {
+			w, ok = runs, true
+		}
 		if !ok && p.Cycle == nil && len(h) > 0 { // nothing but promotions, each once in its window
 			w, ok = Window{h[0].At, to}, true
 		}
@@ -51,35 +71,39 @@ func (p *Policy) Due(h History, o []Override, from, to time.Time) []Due {
 		s.cycle(w)
 		t = w.To
 	}
-	out := slices.DeleteFunc(s.out, func(d Due) bool { return !d.ExpiresAt.After(from) || !d.EffectiveAt.Before(to) })
+	out := slices.DeleteFunc(s.out, func(d Due) bool {
+		return !d.Begun && (!d.ExpiresAt.After(from) || !d.EffectiveAt.Before(to))
+	})
 	slices.SortStableFunc(out, func(a, b Due) int {
 		return cmp.Or(a.EffectiveAt.Compare(b.EffectiveAt), cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.Key, b.Key))
 	})
 	return out
 }
 
-// NextReset is the end of the cycle in which after lies and the credits that begin then; ok is false when the
-// subscription does not go on there.
-func (p *Policy) NextReset(h History, o []Override, after time.Time) (at time.Time, brings meter.Credits, ok bool) {
-	at, ok = p.Renewal(h, after)
-	if ok {
-		_, ok = h.At(at)
-	}
-	if !ok {
-		return at, 0, false
-	}
-	for _, d := range p.Due(h, o, at, at.Add(1)) {
-		if d.EffectiveAt.Equal(at) {
-			brings += d.Credits
+// former ends what is still in force of a cycle before the one that runs: a day of renewal was moved there and back.
+func (s *schedule) former(runs Window) {
+	for _, g := range s.given {
+		if !g.IsPromotion() && !g.EffectiveAt.After(s.from) && g.ExpiresAt.After(s.from) && g.cycle().Before(runs.From) {
+			s.out = append(s.out, Due{Key: g.Key, Bucket: g.Bucket, ExpiresAt: s.from, Begun: true})
 		}
 	}
-	return at, brings, true
 }
 
-// high is the most that was given so far, in how many steps.
-type high struct {
-	credits meter.Credits
-	steps   int
+// sum is what a cycle gave of one bucket, or of one promotion.
+type sum struct {
+	begun   bool             // something of it was given before: only what changes from then on gives more
+	steps   int              // the number of the next grant's key
+	credits [2]meter.Credits // that count as given: limited, unlimited
+	inForce [2]bool
+	out     []int // which of the schedule's are in force
+}
+
+// side is where a sum counts what is unlimited or not.
+func side(unlimited bool) int {
+	if unlimited {
+		return 1
+	}
+	return 0
 }
 
 // schedule is the state of one call of Due.
@@ -87,16 +111,19 @@ type schedule struct {
 	policy    *Policy
 	history   History
 	overrides []Override
-	cycles    map[string]*high // of this cycle
-	windows   map[string]*high // of promotions' windows
+	given     []Given
+	from      time.Time
+	cycles    map[string]*sum // of this cycle
+	windows   map[string]*sum // of promotions' windows
 	out       []Due
 }
 
 // start is where to begin for what is in force at from: the cycle it lies in, or that in which a promotion that is
 // still open began; not before the first.
-func (s *schedule) start(from time.Time, line timeline) time.Time {
+func (s *schedule) start(line timeline) time.Time {
+	from := s.from
 	for _, m := range s.policy.Promotions {
-		if m.Ends.After(from) && m.Starts.Before(from) {
+		if m.Ends.After(s.from) && m.Starts.Before(from) {
 			from = m.Starts
 		}
 	}
@@ -108,20 +135,36 @@ func (s *schedule) start(from time.Time, line timeline) time.Time {
 
 // cycle adds what begins in one cycle.
 func (s *schedule) cycle(w Window) {
-	s.cycles = map[string]*high{}
-	for _, t := range s.marks(w) {
-		term, ok := s.history.At(t)
-		if !ok {
-			continue
+	s.cycles = map[string]*sum{}
+	for _, bucket := range s.policy.Buckets {
+		s.cycles[bucket] = s.sum(bucket, "", w, w.To)
+	}
+	for _, m := range s.policy.Promotions {
+		if s.perCycle(m) {
+			s.cycles[m.what()] = s.sum(m.what(), m.Name, w, m.Ends)
+		} else if s.windows[m.what()] == nil {
+			s.windows[m.what()] = s.sum(m.what(), m.Name, Window{m.Starts, m.Ends}, m.Ends)
 		}
-		plan, ok := s.policy.Plan(term.Plan)
-		if !ok {
+	}
+	marks := s.marks(w)
+	changes, found := slices.BinarySearchFunc(marks, s.from, time.Time.Compare)
+	if !found && w.Contains(s.from) {
+		marks = slices.Insert(marks, changes, s.from)
+	}
+	for _, t := range marks {
+		term, active := s.history.At(t)
+		plan, known := s.policy.Plan(term.Plan)
+		if active && !known {
 			continue // the policy dropped it: what was granted stays, nothing is renewed
 		}
-		s.contingents(plan, term, w, t)
+		changed := found || !t.Equal(s.from)
+		s.contingents(plan, term, w, t, changed)
+		if plan == nil {
+			continue
+		}
 		for _, m := range plan.Promotions {
 			if (Window{m.Starts, m.Ends}).Contains(t) {
-				s.promotion(m, term, w, t)
+				s.promotion(m, term, w, t, changed)
 			}
 		}
 	}
@@ -149,14 +192,74 @@ func (s *schedule) marks(w Window) []time.Time {
 	return slices.CompactFunc(marks, time.Time.Equal)
 }
 
-func (s *schedule) contingents(plan *Plan, term Term, w Window, t time.Time) {
-	for rank, bucket := range s.policy.Buckets {
-		d := Due{Bucket: bucket, Rank: uint8(rank), Cycle: w, EffectiveAt: t, ExpiresAt: w.To}
-		if !s.policy.contingent(plan, term, s.overrides, t, &d) {
+// sum adds up what was given of a bucket or a promotion in a window. What of it is in force ends at ends.
+func (s *schedule) sum(what, promotion string, w Window, ends time.Time) *sum {
+	var a sum
+	prefix := keyOf(what, w.From)
+	for _, g := range s.given {
+		number, ok := strings.CutPrefix(g.Key, prefix)
+		if !ok || g.EffectiveAt.After(s.from) {
 			continue
 		}
-		s.raise(s.cycles, bucket, w.From, d)
+		n, _ := strconv.Atoi(number)
+		a.begun, a.steps = true, max(a.steps, n+1)
+		k := side(g.Unlimited)
+		if !g.ExpiresAt.After(s.from) && promotion == "" { // it was ended before the cycle was over
+			a.credits[k] += g.Used
+			continue
+		}
+		a.credits[k] += g.Credits
+		a.inForce[k] = true
+		if g.ExpiresAt.After(s.from) {
+			rank, _ := s.policy.Rank(g.Bucket)
+			a.out = append(a.out, len(s.out))
+			s.out = append(s.out, Due{
+				Key: g.Key, Bucket: g.Bucket, Rank: rank, Promotion: promotion, Credits: g.Credits, Unlimited: g.Unlimited, Stops: g.Stops,
+				Cycle: w, EffectiveAt: g.EffectiveAt, ExpiresAt: ends, Begun: true, used: g.Used,
+			})
+		}
 	}
+	return &a
+}
+
+func keyOf(what string, begun time.Time) string {
+	return what + " " + begun.UTC().Format(keyTime) + " "
+}
+
+func (s *schedule) contingents(plan *Plan, term Term, w Window, t time.Time, changed bool) {
+	for rank, bucket := range s.policy.Buckets {
+		a := s.cycles[bucket]
+		if a.begun && t.Before(s.from) {
+			continue
+		}
+		d := Due{Bucket: bucket, Rank: uint8(rank), Cycle: w, EffectiveAt: t, ExpiresAt: w.To}
+		gives := plan != nil && s.policy.contingent(plan, term, s.overrides, t, &d)
+		s.end(a, d, gives, t)
+		if gives && (!a.begun || changed || !a.inForce[side(d.Unlimited)]) {
+			s.raise(a, keyOf(bucket, w.From), d)
+		}
+	}
+}
+
+// end ends at t what is in force and of another kind than what is due then; where nothing is due, what is unlimited. Of
+// two caps the flags are those of the older one until then, when it is known what was used of it.
+func (s *schedule) end(a *sum, due Due, gives bool, t time.Time) {
+	a.out = slices.DeleteFunc(a.out, func(i int) bool {
+		d := &s.out[i]
+		stays := due.Unlimited == d.Unlimited && (due.Stops == d.Stops || t.After(s.from))
+		if !gives {
+			stays = !d.Unlimited
+		}
+		if stays {
+			return false
+		}
+		k := side(d.Unlimited)
+		d.ExpiresAt, a.inForce[k] = t, false
+		if !t.After(s.from) { // it is known what was used of it: nothing, where nobody was there to give it
+			a.credits[k] -= d.Credits - d.used
+		}
+		return true
+	})
 }
 
 // contingent fills in what a plan renews in d's bucket; false if nothing.
@@ -177,40 +280,57 @@ func (p *Policy) contingent(plan *Plan, term Term, overrides []Override, t time.
 	return i >= 0 || negotiated
 }
 
-func (s *schedule) promotion(m *Promotion, term Term, w Window, t time.Time) {
-	seen, begun := s.windows, m.Starts
-	if m.PerCycle && s.policy.Cycle != nil {
-		seen, begun = s.cycles, w.From
+func (m *Promotion) what() string { return "promotion " + m.Name }
+
+func (s *schedule) perCycle(m *Promotion) bool { return m.PerCycle && s.policy.Cycle != nil }
+
+func (s *schedule) promotion(m *Promotion, term Term, w Window, t time.Time, changed bool) {
+	a, begun := s.windows[m.what()], m.Starts
+	if s.perCycle(m) {
+		a, begun = s.cycles[m.what()], w.From
 	}
-	s.raise(seen, "promotion "+m.Name, begun, Due{
+	if a.begun && (t.Before(s.from) || !changed) {
+		return
+	}
+	s.raise(a, keyOf(m.what(), begun), Due{
 		Bucket: m.Bucket, Rank: m.Rank, Promotion: m.Name, Credits: m.Amount.For(term.Slots),
 		Cycle: w, EffectiveAt: t, ExpiresAt: m.Ends,
 	})
 }
 
-// raise adds what d has beyond the highest so far, unlimited or not. So a change between limited and unlimited within a
-// cycle brings no more than the difference in credits: of a larger cap, a grant of the difference with the cap's flags;
-// of one that is no larger than what was given, nothing until the next cycle. What was given before keeps its flags, so
-// a cap that stopped others goes on stopping them until its cycle ends.
-func (s *schedule) raise(seen map[string]*high, what string, begun time.Time, d Due) {
-	top := seen[what]
-	if top == nil {
-		top = new(high)
-		seen[what] = top
-	}
-	if d.Credits <= top.credits {
+// raise adds what d has beyond what was given of its kind.
+func (s *schedule) raise(a *sum, key string, d Due) {
+	k := side(d.Unlimited)
+	more := d.Credits - a.credits[k]
+	if more <= 0 {
 		return
 	}
-	d.Key = what + " " + begun.UTC().Format("2006-01-02T15:04:05.000Z") + " " + strconv.Itoa(top.steps)
-	top.credits, d.Credits = d.Credits, d.Credits-top.credits
-	top.steps++
+	d.Key, d.Credits = key+strconv.Itoa(a.steps), more
+	a.credits[k] += more
+	a.inForce[k] = true
+	a.steps++
+	a.out = append(a.out, len(s.out))
 	s.out = append(s.out, d)
+}
+
+// Gift is what a term gives in a bucket in a cycle.
+type Gift struct {
+	Credits   meter.Credits
+	Unlimited bool
+}
+
+// Less reports whether a gift is less than another one. A cap is more than any contingent, whatever their numbers.
+func (g Gift) Less(than Gift) bool {
+	if g.Unlimited != than.Unlimited {
+		return than.Unlimited
+	}
+	return g.Credits < than.Credits
 }
 
 // Gives is what a term gives in each bucket in a cycle, in drain order, promotions aside: what two terms are compared
 // by.
-func (p *Policy) Gives(term Term, o []Override, t time.Time) []meter.Credits {
-	out := make([]meter.Credits, len(p.Buckets))
+func (p *Policy) Gives(term Term, o []Override, t time.Time) []Gift {
+	out := make([]Gift, len(p.Buckets))
 	plan, ok := p.Plan(term.Plan)
 	if !ok {
 		return out
@@ -218,7 +338,7 @@ func (p *Policy) Gives(term Term, o []Override, t time.Time) []meter.Credits {
 	for i, bucket := range p.Buckets {
 		d := Due{Bucket: bucket}
 		if p.contingent(plan, term, o, t, &d) {
-			out[i] = d.Credits
+			out[i] = Gift{d.Credits, d.Unlimited}
 		}
 	}
 	return out

@@ -59,7 +59,7 @@ CREATE TABLE creditgate.cycle_grant (
   key            text NOT NULL CHECK (octet_length(key) <= 128),
   revision       int NOT NULL CHECK (revision > 0),
   grant_id       uuid NOT NULL UNIQUE,
-  expires_at     timestamptz NOT NULL,      -- where it was last moved to
+  expires_at     timestamptz NOT NULL,      -- where it was last moved to; of what is superseded when it ended, or would have begun
   superseded     boolean NOT NULL DEFAULT false,
   policy_version text NOT NULL,
   PRIMARY KEY (account, key, revision),
