@@ -28,8 +28,9 @@ func addEnds(tb testing.TB, url string, n int, from time.Time) {
 	defer func() { require.NoError(tb, conn.Close(context.WithoutCancel(tb.Context()))) }()
 	_, err = conn.Exec(tb.Context(), `SET session_replication_role = replica`) // none of them has a lot
 	require.NoError(tb, err)
-	_, err = conn.Exec(tb.Context(), `INSERT INTO creditgate.grant_state (grant_id, account, credits, granted, spent, expires_at)
-		SELECT md5(i::text)::uuid, 'account-' || i, 5, 5, CASE WHEN i % 8 = 0 THEN 5 ELSE 0 END,
+	_, err = conn.Exec(tb.Context(), `INSERT INTO creditgate.grant_state (grant_id, account, bucket, effective_at, credits, granted, spent,
+			expires_at)
+		SELECT md5(i::text)::uuid, 'account-' || i, 'promo', $2::timestamptz, 5, 5, CASE WHEN i % 8 = 0 THEN 5 ELSE 0 END,
 			CASE WHEN i % 10 = 0 THEN NULL ELSE $2::timestamptz + i / 4 * interval '1 second' END
 		FROM generate_series(1, $1::int) i`, n, from)
 	require.NoError(tb, err)

@@ -209,8 +209,9 @@ func TestWhatCountsIsWhatWasGranted(t *testing.T) {
 // at once, though the cap was used up and stopped it.
 func TestWhatACapStoppedIsFreeWhenItEnds(t *testing.T) {
 	t.Parallel()
-	h, clock := newClockedHouse(t, planPolicy(t, 1))
-	clock.Set(time.Until(time.Date(2027, 1, 10, 8, 0, 0, 0, time.UTC)))
+	h := openHouse(t, planned(planPolicy(t, 1)))
+	h.startFlusher(t)
+	h.clock.Set(time.Until(time.Date(2027, 1, 10, 8, 0, 0, 0, time.UTC)))
 	_, err := h.admin.PutAccount(t.Context(), persist.AccountChange{Account: "ada", Product: new("studio")})
 	require.NoError(t, err)
 	change := premium()
