@@ -1,6 +1,8 @@
 package meter
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"time"
 )
@@ -39,6 +41,11 @@ type Lapse struct {
 	Account string
 	Grant   ID
 	At      time.Time // exactly as Postgres has it
+}
+
+// behind reports whether l comes after another.
+func (l Lapse) behind(other Lapse) bool {
+	return cmp.Or(l.At.Compare(other.At), bytes.Compare(l.Grant[:], other.Grant[:])) > 0
 }
 
 // Cursor is how far a partition's ledger is flushed. Hash chains the record bodies: it is SHA-256 of the previous

@@ -40,6 +40,10 @@ func newLapser(e *Engine) *lapser { return &lapser{Engine: e, unflushed: map[uin
 func (e *Engine) lapseLoop(ctx context.Context) {
 	l, skipped := newLapser(e), 0
 	for sweepPause(ctx) == nil {
+		if !e.anyOpen() { // then whoever can reach some is to have the lock
+			l = newLapser(e)
+			continue
+		}
 		mine, err := e.lockSweep(ctx, lapserLock)
 		if err == nil && !mine {
 			l = newLapser(e) // whoever takes over begins anew
@@ -56,10 +60,15 @@ func (e *Engine) lapseLoop(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			e.log.Warn().Err(err).Msg("cannot book what grants had left when they ended; nothing draws on it, and it is tried again")
-			_ = pause(ctx, sweepLock) // until the lock is free: another gateway may reach Postgres
+		}
+		if err != nil || s.missed > 0 {
+			_ = pause(ctx, sweepLock) // until the lock is free: another gateway may reach what this one does not
 		}
 	}
 }
+
+// anyOpen reports whether this gateway has a partition open.
+func (e *Engine) anyOpen() bool { return slices.ContainsFunc(e.partitions, (*partition).ready) }
 
 // round books what became due since the last one, or everything that is due.
 func (l *lapser) round(ctx context.Context) (*lapseRound, error) {
@@ -68,31 +77,36 @@ func (l *lapser) round(ctx context.Context) (*lapseRound, error) {
 	if anew {
 		s.after = Lapse{}
 		l.forgetFlushed(ctx)
-		for p := range l.unflushed {
-			s.pass[p] = true
-		}
+		s.seen, s.unflushed = l.after, l.unflushed
 	}
 	err := s.run(ctx, func() (bool, error) { return l.lockSweep(ctx, lapserLock) })
-	l.after = s.after
+	if s.after.behind(l.after) || err != nil {
+		l.after = s.after // else nothing is due any more from there on, and what ended before need not be gone through
+	}
 	maps.Copy(l.unflushed, s.booked)
 	switch {
 	case !anew:
 		l.wait--
 		return s, err
-	case s.found == 0 || len(s.booked) > 0:
+	case len(s.booked) > 0:
 		l.again = 1
-	default: // all of it is held, or on its way to Postgres
-		l.again = min(2*l.again, lapsesAgainMax)
+	default: // nothing is due, or all of it is held or on its way to Postgres
+		l.again = max(1, min(2*l.again, lapsesAgainMax))
 	}
 	l.wait = l.again - 1
 	return s, err
 }
 
-// forgetFlushed drops the places that Postgres has reached, and those that Redis has lost.
+// forgetFlushed drops the places that Postgres has reached, and those that Redis has lost. Postgres is asked: Redis is
+// told seldom.
 func (l *lapser) forgetFlushed(ctx context.Context) {
 	for p, at := range l.unflushed {
 		m, err := l.meta(ctx, p)
-		if err == nil && (m.Epoch != at.Epoch || m.Flushed.Pseq >= at.Pseq) {
+		if err == nil && m.Epoch != at.Epoch {
+			delete(l.unflushed, p)
+			continue
+		}
+		if cursor, err := l.book.Cursor(ctx, p); err == nil && cursor.Pseq >= at.Pseq {
 			delete(l.unflushed, p)
 		}
 	}
@@ -102,14 +116,17 @@ func (l *lapser) forgetFlushed(ctx context.Context) {
 type lapseRound struct {
 	sweep
 
-	after  Lapse
-	pass   map[uint16]bool // partitions to pass over
-	found  int
-	booked map[uint16]Position // the newest lapse of each partition
+	after     Lapse
+	seen      Lapse               // up to here, what is of unflushed partitions was sent before
+	unflushed map[uint16]Position // is not written
+	shut      map[uint16]bool     // partitions that take nothing in this round
+	missed    int                 // what was due in partitions that are not open here
+	found     int
+	booked    map[uint16]Position // the newest lapse of each partition
 }
 
 func newLapseRound(e *Engine, after Lapse) *lapseRound {
-	return &lapseRound{sweep: sweep{Engine: e}, after: after, pass: map[uint16]bool{}, booked: map[uint16]Position{}}
+	return &lapseRound{sweep: sweep{Engine: e}, after: after, shut: map[uint16]bool{}, booked: map[uint16]Position{}}
 }
 
 // run ends when nothing more is due, or when keep says that somebody else does this now.
@@ -165,7 +182,11 @@ func (s *lapseRound) lapse(part []Lapse) error {
 	ops := make([]*op, 0, len(part))
 	for _, d := range part {
 		p := s.layout.PartitionOf(d.Account)
-		if s.pass[p] || !s.partitions[p].ready() {
+		if !s.partitions[p].ready() {
+			s.missed++
+			continue
+		}
+		if _, waits := s.unflushed[p]; s.shut[p] || waits && !d.behind(s.seen) {
 			continue
 		}
 		ops = append(ops, newOp(verbLapse, p, NewID(s.now()), d.Account).uuid(d.Grant))
@@ -182,7 +203,7 @@ func (s *lapseRound) lapse(part []Lapse) error {
 		}
 		ops = slices.DeleteFunc(ops, func(o *op) bool { return o.err != nil || o.code != CodeNotLoaded || !s.load("lapse", o) })
 	}
-	if len(s.pass) == len(s.partitions) && s.first != nil {
+	if len(s.shut) == len(s.partitions) && s.first != nil {
 		return s.first
 	}
 	return nil
@@ -193,7 +214,7 @@ func (s *lapseRound) take(o *op) {
 	switch {
 	case errors.Is(o.err, ErrUnavailable), o.err == nil && o.head.code != CodeOK:
 		s.skip("lapse", s.refused(o))
-		s.pass[o.partition] = true
+		s.shut[o.partition] = true
 	case o.err != nil:
 		s.skip("lapse", o.err)
 	case o.code == CodeOK:
@@ -215,6 +236,9 @@ func (e *Engine) lapseNow(ctx context.Context) error {
 	}
 	s := newLapseRound(e, Lapse{})
 	err := s.run(ctx, func() (bool, error) { return true, nil })
+	if s.missed > 0 {
+		err = errors.Join(err, fmt.Errorf("%d grants have ended in partitions that are not open: %w", s.missed, ErrUnavailable))
+	}
 	return errors.Join(err, s.first)
 }
 

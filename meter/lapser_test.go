@@ -166,6 +166,59 @@ func TestWhatIsHeldDelaysNothing(t *testing.T) {
 	require.Equal(t, 1, b.lapses())
 }
 
+// A lapse that Postgres has not yet does not hold up the next one of its partition.
+func TestALapseDoesNotHoldUpTheNext(t *testing.T) {
+	t.Parallel()
+	b := newLapseBundle(t)
+	b.gift(b.engine, "acme")
+	g := meter.Grant{
+		ID: meter.NewID(time.Now()), Bucket: "promo", Available: meter.Credit, ExpiresMs: time.Now().Add(32 * day).UnixMilli(),
+	}
+	other := b.neighbour("acme")
+	b.book.AddAccount(other)
+	b.book.AddLot(g)
+	_, err := b.engine.Grant(t.Context(), meter.GrantChange{Account: other, Grant: g})
+	require.NoError(t, err)
+	b.flush()
+	b.ends()
+	l := b.engine.NewLapser()
+	_, calls := b.round(l)
+	require.Equal(t, int64(1), calls)
+	b.clock.Set(33 * day)
+	_, calls = b.round(l)
+	require.Equal(t, int64(1), calls)
+	b.flush()
+	require.Equal(t, 2, b.lapses())
+}
+
+// A gateway that has no partition open leaves the lock to one that has.
+func TestAGatewayWithNothingOpenBooksNoLapses(t *testing.T) {
+	t.Parallel()
+	b := &testBundle{t: t, server: redisd.Test(t), layout: meter.Layout{Number: 1, Partitions: 1}}
+	b.book = metertest.NewBook(b.layout)
+	claimed := make(chan uint16, 1)
+	stuck := &hookBook{Book: b.book, onClaim: func(p uint16) {
+		claimed <- p
+		<-t.Context().Done()
+	}}
+	b.startWith(b.server.URL(), stuck, nil)
+	<-claimed
+	b.engine = b.startWith(b.server.URL(), &hookBook{Book: b.book}, nil)
+	b.eventuallyOpen(b.engine)
+	g := meter.Grant{
+		ID: meter.NewID(time.Now()), Bucket: "promo", Available: meter.Credit, ExpiresMs: time.Now().Add(time.Second).UnixMilli(),
+	}
+	b.book.AddAccount("acme")
+	b.book.AddLot(g)
+	_, err := b.engine.Grant(t.Context(), meter.GrantChange{Account: "acme", Grant: g})
+	require.NoError(t, err)
+	b.flush()
+	require.Eventually(t, func() bool {
+		d, err := b.engine.Balance(t.Context(), "acme")
+		return err == nil && len(d.Account.Grants) == 0
+	}, patience, 20*time.Millisecond)
+}
+
 // A grant whose end was moved back, or that Postgres learns of late, stands before what was looked at already.
 func TestLateNewsOfAnEnd(t *testing.T) {
 	t.Parallel()

@@ -28,7 +28,7 @@ const (
 type Lookups[K comparable, V any] struct{ *lookups[K, V] }
 
 func NewLookups[K comparable, V any](most int, find func(context.Context, []K) (map[K]V, error)) *Lookups[K, V] {
-	return &Lookups[K, V]{newLookups(most, find)}
+	return &Lookups[K, V]{newLookups(most, lookupTimeout, find)}
 }
 
 func (l *Lookups[K, V]) Ask(ctx context.Context, key K) (V, bool, error) { return l.ask(ctx, key) }

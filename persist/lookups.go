@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -20,8 +21,11 @@ const (
 	// lookupsWaiting bounds what waits for a query, of one kind: a hundred queries' worth, so that more would only wait
 	// for nothing.
 	lookupsWaiting = 100 * lookupsMax
-	// lookupTimeout bounds one query. Whoever asked may have less time, and then leaves it to the others.
+	// lookupTimeout bounds one query for keys or names. Whoever asked may have less time, and then leaves it to the others.
 	lookupTimeout = 2 * time.Second
+	// loadTimeout bounds one that loads: a partition that is rebuilt reads every account, after a start from a cold disk
+	// too, and begins anew when one query fails.
+	loadTimeout = 30 * time.Second
 	// lookupKinds is how many kinds of questions there are: keys, accounts by name, accounts to load.
 	lookupKinds = 3
 )
@@ -30,7 +34,8 @@ const (
 // on a timer, and a question that is alone is sent at once. Who asks what is queued already shares the answer. Who asks
 // what is under way does not: an answer is never older than the question, since a change made before it must be seen.
 type lookups[K comparable, V any] struct {
-	most int // keys in one query
+	most    int           // keys in one query …
+	timeout time.Duration // … and how long it may take
 	// find answers in one query. What it leaves out does not exist.
 	find func(ctx context.Context, keys []K) (map[K]V, error)
 
@@ -50,8 +55,10 @@ type question[K comparable, V any] struct {
 	err    error
 }
 
-func newLookups[K comparable, V any](most int, find func(context.Context, []K) (map[K]V, error)) *lookups[K, V] {
-	return &lookups[K, V]{most: most, find: find, queued: make(map[K]*question[K, V])}
+func newLookups[K comparable, V any](
+	most int, timeout time.Duration, find func(context.Context, []K) (map[K]V, error),
+) *lookups[K, V] {
+	return &lookups[K, V]{most: most, timeout: timeout, find: find, queued: make(map[K]*question[K, V])}
 }
 
 // ask returns what is known of a key; known is false if it does not exist.
@@ -94,7 +101,7 @@ func (l *lookups[K, V]) fly(ctx context.Context) {
 		for i, q := range batch {
 			keys[i] = q.key
 		}
-		ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+		ctx, cancel := context.WithTimeout(ctx, l.timeout)
 		found, err := l.find(ctx, keys)
 		cancel()
 		for _, q := range batch {
@@ -131,11 +138,12 @@ func (l *lookups[K, V]) take() (batch []*question[K, V]) {
 // number of keys, since planning costs more than a few keys do, and go by index whatever the tables' sizes were then.
 func openLookups(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error) {
 	config.MinConns, config.MaxConns = 0, lookupKinds*lookupFlights
-	params := config.ConnConfig.RuntimeParams
-	params["application_name"] = "creditgate lookups"
-	params["plan_cache_mode"] = "force_generic_plan"
-	for _, way := range [...]string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin"} {
-		params[way] = "off"
+	config.ConnConfig.RuntimeParams["application_name"] = "creditgate lookups"
+	// Not with the first message: a pooler in between may refuse parameters there that it does not know.
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `SET plan_cache_mode = force_generic_plan;
+			SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off`)
+		return err
 	}
 	return pgxpool.NewWithConfig(ctx, config)
 }

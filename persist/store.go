@@ -68,8 +68,8 @@ func Open(ctx context.Context, url string, layout meter.Layout, clock *meter.Clo
 	for p := range s.hurried {
 		s.hurried[p] = make(chan struct{}, 1)
 	}
-	s.keys, s.names = newLookups(lookupsMax, s.findKeys), newLookups(lookupsMax, s.findNames)
-	s.loads = newLookups(loadsMax, s.loadAccounts)
+	s.keys, s.names = newLookups(lookupsMax, lookupTimeout, s.findKeys), newLookups(lookupsMax, lookupTimeout, s.findNames)
+	s.loads = newLookups(loadsMax, loadTimeout, s.loadAccounts)
 	return s, nil
 }
 

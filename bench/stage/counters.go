@@ -3,6 +3,7 @@ package stage
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"creditgate/bench/measure"
@@ -63,6 +64,7 @@ func (t *Target) Fill(row *result.Row, before, after Counters) {
 	row.Backlog = result.Backlog{
 		Start: before.backlog, End: after.backlog, Max: max(before.backlog, after.backlog, row.Backlog.Max),
 	}
+	row.Cluster = slices.Clone(t.homes) // where accounts lie, whether or not they were asked for
 	if row.Requests == 0 {
 		return
 	}
@@ -76,10 +78,9 @@ func (t *Target) Fill(row *result.Row, before, after Counters) {
 		row.CPU[labelRedis] = used.CPUMicros * per
 		row.Redis = perRequest(used, per)
 	}
-	for i, home := range t.homes {
+	for i := range row.Cluster {
 		used := after.redis[i].Since(before.redis[i])
-		home.CPU, home.Redis = used.CPUMicros*per, perRequest(used, per)
-		row.Cluster = append(row.Cluster, home)
+		row.Cluster[i].CPU, row.Cluster[i].Redis = used.CPUMicros*per, perRequest(used, per)
 	}
 	if t.counts != nil {
 		wrote := after.rows.Since(before.rows)

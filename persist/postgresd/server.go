@@ -39,7 +39,8 @@ type Options struct {
 	Port   int    // on 127.0.0.1; 0 takes any free one
 	Fresh  bool   // delete what Dir holds and start over
 	NoSync bool   // no fsync: a killed machine loses data. For tests only
-	// Connections is how many clients it takes; 0: 200. A gateway has a pool and at most eight for its flusher.
+	// Connections is how many clients it takes; 0: 200. A gateway has a pool, at most six for lookups, and at most eight for
+	// its flusher.
 	Connections int
 }
 
