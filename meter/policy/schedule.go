@@ -95,7 +95,7 @@ type sum struct {
 	inForce   [2]bool
 	ended     [2]bool // before the cycle was over: what was not used of it may be given again
 	unsettled [2]bool // of which it is not known yet how much that is
-	out       []int // which of the schedule's are in force
+	out       []int   // which of the schedule's are in force
 }
 
 // side is where a sum counts what is unlimited or not.
