@@ -94,6 +94,15 @@ func (a *Admin) applyPending(ctx context.Context, account string) (done bool, en
 	return err == nil && a.applyAll(ctx, changes), ended
 }
 
+// endsInForce reports whether a revocation takes back, by policy, what was in force then. What cannot be read is not.
+func (a *Admin) endsInForce(ctx context.Context, revocation meter.ID) (ends bool) {
+	err := a.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM creditgate.revocation r
+			JOIN creditgate.cycle_grant c ON c.grant_id = r.grant_id JOIN creditgate.grant_lot g ON g.id = r.grant_id
+			WHERE r.id = $1 AND r.actor = $2 AND r.reason = $3 AND c.expires_at > g.effective_at)`,
+		[16]byte(revocation), byPolicy, superseded).Scan(&ends)
+	return err == nil && ends
+}
+
 // endStep is the last step of applying what was issued: what was in force is taken back.
 const endStep = 4
 

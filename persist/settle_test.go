@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"creditgate/meter"
@@ -146,4 +148,26 @@ func (s *desk) lapse(account string) {
 			g.Available = 0
 		}
 	}
+}
+
+// What ends is taken back after what takes its place is there, by the sweeper too.
+func TestSweeperEndsWhatIsInForceLast(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.put(t, twoPlus())
+	s.flush(t)
+	s.down = true
+	s.at(t, "2027-01-15 09:00")
+	require.False(t, s.put(t, premium()).Applied)
+	s.down = false
+	s.at(t, "2027-01-15 09:02")
+	sweeper := persist.NewSweeper(s.admin, s.ledger, persist.SweepOptions{}, prometheus.NewRegistry(), zerolog.Nop())
+	require.NoError(t, sweeper.Sweep(t.Context()))
+	s.flush(t)
+	require.Equal(t, [][]any{{true}}, s.query(t, `SELECT min(e.pseq) FILTER (WHERE e.kind = 'grant' AND g.unlimited) <
+			min(e.pseq) FILTER (WHERE e.kind = 'revoke' AND g.effective_at < '2027-01-15')
+		FROM creditgate.ledger_entry e JOIN creditgate.ledger_line l USING (layout, partition, pseq, idx)
+		JOIN creditgate.grant_lot g ON g.id = l.grant_id`))
+	s.requireNoDrift(t)
 }
