@@ -15,7 +15,8 @@ type Given struct {
 	Key         string
 	Bucket      string
 	Credits     meter.Credits
-	Used        meter.Credits // what was spent of it, or is held
+	Used        meter.Credits // of one that is over: what was not left of it, what is held included
+	Unsettled   bool          // it is over, and it is not known yet what was used of it
 	Unlimited   bool
 	Stops       bool
 	EffectiveAt time.Time

@@ -28,8 +28,6 @@ type Due struct {
 	EffectiveAt time.Time
 	ExpiresAt   time.Time
 	Begun       bool // it was given and is in force; at its ExpiresAt it ends, which may be at once
-
-	used meter.Credits // of one that has begun
 }
 
 // Due is the grants that a history gives and that are in force at some time from from, before to, in the order in
@@ -42,12 +40,12 @@ type Due struct {
 //
 // What is limited and what is unlimited are counted apart. Where a bucket becomes unlimited its contingent ends, and the
 // whole cap is granted for the rest of the cycle; where it is unlimited no more, for whatever reason, the cap ends, and
-// with it what it stopped, and the contingent is granted. Who comes back to either gets what was not used of it. So no
-// order of changes, and no leaving and coming back, gives more in a cycle than the highest contingent and the highest cap
-// that were in force in it, each once.
+// with it what it stopped, and the contingent is granted. Who comes back to either gets what was not used of it, as soon
+// as that is known: until then nothing of its kind is given. So no order of changes, and no leaving and coming back,
+// gives more in a cycle than the highest contingent and the highest cap that were in force in it, each once.
 //
 // A change of the policy counts from the next cycle on, but for what a bucket has nothing of in force: a contingent where
-// there was none, or a cap where there was a contingent, is given at once.
+// there was none, or a cap where there was a contingent, is given at once; and but for who came back to either.
 func (p *Policy) Due(h History, o []Override, given []Given, from, to time.Time) []Due {
 	s := schedule{policy: p, history: h, overrides: o, given: given, from: from, windows: map[string]*sum{}}
 	line := p.timeline(h)
@@ -91,11 +89,13 @@ func (s *schedule) former(runs Window) {
 
 // sum is what a cycle gave of one bucket, or of one promotion.
 type sum struct {
-	begun   bool             // something of it was given before: only what changes from then on gives more
-	steps   int              // the number of the next grant's key
-	credits [2]meter.Credits // that count as given: limited, unlimited
-	inForce [2]bool
-	out     []int // which of the schedule's are in force
+	begun     bool             // something of it was given before: only what changes from then on gives more
+	steps     int              // the number of the next grant's key
+	credits   [2]meter.Credits // that count as given: limited, unlimited
+	inForce   [2]bool
+	ended     [2]bool // before the cycle was over: what was not used of it may be given again
+	unsettled [2]bool // of which it is not known yet how much that is
+	out       []int   // which of the schedule's are in force
 }
 
 // side is where a sum counts what is unlimited or not.
@@ -204,8 +204,10 @@ func (s *schedule) sum(what, promotion string, w Window, ends time.Time) *sum {
 		n, _ := strconv.Atoi(number)
 		a.begun, a.steps = true, max(a.steps, n+1)
 		k := side(g.Unlimited)
-		if !g.ExpiresAt.After(s.from) && promotion == "" { // it was ended before the cycle was over
+		if !g.ExpiresAt.After(s.from) && promotion == "" {
 			a.credits[k] += g.Used
+			a.ended[k] = true
+			a.unsettled[k] = a.unsettled[k] || g.Unsettled
 			continue
 		}
 		a.credits[k] += g.Credits
@@ -215,7 +217,7 @@ func (s *schedule) sum(what, promotion string, w Window, ends time.Time) *sum {
 			a.out = append(a.out, len(s.out))
 			s.out = append(s.out, Due{
 				Key: g.Key, Bucket: g.Bucket, Rank: rank, Promotion: promotion, Credits: g.Credits, Unlimited: g.Unlimited, Stops: g.Stops,
-				Cycle: w, EffectiveAt: g.EffectiveAt, ExpiresAt: ends, Begun: true, used: g.Used,
+				Cycle: w, EffectiveAt: g.EffectiveAt, ExpiresAt: ends, Begun: true,
 			})
 		}
 	}
@@ -235,14 +237,15 @@ func (s *schedule) contingents(plan *Plan, term Term, w Window, t time.Time, cha
 		d := Due{Bucket: bucket, Rank: uint8(rank), Cycle: w, EffectiveAt: t, ExpiresAt: w.To}
 		gives := plan != nil && s.policy.contingent(plan, term, s.overrides, t, &d)
 		s.end(a, d, gives, t)
-		if gives && (!a.begun || changed || !a.inForce[side(d.Unlimited)]) {
+		k := side(d.Unlimited)
+		if gives && (!a.begun || changed || !a.inForce[k] || a.ended[k]) {
 			s.raise(a, keyOf(bucket, w.From), d)
 		}
 	}
 }
 
 // end ends at t what is in force and of another kind than what is due then; where nothing is due, what is unlimited. Of
-// two caps the flags are those of the older one until then, when it is known what was used of it.
+// two caps the flags are those of the older one until then: what was used of it is known only after its end.
 func (s *schedule) end(a *sum, due Due, gives bool, t time.Time) {
 	a.out = slices.DeleteFunc(a.out, func(i int) bool {
 		d := &s.out[i]
@@ -255,8 +258,12 @@ func (s *schedule) end(a *sum, due Due, gives bool, t time.Time) {
 		}
 		k := side(d.Unlimited)
 		d.ExpiresAt, a.inForce[k] = t, false
-		if !t.After(s.from) { // it is known what was used of it: nothing, where nobody was there to give it
-			a.credits[k] -= d.Credits - d.used
+		switch {
+		case t.After(s.from):
+		case d.Begun:
+			a.unsettled[k] = true
+		default: // nobody was there to give it
+			a.credits[k] -= d.Credits
 		}
 		return true
 	})
@@ -302,7 +309,7 @@ func (s *schedule) promotion(m *Promotion, term Term, w Window, t time.Time, cha
 func (s *schedule) raise(a *sum, key string, d Due) {
 	k := side(d.Unlimited)
 	more := d.Credits - a.credits[k]
-	if more <= 0 {
+	if more <= 0 || a.unsettled[k] {
 		return
 	}
 	d.Key, d.Credits = key+strconv.Itoa(a.steps), more

@@ -188,9 +188,8 @@ func TestNobodyGainsByAnyHistory(t *testing.T) {
 		for _, d := range all {
 			if !d.EffectiveAt.After(asked) {
 				d.Begun = true
-				d.used = d.Credits
 				given = append(given, Given{
-					Key: d.Key, Bucket: d.Bucket, Credits: d.Credits, Used: d.used, Unlimited: d.Unlimited, Stops: d.Stops,
+					Key: d.Key, Bucket: d.Bucket, Credits: d.Credits, Used: d.Credits, Unlimited: d.Unlimited, Stops: d.Stops,
 					EffectiveAt: d.EffectiveAt, ExpiresAt: d.ExpiresAt,
 				})
 			}

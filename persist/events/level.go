@@ -107,7 +107,8 @@ func (g *page) fell(s standing, thresholds []int, now int) {
 }
 
 // standings reads what accounts have in grants that are in force. A grant that is used up counts until it ends; one
-// that never ends counts until it is used up, or what was bought years ago would make everybody low for ever.
+// that never ends counts until it is used up, or what was bought years ago would make everybody low for ever. One that its
+// plan ended when it was used up is over, though no ledger says so.
 func (g *page) standings(ctx context.Context, touched []touch) ([]standing, error) {
 	accounts, at := make([]string, len(touched)), make([]time.Time, len(touched))
 	for i, t := range touched {
@@ -126,7 +127,9 @@ func (g *page) standings(ctx context.Context, touched []touch) ([]standing, erro
 				sum(s.granted - s.revoked)::bigint AS granted, bool_or(s.unlimited) AS unlimited
 			FROM creditgate.grant_state s
 			WHERE s.account = u.account AND s.granted > 0 AND s.effective_at <= u.at
-				AND (s.expires_at > u.at OR s.expires_at IS NULL AND s.live)) f ON true`, accounts, at, untold)
+				AND (s.expires_at > u.at OR s.expires_at IS NULL AND s.live)
+				AND NOT EXISTS (SELECT FROM creditgate.cycle_grant c
+					WHERE NOT s.live AND c.grant_id = s.grant_id AND c.expires_at <= u.at)) f ON true`, accounts, at, untold)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +160,9 @@ func (g *page) fairUse(ctx context.Context, touched []touch) error {
 	rows, err := g.tx.Query(ctx, `SELECT s.spent, `+lotColumns+` FROM creditgate.grant_state s
 		JOIN creditgate.grant_lot t ON t.id = s.grant_id JOIN creditgate.account a ON a.id = t.account
 		WHERE s.account = ANY ($1) AND s.granted > 0 AND t.unlimited AND t.effective_at <= $2
-			AND (s.expires_at > $2 OR s.expires_at IS NULL)`, accounts, g.now)
+			AND (s.expires_at > $2 OR s.expires_at IS NULL)
+			AND NOT EXISTS (SELECT FROM creditgate.cycle_grant c
+				WHERE NOT s.live AND c.grant_id = s.grant_id AND c.expires_at <= $2)`, accounts, g.now)
 	if err != nil {
 		return err
 	}

@@ -227,3 +227,26 @@ func TestFairUseIsWarnedOfOncePerGrant(t *testing.T) {
 	require.Empty(t, h.told(t, events.TypeLow, events.TypeExhausted), "unlimited is never low")
 	require.Contains(t, h.told(t, events.TypeGranted)[0], `"unlimited":true`)
 }
+
+// A cap that was used up when its plan ended it hides nothing any more, though Redis had forgotten it by then.
+func TestAUsedUpCapThatEndedHidesNothing(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, policy.Notices{})
+	p := studio(policy.Notices{LowPercent: []int{50}})
+	p.Cycle = &policy.Cycle{}
+	p.Plans = []*policy.Plan{{Name: "premium", Contingents: []policy.Contingent{{
+		Bucket: "monthly", Rank: 1, Amount: policy.FixedAmount(10 * meter.Credit), Unlimited: true,
+	}}}}
+	h.rules.Replace(catalog(p))
+	h.produce(t)
+	h.account(t, "ada")
+	_, err := h.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: "ada", Plan: "premium"})
+	require.NoError(t, err)
+	h.spend(t, "ada", 10)
+	h.grant(t, "ada", "purchased", 10, time.Time{}, time.Time{})
+	require.Empty(t, h.told(t, events.TypeLow))
+	_, err = h.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada", AtOnce: true})
+	require.NoError(t, err)
+	h.spend(t, "ada", 6)
+	require.Equal(t, []string{`credits.low ada {"available":4,"granted":10,"percent":50}`}, h.told(t, events.TypeLow))
+}
