@@ -131,6 +131,26 @@ func TestDue(t *testing.T) {
 	f("no subscription", nil, nil, "2026-01-01 00:00", "2026-06-01 00:00", ``)
 }
 
+// A first cycle that the anchor cuts short ends there, also for who comes back within a month of its beginning: what it
+// gave counts in no other one.
+func TestACycleThatIsOverIsNotBridged(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{})
+	h := History{{At: at(1, 10), Plan: "pro", Slots: 2, Anchor: at(1, 25)}}
+	first := p.Due(h, nil, nil, at(1, 10), at(1, 11))
+	require.Equal(t, "10 monthly 26-01-10 00:00 to 26-01-25 00:00\n", dues(p, first))
+	given := []Given{{
+		Key: first[0].Key, Bucket: "monthly", Credits: first[0].Credits, Used: first[0].Credits,
+		EffectiveAt: at(1, 10), ExpiresAt: at(1, 25),
+	}}
+	h = append(h, Term{At: at(1, 25), Anchor: at(1, 25)}, Term{At: at(2, 1), Plan: "pro", Slots: 2, Anchor: at(2, 1)})
+	runs, ok := p.Runs(h, given, at(2, 1))
+	require.True(t, ok)
+	require.Equal(t, Window{at(2, 1), at(3, 1)}, runs)
+	require.Equal(t, "10 monthly 26-02-01 00:00 to 26-03-01 00:00\n", dues(p, p.Due(h, nil, given, at(2, 1), at(3, 1))))
+}
+
 // histories draws what people do with subscriptions, as they are recorded.
 func histories(t *rapid.T, p *Policy, from time.Time) History {
 	var h History
