@@ -243,6 +243,8 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 	}
 	story := fmt.Sprintf("at %s in %v of %v with %v, given %+v", now, w, l.history, l.overrides, l.given)
 	var gave [2]meter.Credits
+	var stopped bool
+	var caps meter.Credits // the thousandth that a used-up cap comes back with, for each that may be one
 	term, _ := l.history.At(now)
 	due := l.policy.Gives(term, l.overrides, now)[1]
 	plan, _ := l.policy.Plan(term.Plan)
@@ -251,9 +253,13 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 		if g.Bucket == "monthly" && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
 			require.Equal(t, due.Unlimited, g.Unlimited, story)
 			require.Equal(t, stops, g.Stops, story)
+			stopped = stopped || g.Stops
 		}
 		if !strings.HasPrefix(g.Key, "monthly "+w.From.UTC().Format("2006-01-02T15:04:05.000Z")) || g.EffectiveAt.After(now) {
 			continue
+		}
+		if g.Stops && g.Credits == 1 {
+			caps++
 		}
 		of := &gave[side(g.Unlimited)]
 		if !g.ExpiresAt.After(now) {
@@ -263,7 +269,9 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 		*of += g.Credits
 		require.False(t, g.ExpiresAt.After(w.To), story)
 	}
+	require.Equal(t, stops, stopped, "what lies behind is stopped, also by a cap that is used up: %s", story)
 	most, least := l.bounds(w, now, due)
+	most[side(true)] += caps
 	for i := range gave {
 		require.LessOrEqual(t, gave[i], most[i], story)
 	}

@@ -42,9 +42,9 @@ type Due struct {
 //
 // What is limited and what is unlimited are counted apart. Where a bucket becomes unlimited its contingent ends, and the
 // whole cap is granted for the rest of the cycle; where it is unlimited no more, for whatever reason, the cap ends, and
-// with it what it stopped, and the contingent is granted. Who comes back to either gets what was not used of it. So no
-// order of changes, and no leaving and coming back, gives more in a cycle than the highest contingent and the highest cap
-// that were in force in it, each once.
+// with it what it stopped, and the contingent is granted. Who comes back to either gets what was not used of it; of a cap
+// that stops others leastCap at least. So no order of changes, and no leaving and coming back, gives more in a cycle than
+// the highest contingent and the highest cap that were in force in it, each once, and leastCap for each coming back.
 //
 // A change of the policy counts from the next cycle on, but for what a bucket has nothing of in force: a contingent where
 // there was none, or a cap where there was a contingent, is given at once.
@@ -298,10 +298,17 @@ func (s *schedule) promotion(m *Promotion, term Term, w Window, t time.Time, cha
 	})
 }
 
+// leastCap is what a cap that stops others has where nothing of it is left to be given: a grant that stops has to be
+// there for what lies behind it to be stopped, and no grant is of nothing.
+const leastCap meter.Credits = 1
+
 // raise adds what d has beyond what was given of its kind.
 func (s *schedule) raise(a *sum, key string, d Due) {
 	k := side(d.Unlimited)
 	more := d.Credits - a.credits[k]
+	if d.Stops && !slices.ContainsFunc(a.out, func(i int) bool { return s.out[i].Unlimited }) {
+		more = max(more, leastCap)
+	}
 	if more <= 0 {
 		return
 	}

@@ -151,6 +151,41 @@ func TestACycleThatIsOverIsNotBridged(t *testing.T) {
 	require.Equal(t, "10 monthly 26-02-01 00:00 to 26-03-01 00:00\n", dues(p, p.Due(h, nil, given, at(2, 1), at(3, 1))))
 }
 
+// given is what was due, as it was given, and used up.
+func given(due []Due) []Given {
+	out := make([]Given, len(due))
+	for i, d := range due {
+		out[i] = Given{
+			Key: d.Key, Bucket: d.Bucket, Credits: d.Credits, Used: d.Credits, Unlimited: d.Unlimited, Stops: d.Stops,
+			EffectiveAt: d.EffectiveAt, ExpiresAt: d.ExpiresAt,
+		}
+	}
+	return out
+}
+
+// Who comes back to a cap that was used up is refused by it as before, and what was bought is not spent for that. A cap
+// of nothing refuses, too. One that does not stop others gives nothing.
+func TestAUsedUpCapStops(t *testing.T) {
+	t.Parallel()
+	at := func(day int) time.Time { return time.Date(2026, 1, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(10), Plan: "premium"}, {At: at(15)}, {At: at(20), Plan: "premium"}}
+	first := given(p.Due(h[:1], nil, nil, at(10), at(11)))
+	first[0].ExpiresAt = at(15)
+	back := p.Due(h, nil, first, at(20), at(21))
+	require.Equal(t, "0.001 monthly 26-01-20 00:00 to 26-02-01 00:00 unlimited\n", dues(p, back))
+	require.True(t, back[0].Stops)
+	both := append(first, given(back)...)
+	require.Equal(t, dues(p, back), dues(p, p.Due(h, nil, both, at(21), at(22))), "once")
+	more := []Override{{Kind: FairUse, Target: "monthly", Credits: 20100 * meter.Credit, From: at(22)}}
+	require.Contains(t, dues(p, p.Due(h, more, both, at(22), at(23))), "99.999 monthly 26-01-22")
+
+	none := []Override{{Kind: FairUse, Target: "monthly", From: at(1)}}
+	require.Contains(t, dues(p, p.Due(h[:1], none, nil, at(10), at(11))), "0.001 monthly 26-01-10")
+	p.Plans[0].Contingents[0].Stops, first[0].Stops = false, false
+	require.Empty(t, p.Due(h, nil, first, at(20), at(21)))
+}
+
 // histories draws what people do with subscriptions, as they are recorded.
 func histories(t *rapid.T, p *Policy, from time.Time) History {
 	var h History
@@ -247,7 +282,8 @@ func requireTiled(t *rapid.T, p *Policy, h History, from, to time.Time) {
 }
 
 // requireHighest adds up what one cycle gives, what is limited and what is unlimited apart, and finds each in force only
-// while the plan gives it: a contingent after its plan, too, but not beside a cap.
+// while the plan gives it: a contingent after its plan, too, but not beside a cap. Each cap stops others while the plan
+// gives it, however little is left of it.
 func requireHighest(t *rapid.T, p *Policy, h History, w Window, all []Due) {
 	var highest, given [2]meter.Credits
 	for i, term := range h {
@@ -261,14 +297,17 @@ func requireHighest(t *rapid.T, p *Policy, h History, w Window, all []Due) {
 		g := p.Gives(term, nil, term.At)[1]
 		highest[side(g.Unlimited)] = max(highest[side(g.Unlimited)], g.Credits)
 		at := later(term.At, w.From)
+		stops := false
 		for _, d := range all {
 			if d.Bucket == "monthly" && (Window{d.EffectiveAt, d.ExpiresAt}).Contains(at) {
 				require.Equal(t, g.Unlimited, d.Unlimited, "%+v at %s of %v", d, at, h)
+				stops = stops || d.Stops
 			}
 		}
+		require.Equal(t, g.Unlimited, stops, "at %s of %v", at, h)
 	}
 	for _, d := range all {
-		if d.Bucket == "monthly" && w.Contains(d.EffectiveAt) {
+		if d.Bucket == "monthly" && w.Contains(d.EffectiveAt) && d.Credits > leastCap {
 			given[side(d.Unlimited)] += d.Credits
 		}
 	}
