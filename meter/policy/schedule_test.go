@@ -186,6 +186,26 @@ func TestAUsedUpCapStops(t *testing.T) {
 	require.Empty(t, p.Due(h, nil, first, at(20), at(21)))
 }
 
+// A new amount of the policy counts from the next cycle on, whatever begins or ends in this one that leaves the amount as
+// it is: a promotion, the price of an operation, payment by the year.
+func TestANewAmountWaitsForTheNextCycle(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(3, 1), Plan: "plus", Slots: 2}, {At: at(3, 25), Plan: "plus", Slots: 2, Yearly: true}}
+	was := given(p.Due(h[:1], nil, nil, at(3, 1), at(3, 20)))
+	before := dues(p, p.Due(h[:1], nil, was, at(3, 20), at(3, 31)))
+	require.Contains(t, before, "20 promotion launch")
+	p.Plans[1].Contingents[0].Amount, p.Promotions[0].Amount = PerSlot(12*meter.Credit), PerSlot(12*meter.Credit)
+	price := []Override{{Kind: UnitCredits, Target: "monthly", Credits: 1, From: at(3, 26), Until: at(3, 27)}}
+	for _, day := range []int{20, 25, 26} {
+		require.Equal(t, before, dues(p, p.Due(h, price, was, at(3, day), at(3, 31))), "on day %d", day)
+	}
+	h[1].Slots = 3
+	require.Contains(t, dues(p, p.Due(h, price, was, at(3, 25), at(3, 31))), "16 monthly 26-03-25")
+	require.Contains(t, dues(p, p.Due(h[:1], price, was, at(3, 20), at(4, 2))), "24 monthly 26-04-01")
+}
+
 // histories draws what people do with subscriptions, as they are recorded.
 func histories(t *rapid.T, p *Policy, from time.Time) History {
 	var h History
