@@ -22,10 +22,13 @@ type lives struct {
 	policies []policySince // that were in force, oldest first
 	past     []cycleGrant  // what is over, which is not read any more
 	ids      uint16
+	looked   time.Time // when was settled last
 }
 
 type policySince struct {
 	at     time.Time
+	looked time.Time // before: what counts from a moment after that is given by this policy, too
+	free   [2]bool   // what was not in force then, limited and unlimited, and is given at once
 	policy *policy.Policy
 }
 
@@ -81,6 +84,7 @@ func (l *lives) settle(t *rapid.T, now time.Time) {
 			},
 		})
 	}
+	l.looked = now
 	again := l.due(now)
 	require.True(t, again.empty(), "done twice: %+v", again)
 	cycle, _ := l.cycle(l.policy, now)
@@ -151,7 +155,20 @@ func (l *lives) override(t *rapid.T, now time.Time) {
 // renewal.
 func (l *lives) reload(t *rapid.T, now time.Time) {
 	l.policy = drawPolicy(t, l.policy)
-	l.policies = append(l.policies, policySince{now, l.policy})
+	since := policySince{at: now, looked: l.looked, free: [2]bool{true, true}, policy: l.policy}
+	for _, g := range l.given {
+		if g.Bucket == "monthly" && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
+			since.free[side(g.Unlimited)] = false
+		}
+	}
+	l.policies = append(l.policies, since)
+}
+
+// moved reports whether the day of renewal was ever another one.
+func (l *lives) moved() bool {
+	return slices.ContainsFunc(l.policies, func(p policySince) bool {
+		return p.policy.Cycle.DayOfMonth != l.policy.Cycle.DayOfMonth
+	})
 }
 
 // drawPolicy is a policy that may follow another one.
@@ -241,6 +258,10 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 	if !ok {
 		return
 	}
+	if !l.moved() {
+		regular, _ := l.policy.CycleAt(l.history, now)
+		require.Equal(t, regular, w, "%v, given %+v", l.history, l.given)
+	}
 	story := fmt.Sprintf("at %s in %v of %v with %v, given %+v", now, w, l.history, l.overrides, l.given)
 	var gave [2]meter.Credits
 	var stopped bool
@@ -286,39 +307,51 @@ func side(unlimited bool) int {
 }
 
 // bounds are the most that a cycle may have given up to now, what is limited and what is unlimited, and the least of
-// what is due now.
+// what is due now. An amount counts from where a term or an override begins or ends, by the policy of that moment; a new
+// policy's own at once where nothing of the kind was in force.
 func (l *lives) bounds(w policy.Window, now time.Time, due policy.Gift) (most [2]meter.Credits, least meter.Credits) {
 	least = due.Credits
 	current, _ := l.history.At(now)
+	changes := l.changes(w, now)
 	for n, p := range l.policies {
-		if n+1 < len(l.policies) && !l.policies[n+1].at.After(w.From) {
+		until := now.Add(1)
+		if n+1 < len(l.policies) {
+			until = l.policies[n+1].at
+		}
+		if !until.After(w.From) {
 			continue
 		}
-		for i, term := range l.history {
-			ends := w.To
-			if i+1 < len(l.history) {
-				ends = l.history[i+1].At
-			}
-			if term.At.After(now) || !ends.After(w.From) {
-				continue
-			}
-			at := []time.Time{term.At, w.From, now}
-			for _, o := range l.overrides {
-				at = append(at, o.From, o.Until, o.From.Add(-1))
-			}
-			for _, at := range at {
-				if at.Before(w.From) || at.After(now) {
-					continue
-				}
-				g := p.policy.Gives(term, l.overrides, at)[1]
+		if term, _ := l.history.At(p.at); w.Contains(p.at) {
+			if g := p.policy.Gives(term, l.overrides, p.at)[1]; p.free[side(g.Unlimited)] {
 				most[side(g.Unlimited)] = max(most[side(g.Unlimited)], g.Credits)
 			}
+		}
+		for _, at := range changes {
+			if !l.moved() && (!at.After(p.looked) || at.After(until)) {
+				continue
+			}
+			term, _ := l.history.At(at)
+			g := p.policy.Gives(term, l.overrides, at)[1]
+			most[side(g.Unlimited)] = max(most[side(g.Unlimited)], g.Credits)
 		}
 		if g := p.policy.Gives(current, l.overrides, now)[1]; g.Unlimited == due.Unlimited {
 			least = min(least, g.Credits)
 		}
 	}
 	return most, least
+}
+
+// changes are the moments of a cycle up to now at which another amount may count: where it, a term or an override begins
+// or ends.
+func (l *lives) changes(w policy.Window, now time.Time) []time.Time {
+	at := []time.Time{w.From}
+	for _, term := range l.history {
+		at = append(at, term.At)
+	}
+	for _, o := range l.overrides {
+		at = append(at, o.From, o.Until)
+	}
+	return slices.DeleteFunc(at, func(at time.Time) bool { return !w.Contains(at) || at.After(now) })
 }
 
 // requirePromotion checks that a cycle, or the window, gave the promotion once.
