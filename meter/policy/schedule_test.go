@@ -175,7 +175,7 @@ func TestAUsedUpCapStops(t *testing.T) {
 	back := p.Due(h, nil, first, at(20), at(21))
 	require.Equal(t, "0.001 monthly 26-01-20 00:00 to 26-02-01 00:00 unlimited\n", dues(p, back))
 	require.True(t, back[0].Stops)
-	both := append(first, given(back)...)
+	both := slices.Concat(first, given(back))
 	require.Equal(t, dues(p, back), dues(p, p.Due(h, nil, both, at(21), at(22))), "once")
 	more := []Override{{Kind: FairUse, Target: "monthly", Credits: 20100 * meter.Credit, From: at(22)}}
 	require.Contains(t, dues(p, p.Due(h, more, both, at(22), at(23))), "99.999 monthly 26-01-22")
