@@ -24,10 +24,13 @@ type lives struct {
 	used     map[meter.ID]meter.Credits // what was spent, and what is held
 	booked   map[meter.ID]bool          // the ledger has what was left of it when it ended
 	ids      uint16
+	looked   time.Time // when was settled last
 }
 
 type policySince struct {
 	at     time.Time
+	looked time.Time // before: what counts from a moment after that is given by this policy, too
+	free   [2]bool   // what was not in force then, limited and unlimited, and is given at once
 	policy *policy.Policy
 }
 
@@ -100,6 +103,7 @@ func (l *lives) settle(t *rapid.T, now time.Time) {
 		})
 	}
 	l.read(now)
+	l.looked = now
 	again := l.due(now)
 	require.True(t, again.empty(), "done twice: %+v", again)
 	cycle, _ := l.cycle(l.policy, now)
@@ -170,7 +174,20 @@ func (l *lives) override(t *rapid.T, now time.Time) {
 // renewal.
 func (l *lives) reload(t *rapid.T, now time.Time) {
 	l.policy = drawPolicy(t, l.policy)
-	l.policies = append(l.policies, policySince{now, l.policy})
+	since := policySince{at: now, looked: l.looked, free: [2]bool{true, true}, policy: l.policy}
+	for _, g := range l.given {
+		if g.Bucket == "monthly" && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
+			since.free[side(g.Unlimited)] = false
+		}
+	}
+	l.policies = append(l.policies, since)
+}
+
+// moved reports whether the day of renewal was ever another one.
+func (l *lives) moved() bool {
+	return slices.ContainsFunc(l.policies, func(p policySince) bool {
+		return p.policy.Cycle.DayOfMonth != l.policy.Cycle.DayOfMonth
+	})
 }
 
 // drawPolicy is a policy that may follow another one.
@@ -263,9 +280,15 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 	if !ok {
 		return
 	}
+	if !l.moved() {
+		regular, _ := l.policy.CycleAt(l.history, now)
+		require.Equal(t, regular, w, "%v, given %+v", l.history, l.given)
+	}
 	story := fmt.Sprintf("at %s in %v of %v with %v, given %+v", now, w, l.history, l.overrides, l.given)
 	var gave [2]meter.Credits
 	var waits [2]bool // for the ledger
+	var stopped bool
+	var caps meter.Credits // the thousandth that a used-up cap comes back with, for each that may be one
 	term, _ := l.history.At(now)
 	due := l.policy.Gives(term, l.overrides, now)[1]
 	plan, _ := l.policy.Plan(term.Plan)
@@ -274,9 +297,13 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 		if g.Bucket == "monthly" && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
 			require.Equal(t, due.Unlimited, g.Unlimited, story)
 			require.Equal(t, stops, g.Stops, story)
+			stopped = stopped || g.Stops
 		}
 		if !strings.HasPrefix(g.Key, "monthly "+w.From.UTC().Format("2006-01-02T15:04:05.000Z")) || g.EffectiveAt.After(now) {
 			continue
+		}
+		if g.Stops && g.Credits == 1 {
+			caps++
 		}
 		of := &gave[side(g.Unlimited)]
 		if !g.ExpiresAt.After(now) {
@@ -287,7 +314,9 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 		*of += g.Credits
 		require.False(t, g.ExpiresAt.After(w.To), story)
 	}
+	require.Equal(t, stops, stopped, "what lies behind is stopped, also by a cap that is used up: %s", story)
 	most, least := l.bounds(w, now, due)
+	most[side(true)] += caps
 	for i := range gave {
 		require.LessOrEqual(t, gave[i], most[i], story)
 	}
@@ -307,39 +336,51 @@ func side(unlimited bool) int {
 }
 
 // bounds are the most that a cycle may have given up to now, what is limited and what is unlimited, and the least of
-// what is due now.
+// what is due now. An amount counts from where a term or an override begins or ends, by the policy of that moment; a new
+// policy's own at once where nothing of the kind was in force.
 func (l *lives) bounds(w policy.Window, now time.Time, due policy.Gift) (most [2]meter.Credits, least meter.Credits) {
 	least = due.Credits
 	current, _ := l.history.At(now)
+	changes := l.changes(w, now)
 	for n, p := range l.policies {
-		if n+1 < len(l.policies) && !l.policies[n+1].at.After(w.From) {
+		until := now.Add(1)
+		if n+1 < len(l.policies) {
+			until = l.policies[n+1].at
+		}
+		if !until.After(w.From) {
 			continue
 		}
-		for i, term := range l.history {
-			ends := w.To
-			if i+1 < len(l.history) {
-				ends = l.history[i+1].At
-			}
-			if term.At.After(now) || !ends.After(w.From) {
-				continue
-			}
-			at := []time.Time{term.At, w.From, now}
-			for _, o := range l.overrides {
-				at = append(at, o.From, o.Until, o.From.Add(-1))
-			}
-			for _, at := range at {
-				if at.Before(w.From) || at.After(now) {
-					continue
-				}
-				g := p.policy.Gives(term, l.overrides, at)[1]
+		if term, _ := l.history.At(p.at); w.Contains(p.at) {
+			if g := p.policy.Gives(term, l.overrides, p.at)[1]; p.free[side(g.Unlimited)] {
 				most[side(g.Unlimited)] = max(most[side(g.Unlimited)], g.Credits)
 			}
+		}
+		for _, at := range changes {
+			if !l.moved() && (!at.After(p.looked) || at.After(until)) {
+				continue
+			}
+			term, _ := l.history.At(at)
+			g := p.policy.Gives(term, l.overrides, at)[1]
+			most[side(g.Unlimited)] = max(most[side(g.Unlimited)], g.Credits)
 		}
 		if g := p.policy.Gives(current, l.overrides, now)[1]; g.Unlimited == due.Unlimited {
 			least = min(least, g.Credits)
 		}
 	}
 	return most, least
+}
+
+// changes are the moments of a cycle up to now at which another amount may count: where it, a term or an override begins
+// or ends.
+func (l *lives) changes(w policy.Window, now time.Time) []time.Time {
+	at := []time.Time{w.From}
+	for _, term := range l.history {
+		at = append(at, term.At)
+	}
+	for _, o := range l.overrides {
+		at = append(at, o.From, o.Until)
+	}
+	return slices.DeleteFunc(at, func(at time.Time) bool { return !w.Contains(at) || at.After(now) })
 }
 
 // requirePromotion checks that a cycle, or the window, gave the promotion once.

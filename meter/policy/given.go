@@ -55,6 +55,9 @@ func (p *Policy) Runs(h History, given []Given, now time.Time) (w Window, ok boo
 	if from.IsZero() || from.Equal(w.From) {
 		return w, true
 	}
+	if over, _ := p.CycleAt(h, from); over.From.Equal(from) { // it began where the policy has it, so it ends there, too
+		return w, true
+	}
 	end := anchorAt(from, p.Location).cycle(from).To
 	if next, _ := p.CycleAt(h, end); !next.From.Equal(end) {
 		end = next.To

@@ -41,11 +41,13 @@ type Due struct {
 // What is limited and what is unlimited are counted apart. Where a bucket becomes unlimited its contingent ends, and the
 // whole cap is granted for the rest of the cycle; where it is unlimited no more, for whatever reason, the cap ends, and
 // with it what it stopped, and the contingent is granted. Who comes back to either gets what was not used of it, as soon
-// as that is known: until then nothing of its kind is given. So no order of changes, and no leaving and coming back,
-// gives more in a cycle than the highest contingent and the highest cap that were in force in it, each once.
+// as that is known: until then nothing of its kind is given, but of a cap that stops others leastCap. So no order of
+// changes, and no leaving and coming back, gives more in a cycle than the highest contingent and the highest cap that were
+// in force in it, each once, and leastCap for each coming back.
 //
-// A change of the policy counts from the next cycle on, but for what a bucket has nothing of in force: a contingent where
-// there was none, or a cap where there was a contingent, is given at once; and but for who came back to either.
+// A change of the policy counts from the next cycle on, whatever else begins or ends in this one, but for what a bucket
+// has nothing of in force: a contingent where there was none, or a cap where there was a contingent, is given at once;
+// and but for who came back to either.
 func (p *Policy) Due(h History, o []Override, given []Given, from, to time.Time) []Due {
 	s := schedule{policy: p, history: h, overrides: o, given: given, from: from, windows: map[string]*sum{}}
 	line := p.timeline(h)
@@ -147,9 +149,8 @@ func (s *schedule) cycle(w Window) {
 		}
 	}
 	marks := s.marks(w)
-	changes, found := slices.BinarySearchFunc(marks, s.from, time.Time.Compare)
-	if !found && w.Contains(s.from) {
-		marks = slices.Insert(marks, changes, s.from)
+	if i, found := slices.BinarySearchFunc(marks, s.from, time.Time.Compare); !found && w.Contains(s.from) {
+		marks = slices.Insert(marks, i, s.from)
 	}
 	for _, t := range marks {
 		term, active := s.history.At(t)
@@ -157,14 +158,13 @@ func (s *schedule) cycle(w Window) {
 		if active && !known {
 			continue // the policy dropped it: what was granted stays, nothing is renewed
 		}
-		changed := found || !t.Equal(s.from)
-		s.contingents(plan, term, w, t, changed)
+		s.contingents(w, t)
 		if plan == nil {
 			continue
 		}
 		for _, m := range plan.Promotions {
 			if (Window{m.Starts, m.Ends}).Contains(t) {
-				s.promotion(m, term, w, t, changed)
+				s.promotion(m, w, t)
 			}
 		}
 	}
@@ -228,20 +228,30 @@ func keyOf(what string, begun time.Time) string {
 	return what + " " + begun.UTC().Format(keyTime) + " "
 }
 
-func (s *schedule) contingents(plan *Plan, term Term, w Window, t time.Time, changed bool) {
+func (s *schedule) contingents(w Window, t time.Time) {
 	for rank, bucket := range s.policy.Buckets {
 		a := s.cycles[bucket]
 		if a.begun && t.Before(s.from) {
 			continue
 		}
 		d := Due{Bucket: bucket, Rank: uint8(rank), Cycle: w, EffectiveAt: t, ExpiresAt: w.To}
-		gives := plan != nil && s.policy.contingent(plan, term, s.overrides, t, &d)
+		gives := s.contingent(t, &d)
 		s.end(a, d, gives, t)
+		before := Due{Bucket: bucket}
+		s.contingent(t.Add(-1), &before)
+		same := d.Credits == before.Credits && d.Unlimited == before.Unlimited && d.Stops == before.Stops
 		k := side(d.Unlimited)
-		if gives && (!a.begun || changed || !a.inForce[k] || a.ended[k]) {
+		if gives && (!a.begun || !same || !a.inForce[k] || a.ended[k]) {
 			s.raise(a, keyOf(bucket, w.From), d)
 		}
 	}
+}
+
+// contingent fills in what is renewed in d's bucket by what counts at t; false if nothing.
+func (s *schedule) contingent(t time.Time, d *Due) bool {
+	term, _ := s.history.At(t)
+	plan, ok := s.policy.Plan(term.Plan)
+	return ok && s.policy.contingent(plan, term, s.overrides, t, d)
 }
 
 // end ends at t what is in force and of another kind than what is due then; where nothing is due, what is unlimited. Of
@@ -291,25 +301,47 @@ func (m *Promotion) what() string { return "promotion " + m.Name }
 
 func (s *schedule) perCycle(m *Promotion) bool { return m.PerCycle && s.policy.Cycle != nil }
 
-func (s *schedule) promotion(m *Promotion, term Term, w Window, t time.Time, changed bool) {
+// promised is what a promotion gives by what counts at t.
+func (s *schedule) promised(m *Promotion, t time.Time) meter.Credits {
+	term, _ := s.history.At(t)
+	plan, ok := s.policy.Plan(term.Plan)
+	if !ok || !slices.Contains(plan.Promotions, m) || !(Window{m.Starts, m.Ends}).Contains(t) {
+		return 0
+	}
+	return m.Amount.For(term.Slots)
+}
+
+func (s *schedule) promotion(m *Promotion, w Window, t time.Time) {
 	a, begun := s.windows[m.what()], m.Starts
 	if s.perCycle(m) {
 		a, begun = s.cycles[m.what()], w.From
 	}
-	if a.begun && (t.Before(s.from) || !changed) {
+	credits := s.promised(m, t)
+	same := credits == s.promised(m, t.Add(-1)) && !t.Equal(w.From)
+	if a.begun && (same || t.Before(s.from)) {
 		return
 	}
 	s.raise(a, keyOf(m.what(), begun), Due{
-		Bucket: m.Bucket, Rank: m.Rank, Promotion: m.Name, Credits: m.Amount.For(term.Slots),
+		Bucket: m.Bucket, Rank: m.Rank, Promotion: m.Name, Credits: credits,
 		Cycle: w, EffectiveAt: t, ExpiresAt: m.Ends,
 	})
 }
+
+// leastCap is what a cap that stops others has where nothing of it is left to be given: a grant that stops has to be
+// there for what lies behind it to be stopped, and no grant is of nothing.
+const leastCap meter.Credits = 1
 
 // raise adds what d has beyond what was given of its kind.
 func (s *schedule) raise(a *sum, key string, d Due) {
 	k := side(d.Unlimited)
 	more := d.Credits - a.credits[k]
-	if more <= 0 || a.unsettled[k] {
+	if a.unsettled[k] {
+		more = 0 // until it is known what was used
+	}
+	if d.Stops && !slices.ContainsFunc(a.out, func(i int) bool { return s.out[i].Unlimited }) {
+		more = max(more, leastCap)
+	}
+	if more <= 0 {
 		return
 	}
 	d.Key, d.Credits = key+strconv.Itoa(a.steps), more

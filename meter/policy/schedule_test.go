@@ -131,6 +131,81 @@ func TestDue(t *testing.T) {
 	f("no subscription", nil, nil, "2026-01-01 00:00", "2026-06-01 00:00", ``)
 }
 
+// A first cycle that the anchor cuts short ends there, also for who comes back within a month of its beginning: what it
+// gave counts in no other one.
+func TestACycleThatIsOverIsNotBridged(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{})
+	h := History{{At: at(1, 10), Plan: "pro", Slots: 2, Anchor: at(1, 25)}}
+	first := p.Due(h, nil, nil, at(1, 10), at(1, 11))
+	require.Equal(t, "10 monthly 26-01-10 00:00 to 26-01-25 00:00\n", dues(p, first))
+	given := []Given{{
+		Key: first[0].Key, Bucket: "monthly", Credits: first[0].Credits, Used: first[0].Credits,
+		EffectiveAt: at(1, 10), ExpiresAt: at(1, 25),
+	}}
+	h = append(h, Term{At: at(1, 25), Anchor: at(1, 25)}, Term{At: at(2, 1), Plan: "pro", Slots: 2, Anchor: at(2, 1)})
+	runs, ok := p.Runs(h, given, at(2, 1))
+	require.True(t, ok)
+	require.Equal(t, Window{at(2, 1), at(3, 1)}, runs)
+	require.Equal(t, "10 monthly 26-02-01 00:00 to 26-03-01 00:00\n", dues(p, p.Due(h, nil, given, at(2, 1), at(3, 1))))
+}
+
+// given is what was due, as it was given, and used up.
+func given(due []Due) []Given {
+	out := make([]Given, len(due))
+	for i, d := range due {
+		out[i] = Given{
+			Key: d.Key, Bucket: d.Bucket, Credits: d.Credits, Used: d.Credits, Unlimited: d.Unlimited, Stops: d.Stops,
+			EffectiveAt: d.EffectiveAt, ExpiresAt: d.ExpiresAt,
+		}
+	}
+	return out
+}
+
+// Who comes back to a cap that was used up is refused by it as before, and what was bought is not spent for that. A cap
+// of nothing refuses, too. One that does not stop others gives nothing.
+func TestAUsedUpCapStops(t *testing.T) {
+	t.Parallel()
+	at := func(day int) time.Time { return time.Date(2026, 1, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(10), Plan: "premium"}, {At: at(15)}, {At: at(20), Plan: "premium"}}
+	first := given(p.Due(h[:1], nil, nil, at(10), at(11)))
+	first[0].ExpiresAt = at(15)
+	back := p.Due(h, nil, first, at(20), at(21))
+	require.Equal(t, "0.001 monthly 26-01-20 00:00 to 26-02-01 00:00 unlimited\n", dues(p, back))
+	require.True(t, back[0].Stops)
+	both := slices.Concat(first, given(back))
+	require.Equal(t, dues(p, back), dues(p, p.Due(h, nil, both, at(21), at(22))), "once")
+	more := []Override{{Kind: FairUse, Target: "monthly", Credits: 20100 * meter.Credit, From: at(22)}}
+	require.Contains(t, dues(p, p.Due(h, more, both, at(22), at(23))), "99.999 monthly 26-01-22")
+
+	none := []Override{{Kind: FairUse, Target: "monthly", From: at(1)}}
+	require.Contains(t, dues(p, p.Due(h[:1], none, nil, at(10), at(11))), "0.001 monthly 26-01-10")
+	p.Plans[0].Contingents[0].Stops, first[0].Stops = false, false
+	require.Empty(t, p.Due(h, nil, first, at(20), at(21)))
+}
+
+// A new amount of the policy counts from the next cycle on, whatever begins or ends in this one that leaves the amount as
+// it is: a promotion, the price of an operation, payment by the year.
+func TestANewAmountWaitsForTheNextCycle(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(3, 1), Plan: "plus", Slots: 2}, {At: at(3, 25), Plan: "plus", Slots: 2, Yearly: true}}
+	was := given(p.Due(h[:1], nil, nil, at(3, 1), at(3, 20)))
+	before := dues(p, p.Due(h[:1], nil, was, at(3, 20), at(3, 31)))
+	require.Contains(t, before, "20 promotion launch")
+	p.Plans[1].Contingents[0].Amount, p.Promotions[0].Amount = PerSlot(12*meter.Credit), PerSlot(12*meter.Credit)
+	price := []Override{{Kind: UnitCredits, Target: "monthly", Credits: 1, From: at(3, 26), Until: at(3, 27)}}
+	for _, day := range []int{20, 25, 26} {
+		require.Equal(t, before, dues(p, p.Due(h, price, was, at(3, day), at(3, 31))), "on day %d", day)
+	}
+	h[1].Slots = 3
+	require.Contains(t, dues(p, p.Due(h, price, was, at(3, 25), at(3, 31))), "16 monthly 26-03-25")
+	require.Contains(t, dues(p, p.Due(h[:1], price, was, at(3, 20), at(4, 2))), "24 monthly 26-04-01")
+}
+
 // histories draws what people do with subscriptions, as they are recorded.
 func histories(t *rapid.T, p *Policy, from time.Time) History {
 	var h History
@@ -226,7 +301,8 @@ func requireTiled(t *rapid.T, p *Policy, h History, from, to time.Time) {
 }
 
 // requireHighest adds up what one cycle gives, what is limited and what is unlimited apart, and finds each in force only
-// while the plan gives it: a contingent after its plan, too, but not beside a cap.
+// while the plan gives it: a contingent after its plan, too, but not beside a cap. Each cap stops others while the plan
+// gives it, however little is left of it.
 func requireHighest(t *rapid.T, p *Policy, h History, w Window, all []Due) {
 	var highest, given [2]meter.Credits
 	for i, term := range h {
@@ -240,14 +316,17 @@ func requireHighest(t *rapid.T, p *Policy, h History, w Window, all []Due) {
 		g := p.Gives(term, nil, term.At)[1]
 		highest[side(g.Unlimited)] = max(highest[side(g.Unlimited)], g.Credits)
 		at := later(term.At, w.From)
+		stops := false
 		for _, d := range all {
 			if d.Bucket == "monthly" && (Window{d.EffectiveAt, d.ExpiresAt}).Contains(at) {
 				require.Equal(t, g.Unlimited, d.Unlimited, "%+v at %s of %v", d, at, h)
+				stops = stops || d.Stops
 			}
 		}
+		require.Equal(t, g.Unlimited, stops, "at %s of %v", at, h)
 	}
 	for _, d := range all {
-		if d.Bucket == "monthly" && w.Contains(d.EffectiveAt) {
+		if d.Bucket == "monthly" && w.Contains(d.EffectiveAt) && d.Credits > leastCap {
 			given[side(d.Unlimited)] += d.Credits
 		}
 	}
