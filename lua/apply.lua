@@ -1,5 +1,6 @@
 --[[ apply_settle, apply_reserve — a batch of operations in one or more partitions. apply_settle runs when memory is full
-too: what is held must be settled. apply_reserve carries reserve, which alone takes on more, and is refused by Redis then.
+too: what is held must be settled. apply_reserve carries reserve, which alone takes on more, with what settles beside it,
+and is refused by Redis then, before any of it has run.
 KEYS   for each section: meta open ledger, then slots where the call may write it; then accounts, outcome slots and key
        days, as the operations refer to them by number
 ARGV   1 '<i6HH' caller_ms sections operations

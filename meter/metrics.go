@@ -21,11 +21,11 @@ func newEngineMetrics(r prometheus.Registerer) *engineMetrics {
 			Name: "creditgate_redis_flights_total", Help: "Pipelines sent to Redis, each with all operations that were waiting.",
 		}),
 		flightOps: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "creditgate_redis_flight_operations", Help: "Operations in one pipeline.",
+			Name: "creditgate_redis_flight_operations", Help: "Operations in one flight.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 10),
 		}),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "creditgate_redis_retries_total", Help: "Attempts of a pipeline that did not answer all its operations.",
+			Name: "creditgate_redis_retries_total", Help: "Attempts of a flight that did not answer all its operations.",
 		}),
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "creditgate_reservations_open", Help: "Open reservations at the last sweep, by partition.",
