@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,4 +67,59 @@ func (p *Policy) Runs(h History, given []Given, now time.Time) (w Window, ok boo
 		w = Window{from, end}
 	}
 	return w, true
+}
+
+// sum is what a cycle gave of one bucket, or of one promotion.
+type sum struct {
+	begun     bool             // something of it was given before: only what changes from then on gives more
+	steps     int              // the number of the next grant's key
+	credits   [2]meter.Credits // that count as given: limited, unlimited
+	inForce   [2]bool
+	ended     [2]bool // before the cycle was over: what was not used of it may be given again
+	unsettled [2]bool // of which it is not known yet how much that is
+	out       []int   // which of the schedule's are in force
+}
+
+// side is where a sum counts what is unlimited or not.
+func side(unlimited bool) int {
+	if unlimited {
+		return 1
+	}
+	return 0
+}
+
+// sum adds up what was given of a bucket or a promotion in a window. What of it is in force ends at ends.
+func (s *schedule) sum(what, promotion string, w Window, ends time.Time) *sum {
+	var a sum
+	prefix := keyOf(what, w.From)
+	for _, g := range s.given {
+		number, ok := strings.CutPrefix(g.Key, prefix)
+		if !ok || g.EffectiveAt.After(s.from) {
+			continue
+		}
+		n, _ := strconv.Atoi(number)
+		a.begun, a.steps = true, max(a.steps, n+1)
+		k := side(g.Unlimited)
+		if !g.ExpiresAt.After(s.from) && promotion == "" {
+			a.credits[k] += g.Used
+			a.ended[k] = true
+			a.unsettled[k] = a.unsettled[k] || g.Unsettled
+			continue
+		}
+		a.credits[k] += g.Credits
+		a.inForce[k] = true
+		if g.ExpiresAt.After(s.from) {
+			rank, _ := s.policy.Rank(g.Bucket)
+			a.out = append(a.out, len(s.out))
+			s.out = append(s.out, Due{
+				Key: g.Key, Bucket: g.Bucket, Rank: rank, Promotion: promotion, Credits: g.Credits, Unlimited: g.Unlimited, Stops: g.Stops,
+				Cycle: w, EffectiveAt: g.EffectiveAt, ExpiresAt: ends, Begun: true,
+			})
+		}
+	}
+	return &a
+}
+
+func keyOf(what string, begun time.Time) string {
+	return what + " " + begun.UTC().Format(keyTime) + " "
 }

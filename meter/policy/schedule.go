@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"creditgate/meter"
@@ -87,25 +86,6 @@ func (s *schedule) former(runs Window) {
 			s.out = append(s.out, Due{Key: g.Key, Bucket: g.Bucket, ExpiresAt: s.from, Begun: true})
 		}
 	}
-}
-
-// sum is what a cycle gave of one bucket, or of one promotion.
-type sum struct {
-	begun     bool             // something of it was given before: only what changes from then on gives more
-	steps     int              // the number of the next grant's key
-	credits   [2]meter.Credits // that count as given: limited, unlimited
-	inForce   [2]bool
-	ended     [2]bool // before the cycle was over: what was not used of it may be given again
-	unsettled [2]bool // of which it is not known yet how much that is
-	out       []int   // which of the schedule's are in force
-}
-
-// side is where a sum counts what is unlimited or not.
-func side(unlimited bool) int {
-	if unlimited {
-		return 1
-	}
-	return 0
 }
 
 // schedule is the state of one call of Due.
@@ -192,42 +172,6 @@ func (s *schedule) marks(w Window) []time.Time {
 	return slices.CompactFunc(marks, time.Time.Equal)
 }
 
-// sum adds up what was given of a bucket or a promotion in a window. What of it is in force ends at ends.
-func (s *schedule) sum(what, promotion string, w Window, ends time.Time) *sum {
-	var a sum
-	prefix := keyOf(what, w.From)
-	for _, g := range s.given {
-		number, ok := strings.CutPrefix(g.Key, prefix)
-		if !ok || g.EffectiveAt.After(s.from) {
-			continue
-		}
-		n, _ := strconv.Atoi(number)
-		a.begun, a.steps = true, max(a.steps, n+1)
-		k := side(g.Unlimited)
-		if !g.ExpiresAt.After(s.from) && promotion == "" {
-			a.credits[k] += g.Used
-			a.ended[k] = true
-			a.unsettled[k] = a.unsettled[k] || g.Unsettled
-			continue
-		}
-		a.credits[k] += g.Credits
-		a.inForce[k] = true
-		if g.ExpiresAt.After(s.from) {
-			rank, _ := s.policy.Rank(g.Bucket)
-			a.out = append(a.out, len(s.out))
-			s.out = append(s.out, Due{
-				Key: g.Key, Bucket: g.Bucket, Rank: rank, Promotion: promotion, Credits: g.Credits, Unlimited: g.Unlimited, Stops: g.Stops,
-				Cycle: w, EffectiveAt: g.EffectiveAt, ExpiresAt: ends, Begun: true,
-			})
-		}
-	}
-	return &a
-}
-
-func keyOf(what string, begun time.Time) string {
-	return what + " " + begun.UTC().Format(keyTime) + " "
-}
-
 func (s *schedule) contingents(w Window, t time.Time) {
 	for rank, bucket := range s.policy.Buckets {
 		a := s.cycles[bucket]
@@ -277,24 +221,6 @@ func (s *schedule) end(a *sum, due Due, gives bool, t time.Time) {
 		}
 		return true
 	})
-}
-
-// contingent fills in what a plan renews in d's bucket; false if nothing.
-func (p *Policy) contingent(plan *Plan, term Term, overrides []Override, t time.Time, d *Due) bool {
-	kind := Contingents
-	i := slices.IndexFunc(plan.Contingents, func(c Contingent) bool { return c.Bucket == d.Bucket })
-	if i >= 0 {
-		c := plan.Contingents[i]
-		d.Credits, d.Unlimited, d.Stops = c.Amount.For(term.Slots), c.Unlimited, c.Stops
-		if c.Unlimited {
-			kind = FairUse
-		}
-	}
-	credits, negotiated := Overridden(overrides, kind, d.Bucket, t)
-	if negotiated {
-		d.Credits = credits
-	}
-	return i >= 0 || negotiated
 }
 
 func (m *Promotion) what() string { return "promotion " + m.Name }
@@ -350,35 +276,4 @@ func (s *schedule) raise(a *sum, key string, d Due) {
 	a.steps++
 	a.out = append(a.out, len(s.out))
 	s.out = append(s.out, d)
-}
-
-// Gift is what a term gives in a bucket in a cycle.
-type Gift struct {
-	Credits   meter.Credits
-	Unlimited bool
-}
-
-// Less reports whether a gift is less than another one. A cap is more than any contingent, whatever their numbers.
-func (g Gift) Less(than Gift) bool {
-	if g.Unlimited != than.Unlimited {
-		return than.Unlimited
-	}
-	return g.Credits < than.Credits
-}
-
-// Gives is what a term gives in each bucket in a cycle, in drain order, promotions aside: what two terms are compared
-// by.
-func (p *Policy) Gives(term Term, o []Override, t time.Time) []Gift {
-	out := make([]Gift, len(p.Buckets))
-	plan, ok := p.Plan(term.Plan)
-	if !ok {
-		return out
-	}
-	for i, bucket := range p.Buckets {
-		d := Due{Bucket: bucket}
-		if p.contingent(plan, term, o, t, &d) {
-			out[i] = Gift{d.Credits, d.Unlimited}
-		}
-	}
-	return out
 }
