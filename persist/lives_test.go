@@ -26,8 +26,8 @@ type lives struct {
 
 type policySince struct {
 	at     time.Time
-	looked time.Time // before: what counts from a moment after that is given by this policy, too
-	free   [2]bool   // what was not in force then, limited and unlimited, and is given at once
+	looked time.Time // before: what counts from then on is given by this policy, too
+	free   [2]bool   // limited, unlimited: what was not in force then, or had ended within the cycle, is given at once
 	policy *policy.Policy
 }
 
@@ -175,6 +175,12 @@ func (l *lives) reload(t *rapid.T, now time.Time) {
 	for _, g := range l.given {
 		if g.Bucket == "monthly" && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
 			since.free[side(g.Unlimited)] = false
+		}
+	}
+	w, _ := l.cycle(l.policy, now)
+	for _, g := range l.given {
+		if g.Bucket == "monthly" && w.Contains(g.EffectiveAt) && !g.ExpiresAt.After(now) {
+			since.free[side(g.Unlimited)] = true
 		}
 	}
 	l.policies = append(l.policies, since)

@@ -132,7 +132,7 @@ func (l *lives) bounds(w policy.Window, now time.Time, due policy.Gift) (most [2
 			}
 		}
 		for _, at := range changes {
-			if !l.moved() && (!at.After(p.looked) || at.After(until)) {
+			if !l.moved() && (at.Before(p.looked) || at.After(until)) {
 				continue
 			}
 			term, _ := l.history.At(at)

@@ -183,12 +183,20 @@ func (s *schedule) contingents(w Window, t time.Time) {
 		s.end(a, d, gives, t)
 		before := Due{Bucket: bucket}
 		s.contingent(t.Add(-1), &before)
-		same := d.Credits == before.Credits && d.Unlimited == before.Unlimited && d.Stops == before.Stops
+		same := !s.replanned(t) && d.Credits == before.Credits && d.Unlimited == before.Unlimited && d.Stops == before.Stops
 		k := side(d.Unlimited)
 		if gives && (!a.begun || !same || !a.inForce[k] || a.ended[k]) {
 			s.raise(a, keyOf(bucket, w.From), d)
 		}
 	}
+}
+
+// replanned reports whether another plan begins at t. It counts as the policy has it now, though the plan before would
+// give as much now and gave less when the cycle began.
+func (s *schedule) replanned(t time.Time) bool {
+	term, _ := s.history.At(t)
+	before, _ := s.history.At(t.Add(-1))
+	return term.Plan != before.Plan
 }
 
 // contingent fills in what is renewed in d's bucket by what counts at t; false if nothing.
@@ -243,7 +251,7 @@ func (s *schedule) promotion(m *Promotion, w Window, t time.Time) {
 		a, begun = s.cycles[m.what()], w.From
 	}
 	credits := s.promised(m, t)
-	same := credits == s.promised(m, t.Add(-1)) && !t.Equal(w.From)
+	same := credits == s.promised(m, t.Add(-1)) && !s.replanned(t) && !t.Equal(w.From)
 	if a.begun && (same || t.Before(s.from)) {
 		return
 	}
