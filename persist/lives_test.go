@@ -178,10 +178,15 @@ func (l *lives) reload(t *rapid.T, now time.Time) {
 		}
 	}
 	w, _ := l.cycle(l.policy, now)
+	begun := false
 	for _, g := range l.given {
-		if g.Bucket == "monthly" && w.Contains(g.EffectiveAt) && !g.ExpiresAt.After(now) {
-			since.free[side(g.Unlimited)] = true
+		if g.Bucket == "monthly" && w.Contains(g.EffectiveAt) && !g.EffectiveAt.After(now) {
+			begun = true
+			since.free[side(g.Unlimited)] = since.free[side(g.Unlimited)] || !g.ExpiresAt.After(now)
 		}
+	}
+	if !begun { // nobody looked until it was over
+		since.looked = w.From
 	}
 	l.policies = append(l.policies, since)
 }
@@ -219,7 +224,7 @@ func drawPolicy(t *rapid.T, before *policy.Policy) *policy.Policy {
 	if before != nil {
 		launch.PerCycle = before.Promotions[0].PerCycle
 	}
-	premium := unlimited(rapid.Int64Range(60, 100).Draw(t, "cap"), true)
+	premium := unlimited(rapid.Int64Range(60, 100).Draw(t, "cap"), rapid.IntRange(0, 3).Draw(t, "draws") > 0)
 	if rapid.IntRange(0, 3).Draw(t, "premium is limited") == 0 {
 		premium = contingent(policy.FixedAmount(30 * meter.Credit))
 	}

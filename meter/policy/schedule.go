@@ -44,9 +44,9 @@ type Due struct {
 // changes, and no leaving and coming back, gives more in a cycle than the highest contingent and the highest cap that were
 // in force in it, each once, and leastCap for each coming back.
 //
-// A change of the policy counts from the next cycle on, whatever else begins or ends in this one, but for what a bucket
-// has nothing of in force: a contingent where there was none, or a cap where there was a contingent, is given at once;
-// and but for who came back to either.
+// A change of the policy counts from the next cycle on, whatever else begins or ends in this one, also where it says of a
+// cap whether it stops others; but for what a bucket has nothing of in force: a contingent where there was none, or a cap
+// where there was a contingent, is given at once; and but for who came back to either.
 func (p *Policy) Due(h History, o []Override, given []Given, from, to time.Time) []Due {
 	s := schedule{policy: p, history: h, overrides: o, given: given, from: from, windows: map[string]*sum{}}
 	line := p.timeline(h)
@@ -193,10 +193,11 @@ func (s *schedule) contingents(w Window, t time.Time) {
 
 // replanned reports whether another plan begins at t. It counts as the policy has it now, though the plan before would
 // give as much now and gave less when the cycle began.
-func (s *schedule) replanned(t time.Time) bool {
+func (s *schedule) replanned(t time.Time) bool { return s.plan(t) != s.plan(t.Add(-1)) }
+
+func (s *schedule) plan(t time.Time) string {
 	term, _ := s.history.At(t)
-	before, _ := s.history.At(t.Add(-1))
-	return term.Plan != before.Plan
+	return term.Plan
 }
 
 // contingent fills in what is renewed in d's bucket by what counts at t; false if nothing.
@@ -206,12 +207,13 @@ func (s *schedule) contingent(t time.Time, d *Due) bool {
 	return ok && s.policy.contingent(plan, term, s.overrides, t, d)
 }
 
-// end ends at t what is in force and of another kind than what is due then; where nothing is due, what is unlimited. Of
-// two caps the flags are those of the older one until then: what was used of it is known only after its end.
+// end ends at t what is in force and of another kind than what is due then; where nothing is due, what is unlimited. A cap
+// of another plan that stops others, or does not, ends when somebody is there to end it; one of the same plan stays: only
+// the policy says something else about it now.
 func (s *schedule) end(a *sum, due Due, gives bool, t time.Time) {
 	a.out = slices.DeleteFunc(a.out, func(i int) bool {
 		d := &s.out[i]
-		stays := due.Unlimited == d.Unlimited && (due.Stops == d.Stops || t.After(s.from))
+		stays := due.Unlimited == d.Unlimited && (due.Stops == d.Stops || t.After(s.from) || s.plan(t) == s.plan(d.EffectiveAt))
 		if !gives {
 			stays = !d.Unlimited
 		}
@@ -272,8 +274,12 @@ func (s *schedule) raise(a *sum, key string, d Due) {
 	if a.unsettled[k] {
 		more = 0 // until it is known what was used
 	}
-	if d.Stops && !slices.ContainsFunc(a.out, func(i int) bool { return s.out[i].Unlimited }) {
+	beside := slices.IndexFunc(a.out, func(i int) bool { return s.out[i].Unlimited })
+	switch {
+	case beside < 0 && d.Stops:
 		more = max(more, leastCap)
+	case beside >= 0 && s.plan(s.out[a.out[beside]].EffectiveAt) == s.plan(d.EffectiveAt):
+		d.Stops = s.out[a.out[beside]].Stops // a cap stops as a whole or not at all
 	}
 	if more <= 0 {
 		return

@@ -185,6 +185,30 @@ func TestAUsedUpCapStops(t *testing.T) {
 	require.Empty(t, p.Due(h, nil, first, at(20), at(21)))
 }
 
+// A reload that only says whether a used-up cap stops others leaves the caps in force as they are, until another plan
+// begins.
+func TestWhatACapStopsIsThePlansWhenItBegan(t *testing.T) {
+	t.Parallel()
+	at := func(day int) time.Time { return time.Date(2026, 1, day, 0, 0, 0, 0, time.UTC) }
+	for _, stops := range []bool{true, false} {
+		p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+		p.Plans = append(p.Plans, &Plan{Name: "team", Contingents: slices.Clone(p.Plans[0].Contingents)})
+		p.Plans[0].Contingents[0].Stops, p.Plans[len(p.Plans)-1].Contingents[0].Stops = stops, !stops
+		h := History{{At: at(1), Plan: "premium"}}
+		was := given(p.Due(h, nil, nil, at(1), at(2)))
+		p.Plans[0].Contingents[0].Stops = !stops
+		for _, day := range []int{5, 6} {
+			due := p.Due(h, nil, was, at(day), at(day+1))
+			require.Len(t, due, 1)
+			require.True(t, due[0].Begun)
+			require.Equal(t, at(32), due[0].ExpiresAt)
+		}
+		require.Equal(t, !stops, p.Due(h, nil, was, at(32), at(33))[0].Stops, "the next cycle's")
+		due := p.Due(append(h, Term{At: at(7), Plan: "team"}), nil, was, at(7), at(8))
+		require.Equal(t, at(7), due[0].ExpiresAt, "the plan that it was of is over")
+	}
+}
+
 // A new amount of the policy counts from the next cycle on, whatever begins or ends in this one that leaves the amount as
 // it is: a promotion, the price of an operation, payment by the year.
 func TestANewAmountWaitsForTheNextCycle(t *testing.T) {
