@@ -48,10 +48,9 @@ func (l *lives) read(now time.Time) {
 		}
 		return over
 	})
-	l.flush(now.Add(-lapseWait))
 	for i := range l.given {
 		g := &l.given[i]
-		g.Used, g.Unsettled = g.Credits, !g.ExpiresAt.After(now) && !l.booked[g.grant]
+		g.Used, g.unsettled = g.Credits, !g.ExpiresAt.After(now) && !l.booked[g.grant]
 		if l.booked[g.grant] {
 			g.Used = l.used[g.grant]
 		}

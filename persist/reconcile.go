@@ -11,8 +11,9 @@ import (
 type cycleGrant struct {
 	policy.Given
 
-	grant meter.ID
-	rank  uint8
+	grant     meter.ID
+	rank      uint8
+	unsettled bool // it is over, and it is not known yet what was used of all of it
 }
 
 // follower is bought credit that ends with the cycle.

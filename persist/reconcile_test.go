@@ -88,7 +88,7 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 		of := &gave[side(g.Unlimited)]
 		if !g.ExpiresAt.After(now) {
 			*of += l.used[g.grant]
-			waits[side(g.Unlimited)] = waits[side(g.Unlimited)] || g.Unsettled
+			waits[side(g.Unlimited)] = waits[side(g.Unlimited)] || g.unsettled
 			continue
 		}
 		*of += g.Credits
@@ -104,7 +104,7 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 		require.GreaterOrEqual(t, gave[side(due.Unlimited)], least, story)
 	} else if gave[side(due.Unlimited)] < least {
 		_, _, next := l.plan(l.policy, now)
-		require.False(t, next.IsZero() || next.After(now.Add(settledIn)), "nobody looks again: %s", story)
+		require.False(t, next.IsZero() || next.After(now.Add(settledInMax)), "nobody looks again: %s", story)
 	}
 }
 

@@ -136,18 +136,52 @@ func TestWhatIsHeldIsNotGivenTwice(t *testing.T) {
 	h.requireNoDrift(t)
 }
 
-// lapse books what is left of grants that are over.
-func (s *desk) lapse(account string) {
+// lapse books what is left of grants that are over, at most so much of each.
+func (s *desk) lapse(account string, most meter.Credits) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.account(account).Grants {
 		if g := &s.account(account).Grants[i]; g.Available > 0 && g.ExpiresMs <= s.clock.Now().UnixMilli() {
-			s.book(meter.Entry{Kind: meter.KindLapse, Account: account, ID: g.ID, Amount: g.Available, Lines: []meter.Line{
-				{Grant: g.ID, Lapsed: g.Available},
+			lapsed := min(g.Available, most)
+			s.book(meter.Entry{Kind: meter.KindLapse, Account: account, ID: g.ID, Amount: lapsed, Lines: []meter.Line{
+				{Grant: g.ID, Lapsed: lapsed},
 			}})
-			g.Available = 0
+			g.Available -= lapsed
 		}
 	}
+}
+
+// What ended by itself while the ledger stood is given again when the ledger has it, however late, and as far as it has it.
+func TestWhatLapsedIsWaitedForHoweverLong(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.put(t, premium())
+	s.put(t, persist.SubscriptionChange{Plan: "basic", StartsAt: s.time(t, "2027-01-20 00:00")})
+	s.flush(t)
+	s.at(t, "2027-01-21 00:00")
+	s.put(t, premium())
+	for _, day := range []string{"2027-01-21 00:06", "2027-01-22 00:00", "2027-01-23 00:00"} {
+		require.Equal(t, [][]any{{true}}, s.query(t, `SELECT due_at < $1 FROM creditgate.subscription_due`, s.time(t, day)))
+		s.at(t, day)
+		s.issue(t)
+		s.lapse("ada", 10*meter.Credit)
+		s.flush(t)
+	}
+	s.requireGiven(t, "ada", `
+		19970 monthly 27-01-10 09:00 to 27-01-20 00:00 unlimited
+		0.001 monthly 27-01-21 00:00 to 27-02-01 00:00 unlimited
+		9.999 monthly 27-01-22 00:00 to 27-02-01 00:00 unlimited
+		10 monthly 27-01-23 00:00 to 27-02-01 00:00 unlimited
+		20000 monthly 27-02-01 00:00 to 27-03-01 00:00 unlimited`)
+	s.lapse("ada", 20000*meter.Credit)
+	s.flush(t)
+	s.at(t, "2027-01-24 00:00")
+	s.issue(t)
+	require.Contains(t, s.given(t, "ada"), "19980 monthly 27-01-24 00:00 to 27-02-01 00:00 unlimited")
+	s.flush(t)
+	s.requireNoDrift(t)
+	require.Equal(t, [][]any{{true}}, s.query(t, `SELECT due_at > '2027-01-31' FROM creditgate.subscription_due`))
 }
 
 // What ends is taken back after what takes its place is there, by the sweeper too.

@@ -86,10 +86,6 @@ func readOverrides(ctx context.Context, tx pgx.Tx, accounts []string, now time.T
 // bucket became unlimited or is so no more.
 const givenKept = overridesKept
 
-// lapseWait is how long the ledger is waited for to have what lapsed of a grant that ended where it was to end. What is
-// left of it after that is held, or was.
-const lapseWait = time.Hour
-
 // readGiven reads what was given, but for what was superseded before it began. Of what is over all counts as used but
 // what lapsed and what was taken back when it was superseded: what is held does, what an administrator took back, and
 // what the ledger does not have yet. What was superseded is over at once, also where the clock of the gateway that did
@@ -100,13 +96,13 @@ func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time,
 			g.effective_at, CASE WHEN c.superseded THEN least(c.expires_at, $2) ELSE c.expires_at END,
 			greatest(t.spent, g.credits - t.lapsed - coalesce(e.amount, 0)),
 			CASE WHEN c.superseded THEN r.id IS NOT NULL AND e.subject IS NULL
-				ELSE c.expires_at BETWEEN $4 AND $2 AND t.lapsed = 0 AND g.credits > t.spent + t.revoked END
+				ELSE c.expires_at <= $2 AND g.credits > t.spent + t.revoked + t.lapsed END
 		FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
 		JOIN creditgate.grant_state t ON t.grant_id = c.grant_id
-		LEFT JOIN creditgate.revocation r ON r.grant_id = c.grant_id AND r.actor = $5 AND r.reason = $6
+		LEFT JOIN creditgate.revocation r ON r.grant_id = c.grant_id AND r.actor = $4 AND r.reason = $5
 		LEFT JOIN creditgate.ledger_entry e ON e.subject = r.id AND e.kind IN ('grant', 'revoke', 'adjust')
 		WHERE c.account = ANY($1) AND c.expires_at > $3 AND NOT (c.superseded AND c.expires_at <= g.effective_at)`,
-		accounts, now, now.Add(-givenKept), now.Add(-lapseWait), byPolicy, superseded)
+		accounts, now, now.Add(-givenKept), byPolicy, superseded)
 	if err != nil {
 		return err
 	}
@@ -114,7 +110,7 @@ func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time,
 	var g cycleGrant
 	_, err = pgx.ForEachRow(rows, []any{
 		&account, &g.Key, (*[16]byte)(&g.grant), &g.Bucket, &g.rank, (*int64)(&g.Credits), &g.Unlimited, &g.Stops,
-		&g.EffectiveAt, &g.ExpiresAt, (*int64)(&g.Used), &g.Unsettled,
+		&g.EffectiveAt, &g.ExpiresAt, (*int64)(&g.Used), &g.unsettled,
 	}, func() error {
 		g.EffectiveAt, g.ExpiresAt = g.EffectiveAt.UTC(), g.ExpiresAt.UTC()
 		all[account].given = append(all[account].given, g)
@@ -189,20 +185,35 @@ func (s *subscriber) plan(p *policy.Policy, now time.Time) (w work, until, next 
 	w = reconcile(p.Due(s.history, s.overrides, s.granted(), now, until), s.given, now)
 	w.account = s.account
 	w.move = append(w.move, follow(cycle, s.followers)...)
-	if look := now.Add(settledIn); s.unsettled(cycle, w) && (next.IsZero() || look.Before(next)) {
+	if look := s.settles(cycle, w, now); !look.IsZero() && (next.IsZero() || look.Before(next)) {
 		next = look
 	}
 	return w, until, next
 }
 
-// settledIn is when an account is looked at again of which it is not known yet what was used of a grant.
-const settledIn = 5 * time.Second
+// An account of which it is not known yet what was used of a grant is looked at again after a tenth of the time since the
+// grant ended, so that a ledger that stands for days does not keep the issuers busy.
+const (
+	settledIn    = 5 * time.Second
+	settledInMax = 5 * time.Minute
+	settledPart  = 10
+)
 
-// unsettled reports whether what a cycle may give is not known until the ledger has how something ended within it.
-func (s *subscriber) unsettled(cycle policy.Window, w work) bool {
-	return len(w.end) > 0 || slices.ContainsFunc(s.given, func(g cycleGrant) bool {
-		return g.Unsettled && !g.IsPromotion() && cycle.Contains(g.EffectiveAt) && cycle.Contains(g.ExpiresAt)
-	})
+// settles is when to look again because what a cycle may give is not known until the ledger has how something ended
+// within it; zero if all is known.
+func (s *subscriber) settles(cycle policy.Window, w work, now time.Time) (look time.Time) {
+	if len(w.end) > 0 {
+		return now.Add(settledIn)
+	}
+	for _, g := range s.given {
+		if g.unsettled && !g.IsPromotion() && cycle.Contains(g.EffectiveAt) && cycle.Contains(g.ExpiresAt) {
+			at := now.Add(min(max(now.Sub(g.ExpiresAt)/settledPart, settledIn), settledInMax))
+			if look.IsZero() || at.Before(look) {
+				look = at
+			}
+		}
+	}
+	return look
 }
 
 // granted is what was given, as a policy counts it.

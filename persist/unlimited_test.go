@@ -142,18 +142,18 @@ func TestPlannedChangeBetweenLimitedAndUnlimited(t *testing.T) {
 	s.put(t, later)
 	s.flush(t)
 	s.use(t, "ada", "monthly", 300*meter.Credit)
-	s.at(t, "2027-01-21 00:00")
+	s.at(t, "2027-01-20 00:30")
 	s.put(t, premium()) // before anybody booked what lapsed: only what stops the rest
 	s.requireGiven(t, "ada", `
 		19700 monthly 27-01-10 09:00 to 27-01-20 00:00 unlimited
-		0.001 monthly 27-01-21 00:00 to 27-02-01 00:00 unlimited
+		0.001 monthly 27-01-20 00:30 to 27-02-01 00:00 unlimited
 		20000 monthly 27-02-01 00:00 to 27-03-01 00:00 unlimited`)
-	s.lapse("ada")
+	s.lapse("ada", 20000*meter.Credit)
 	s.flush(t)
 	s.at(t, "2027-01-21 00:01")
 	s.issue(t)
 	s.requireGiven(t, "ada", `
-		0.001 monthly 27-01-21 00:00 to 27-02-01 00:00 unlimited
+		0.001 monthly 27-01-20 00:30 to 27-02-01 00:00 unlimited
 		19699.999 monthly 27-01-21 00:01 to 27-02-01 00:00 unlimited
 		20000 monthly 27-02-01 00:00 to 27-03-01 00:00 unlimited`)
 	s.flush(t)

@@ -16,8 +16,7 @@ type Given struct {
 	Key         string
 	Bucket      string
 	Credits     meter.Credits
-	Used        meter.Credits // of one that is over: what was not left of it, what is held included
-	Unsettled   bool          // it is over, and it is not known yet what was used of it
+	Used        meter.Credits // of one that is over: all but what is known not to have been used; what is held was
 	Unlimited   bool
 	Stops       bool
 	EffectiveAt time.Time
@@ -71,13 +70,12 @@ func (p *Policy) Runs(h History, given []Given, now time.Time) (w Window, ok boo
 
 // sum is what a cycle gave of one bucket, or of one promotion.
 type sum struct {
-	begun     bool             // something of it was given before: only what changes from then on gives more
-	steps     int              // the number of the next grant's key
-	credits   [2]meter.Credits // that count as given: limited, unlimited
-	inForce   [2]bool
-	ended     [2]bool // before the cycle was over: what was not used of it may be given again
-	unsettled [2]bool // of which it is not known yet how much that is
-	out       []int   // which of the schedule's are in force
+	begun   bool             // something of it was given before: only what changes from then on gives more
+	steps   int              // the number of the next grant's key
+	credits [2]meter.Credits // that count as given: limited, unlimited
+	inForce [2]bool
+	ended   [2]bool // before the cycle was over: what was not used of it may be given again
+	out     []int   // which of the schedule's are in force
 }
 
 // side is where a sum counts what is unlimited or not.
@@ -103,7 +101,6 @@ func (s *schedule) sum(what, promotion string, w Window, ends time.Time) *sum {
 		if !g.ExpiresAt.After(s.from) && promotion == "" {
 			a.credits[k] += g.Used
 			a.ended[k] = true
-			a.unsettled[k] = a.unsettled[k] || g.Unsettled
 			continue
 		}
 		a.credits[k] += g.Credits

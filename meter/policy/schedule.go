@@ -40,7 +40,7 @@ type Due struct {
 // What is limited and what is unlimited are counted apart. Where a bucket becomes unlimited its contingent ends, and the
 // whole cap is granted for the rest of the cycle; where it is unlimited no more, for whatever reason, the cap ends, and
 // with it what it stopped, and the contingent is granted. Who comes back to either gets what was not used of it, as soon
-// as that is known: until then nothing of its kind is given, but of a cap that stops others leastCap. So no order of
+// as that is known: until then all of it counts as used, and of a cap that stops others leastCap is given. So no order of
 // changes, and no leaving and coming back, gives more in a cycle than the highest contingent and the highest cap that were
 // in force in it, each once, and leastCap for each coming back.
 //
@@ -222,11 +222,7 @@ func (s *schedule) end(a *sum, due Due, gives bool, t time.Time) {
 		}
 		k := side(d.Unlimited)
 		d.ExpiresAt, a.inForce[k] = t, false
-		switch {
-		case t.After(s.from):
-		case d.Begun:
-			a.unsettled[k] = true
-		default: // nobody was there to give it
+		if !d.Begun && !t.After(s.from) { // nobody was there to give it
 			a.credits[k] -= d.Credits
 		}
 		return true
@@ -271,9 +267,6 @@ const leastCap meter.Credits = 1
 func (s *schedule) raise(a *sum, key string, d Due) {
 	k := side(d.Unlimited)
 	more := d.Credits - a.credits[k]
-	if a.unsettled[k] {
-		more = 0 // until it is known what was used
-	}
 	beside := slices.IndexFunc(a.out, func(i int) bool { return s.out[i].Unlimited })
 	switch {
 	case beside < 0 && d.Stops:
