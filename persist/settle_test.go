@@ -100,6 +100,40 @@ func TestASupersededGrantIsOverForAClockThatIsBehind(t *testing.T) {
 	require.Regexp(t, `to 27-02-01 00:00`, s.given(t, "ada"), "something is in force until the cycle ends")
 }
 
+// A round of the issuer ends though accounts are due again before it is over.
+func TestARoundLooksOnceAtWhatIsNotSettled(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.put(t, premium())
+	s.flush(t)
+	_, err := s.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada", AtOnce: true})
+	require.NoError(t, err)
+	s.put(t, premium())
+	s.at(t, "2027-01-10 09:30")
+	reg := prometheus.NewRegistry()
+	issuer := persist.NewIssuer(s.admin, persist.IssueOptions{}, reg, zerolog.Nop())
+	done := make(chan error)
+	go func() {
+		_, err := issuer.Issue(t.Context())
+		done <- err
+	}()
+	const hoursMax = 200 // the round that goes on and on ends, too
+	for hour := 1; ; hour++ {
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			require.InDelta(t, 1, counted(t, reg, "creditgate_issuer_accounts_total", "issued"), 0)
+			return
+		default:
+		}
+		if hour <= hoursMax {
+			s.clock.Set(time.Until(s.time(t, "2027-01-10 10:00").Add(time.Duration(hour) * time.Hour)))
+		}
+		s.query(t, `SELECT 1`) // about as long as a page takes
+	}
+}
+
 // What is held while its grant ends counts as used, also where nothing was left of it to be taken back.
 func TestWhatIsHeldIsNotGivenTwice(t *testing.T) {
 	t.Parallel()
