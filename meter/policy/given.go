@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,8 +40,8 @@ func (g Given) cycle() time.Time {
 
 // Runs is the cycle that runs at now, as it was given. Where a policy's cycles begin elsewhere than they did, that is the
 // one before: it is not cut short and nothing is given twice for its time, but lasts until the first new boundary at which
-// it is a month old. So a day of renewal that is moved often moves that one end, and does not add up. ok is false as for
-// CycleAt.
+// it is a month old; unless it was over at a month before anybody was there to lengthen it. So a day of renewal that is
+// moved often moves that one end, and does not add up. ok is false as for CycleAt.
 func (p *Policy) Runs(h History, given []Given, now time.Time) (w Window, ok bool) {
 	w, ok = p.CycleAt(h, now)
 	if !ok {
@@ -59,6 +60,12 @@ func (p *Policy) Runs(h History, given []Given, now time.Time) (w Window, ok boo
 		return w, true
 	}
 	end := anchorAt(from, p.Location).cycle(from).To
+	lengthened := slices.ContainsFunc(given, func(g Given) bool {
+		return !g.IsPromotion() && g.cycle().Equal(from) && g.ExpiresAt.After(end)
+	})
+	if !end.After(now) && !lengthened { // it was over before anybody came back
+		return w, true
+	}
 	if next, _ := p.CycleAt(h, end); !next.From.Equal(end) {
 		end = next.To
 	}

@@ -150,6 +150,26 @@ func TestACycleThatIsOverIsNotBridged(t *testing.T) {
 	require.Equal(t, "10 monthly 26-02-01 00:00 to 26-03-01 00:00\n", dues(p, p.Due(h, nil, given, at(2, 1), at(3, 1))))
 }
 
+// Nor is a cycle bridged that was over before anybody came back, where the day of renewal was moved meanwhile. One that was
+// lengthened by the move is, also when it was ended since.
+func TestACycleThatNobodyLengthenedIsOver(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(1, 1), Plan: "pro", Slots: 2}, {At: at(2, 1)}, {At: at(2, 5), Plan: "pro", Slots: 2}}
+	was := given(p.Due(h[:2], nil, nil, at(1, 1), at(1, 2)))
+	require.Len(t, was, 1)
+	p.Cycle.DayOfMonth = 15
+	runs, _ := p.Runs(h, was, at(1, 20))
+	require.Equal(t, Window{at(1, 1), at(2, 15)}, runs)
+	runs, _ = p.Runs(h, was, at(2, 5))
+	require.Equal(t, Window{at(1, 15), at(2, 15)}, runs)
+	require.Equal(t, "10 monthly 26-01-15 00:00 to 26-02-15 00:00\n", dues(p, p.Due(h, nil, was, at(2, 5), at(2, 10))))
+	was[0].ExpiresAt = at(2, 3)
+	runs, _ = p.Runs(h, was, at(2, 5))
+	require.Equal(t, Window{at(1, 1), at(2, 15)}, runs)
+}
+
 // given is what was due, as it was given, and used up.
 func given(due []Due) []Given {
 	out := make([]Given, len(due))
