@@ -40,9 +40,9 @@ type Due struct {
 // What is limited and what is unlimited are counted apart. Where a bucket becomes unlimited its contingent ends, and the
 // whole cap is granted for the rest of the cycle; where it is unlimited no more, for whatever reason, the cap ends, and
 // with it what it stopped, and the contingent is granted. Who comes back to either gets what was not used of it, as soon
-// as that is known: until then all of it counts as used, and of a cap that stops others leastCap is given. So no order of
+// as that is known: until then all of it counts as used, and of a cap that stops others LeastCap is given. So no order of
 // changes, and no leaving and coming back, gives more in a cycle than the highest contingent and the highest cap that were
-// in force in it, each once, and leastCap for each coming back.
+// in force in it, each once, and LeastCap for each coming back.
 //
 // A change of the policy counts from the next cycle on, whatever else begins or ends in this one, also where it says of a
 // cap whether it stops others; but for what a bucket has nothing of in force: a contingent where there was none, or a cap
@@ -259,9 +259,9 @@ func (s *schedule) promotion(m *Promotion, w Window, t time.Time) {
 	})
 }
 
-// leastCap is what a cap that stops others has where nothing of it is left to be given: a grant that stops has to be
+// LeastCap is what a cap that stops others has where nothing of it is left to be given: a grant that stops has to be
 // there for what lies behind it to be stopped, and no grant is of nothing.
-const leastCap meter.Credits = 1
+const LeastCap meter.Credits = 1
 
 // raise adds what d has beyond what was given of its kind.
 func (s *schedule) raise(a *sum, key string, d Due) {
@@ -270,7 +270,7 @@ func (s *schedule) raise(a *sum, key string, d Due) {
 	beside := slices.IndexFunc(a.out, func(i int) bool { return s.out[i].Unlimited })
 	switch {
 	case beside < 0 && d.Stops:
-		more = max(more, leastCap)
+		more = max(more, LeastCap)
 	case beside >= 0 && s.plan(s.out[a.out[beside]].EffectiveAt) == s.plan(d.EffectiveAt):
 		d.Stops = s.out[a.out[beside]].Stops // a cap stops as a whole or not at all
 	}

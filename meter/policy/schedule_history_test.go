@@ -131,7 +131,7 @@ func requireHighest(t *rapid.T, p *Policy, h History, w Window, all []Due) {
 		require.Equal(t, g.Unlimited, stops, "at %s of %v", at, h)
 	}
 	for _, d := range all {
-		if d.Bucket == "monthly" && w.Contains(d.EffectiveAt) && d.Credits > leastCap {
+		if d.Bucket == "monthly" && w.Contains(d.EffectiveAt) && d.Credits > LeastCap {
 			given[side(d.Unlimited)] += d.Credits
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
 )
 
 // untold is the level of an account of which nothing was told: above every threshold.
@@ -146,7 +147,8 @@ func (g *page) standings(ctx context.Context, touched []touch) ([]standing, erro
 	return out, err
 }
 
-// fairUse tells how far the caps of unlimited grants in force are used.
+// fairUse tells how far the caps of unlimited grants in force are used. Those of one bucket are one cap, under the name of
+// the newest: what adds to it arms the percentages again.
 func (g *page) fairUse(ctx context.Context, touched []touch) error {
 	accounts := make([]string, 0, len(touched))
 	for _, t := range touched {
@@ -157,20 +159,25 @@ func (g *page) fairUse(ctx context.Context, touched []touch) error {
 	if len(accounts) == 0 {
 		return nil
 	}
-	rows, err := g.tx.Query(ctx, `SELECT s.spent, `+lotColumns+` FROM creditgate.grant_state s
+	rows, err := g.tx.Query(ctx, `SELECT DISTINCT ON (t.account, t.bucket)
+			(sum(s.spent) OVER of)::bigint, (sum(t.credits) OVER of)::bigint, `+lotColumns+` FROM creditgate.grant_state s
 		JOIN creditgate.grant_lot t ON t.id = s.grant_id JOIN creditgate.account a ON a.id = t.account
 		WHERE s.account = ANY ($1) AND s.granted > 0 AND t.unlimited AND t.effective_at <= $2
 			AND (s.expires_at > $2 OR s.expires_at IS NULL)
 			AND NOT EXISTS (SELECT FROM creditgate.cycle_grant c
-				WHERE NOT s.live AND c.grant_id = s.grant_id AND c.expires_at <= $2)`, accounts, g.now)
+				WHERE NOT s.live AND c.grant_id = s.grant_id AND c.expires_at <= $2)
+		WINDOW of AS (PARTITION BY t.account, t.bucket) ORDER BY t.account, t.bucket, t.id DESC`, accounts, g.now)
 	if err != nil {
 		return err
 	}
 	var b lot
-	var used meter.Credits
-	_, err = pgx.ForEachRow(rows, append([]any{(*int64)(&used)}, b.columns()...), func() error {
+	var used, most meter.Credits
+	_, err = pgx.ForEachRow(rows, append([]any{(*int64)(&used), (*int64)(&most)}, b.columns()...), func() error {
+		if most <= policy.LeastCap { // what there is of it is not known yet, or it is to refuse from the beginning
+			return nil
+		}
 		for _, percent := range g.notices(b.product).FairUsePercent {
-			if int64(used)*100 < int64(b.credits)*int64(percent) {
+			if int64(used)*100 < int64(most)*int64(percent) {
 				continue
 			}
 			until := b.expires
@@ -182,7 +189,7 @@ func (g *page) fairUse(ctx context.Context, touched []touch) error {
 				account: b.account, product: b.product, kind: TypeFairUse, at: g.now, keepUntil: until,
 				dedupe: fmt.Sprintf("fair_use/%s/%d", b.id, percent),
 				data: FairUse{
-					GrantID: b.id, Bucket: b.bucket, Percent: percent, Used: used, Cap: b.credits,
+					GrantID: b.id, Bucket: b.bucket, Percent: percent, Used: used, Cap: most,
 					ResetsAt: stampOrNull(b.expires),
 				},
 			})
