@@ -54,11 +54,12 @@ func (a *Admin) applyIssued(ctx context.Context, account string) bool {
 		if err := lockAccount(ctx, tx, account); err != nil {
 			return err
 		}
-		s, p, err := a.subscriber(ctx, tx, account)
+		now := a.clock.Now().Truncate(time.Millisecond).UTC()
+		s, p, err := a.subscriber(ctx, tx, account, now)
 		if err != nil {
 			return err
 		}
-		return a.reissue(ctx, tx, s, p, s.moment(a.clock.Now().Truncate(time.Millisecond).UTC()))
+		return a.reissue(ctx, tx, s, p, s.moment(now))
 	})
 	if err != nil {
 		a.log.Warn().Err(err).Msg("what an ended grant left is given by the issuer")

@@ -39,6 +39,17 @@ type batch struct {
 	version map[string]string // of the policy, by account
 }
 
+// crowd ends what is unlimited and should not be, of a subscriber who has no room for what takes its place, and looks
+// again later.
+func (b *batch) crowd(s *subscriber, p *policy.Policy) {
+	w, _, _ := s.plan(p, b.now)
+	w.end = slices.DeleteFunc(w.end, func(g cycleGrant) bool { return !g.Unlimited })
+	if len(w.end) > 0 {
+		b.works = append(b.works, work{account: s.account, end: w.end})
+	}
+	b.done = append(b.done, issued{s.account, s.product, p.Version(), b.now, b.now.Add(issueRetry)})
+}
+
 // add plans one subscriber. ErrTooManyGrants leaves the batch as it was.
 func (b *batch) add(s *subscriber, p *policy.Policy) error {
 	w, until, next := s.plan(p, b.now)

@@ -284,7 +284,7 @@ func (i *Issuer) give(
 			if errors.Is(err, ErrTooManyGrants) {
 				full++
 				i.log.Warn().Err(err).Msg("a subscription could not be given its grants; it is tried again in an hour")
-				b.done = append(b.done, issued{name, product, p.Version(), now, now.Add(issueRetry)})
+				b.crowd(all[name], p)
 			} else if err != nil {
 				return err
 			}
