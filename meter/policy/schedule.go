@@ -14,8 +14,8 @@ const cyclesMax = 1200
 
 // Due is a grant that a subscription gives.
 type Due struct {
-	// Key names it within the account: what gives it, in which cycle, and its number in that cycle. It is the same
-	// whenever it is asked for.
+	// Key names it within the account: what gives it, in which cycle, and its number in that cycle, after those that were
+	// given before. It is the same whenever it is asked for, as long as nothing else was given.
 	Key         string
 	Bucket      string
 	Rank        uint8

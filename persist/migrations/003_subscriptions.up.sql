@@ -53,7 +53,8 @@ CREATE INDEX grant_lot_follows ON creditgate.grant_lot (account) WHERE follows_r
 CREATE INDEX expiry_move_grant ON creditgate.expiry_move (grant_id);
 
 -- Which grants a subscription was given. The key names bucket or promotion, cycle and step; a change before a grant
--- begins supersedes it, and the next revision takes its place. So each is given once, whoever issues it.
+-- begins supersedes it, and the next revision takes its place. So each is given once, whoever issues it. One in force is
+-- superseded where its bucket becomes unlimited, or is so no more; a later step follows it.
 CREATE TABLE creditgate.cycle_grant (
   account        creditgate.name NOT NULL,
   key            text NOT NULL CHECK (octet_length(key) <= 128),
