@@ -46,7 +46,7 @@ type Due struct {
 //
 // A change of the policy counts from the next cycle on, whatever else begins or ends in this one, also where it says of a
 // cap whether it stops others; but for what a bucket has nothing of in force: a contingent where there was none, or a cap
-// where there was a contingent, is given at once; and but for who came back to either.
+// where there was a contingent, is given at once; and but for who came back to either, or takes another plan.
 func (p *Policy) Due(h History, o []Override, given []Given, from, to time.Time) []Due {
 	s := schedule{policy: p, history: h, overrides: o, given: given, from: from, windows: map[string]*sum{}}
 	line := p.timeline(h)
