@@ -46,7 +46,7 @@ type Due struct {
 //
 // A change of the policy counts from the next cycle on, whatever else begins or ends in this one, also where it says of a
 // cap whether it stops others; but for what a bucket has nothing of in force: a contingent where there was none, or a cap
-// where there was a contingent, is given at once; and but for who came back to either, or takes another plan.
+// where there was a contingent, is given at once; and but for who came back to either, takes another plan or negotiates.
 func (p *Policy) Due(h History, o []Override, given []Given, from, to time.Time) []Due {
 	s := schedule{policy: p, history: h, overrides: o, given: given, from: from, windows: map[string]*sum{}}
 	line := p.timeline(h)
@@ -180,10 +180,11 @@ func (s *schedule) contingents(w Window, t time.Time) {
 		}
 		d := Due{Bucket: bucket, Rank: uint8(rank), Cycle: w, EffectiveAt: t, ExpiresAt: w.To}
 		gives := s.contingent(t, &d)
+		s.join(a, &d)
 		s.end(a, d, gives, t)
 		before := Due{Bucket: bucket}
 		s.contingent(t.Add(-1), &before)
-		same := !s.replanned(t) && d.Credits == before.Credits && d.Unlimited == before.Unlimited && d.Stops == before.Stops
+		same := !s.replanned(t) && !s.renegotiated(d, t) && d.Credits == before.Credits
 		k := side(d.Unlimited)
 		if gives && (!a.begun || !same || !a.inForce[k] || a.ended[k]) {
 			s.raise(a, keyOf(bucket, w.From), d)
@@ -194,6 +195,17 @@ func (s *schedule) contingents(w Window, t time.Time) {
 // replanned reports whether another plan begins at t. It counts as the policy has it now, though the plan before would
 // give as much now and gave less when the cycle began.
 func (s *schedule) replanned(t time.Time) bool { return s.plan(t) != s.plan(t.Add(-1)) }
+
+// renegotiated reports the same of what was negotiated.
+func (s *schedule) renegotiated(due Due, t time.Time) bool {
+	kind := Contingents
+	if due.Unlimited {
+		kind = FairUse
+	}
+	credits, negotiated := Overridden(s.overrides, kind, due.Bucket, t)
+	before, was := Overridden(s.overrides, kind, due.Bucket, t.Add(-1))
+	return credits != before || negotiated != was
+}
 
 func (s *schedule) plan(t time.Time) string {
 	term, _ := s.history.At(t)
@@ -207,13 +219,22 @@ func (s *schedule) contingent(t time.Time, d *Due) bool {
 	return ok && s.policy.contingent(plan, term, s.overrides, t, d)
 }
 
+// join lets what is due stop others as the cap in force of the same plan does, if there is one: only the policy says
+// something else about it now, and a cap stops as a whole or not at all.
+func (s *schedule) join(a *sum, due *Due) {
+	for _, i := range a.out {
+		if d := s.out[i]; d.Unlimited && due.Unlimited && s.plan(d.EffectiveAt) == s.plan(due.EffectiveAt) {
+			due.Stops = d.Stops
+		}
+	}
+}
+
 // end ends at t what is in force and of another kind than what is due then; where nothing is due, what is unlimited. A cap
-// of another plan that stops others, or does not, ends when somebody is there to end it; one of the same plan stays: only
-// the policy says something else about it now.
+// that differs only in what it stops ends when somebody is there to end it.
 func (s *schedule) end(a *sum, due Due, gives bool, t time.Time) {
 	a.out = slices.DeleteFunc(a.out, func(i int) bool {
 		d := &s.out[i]
-		stays := due.Unlimited == d.Unlimited && (due.Stops == d.Stops || t.After(s.from) || s.plan(t) == s.plan(d.EffectiveAt))
+		stays := due.Unlimited == d.Unlimited && (due.Stops == d.Stops || t.After(s.from))
 		if !gives {
 			stays = !d.Unlimited
 		}
@@ -267,12 +288,8 @@ const LeastCap meter.Credits = 1
 func (s *schedule) raise(a *sum, key string, d Due) {
 	k := side(d.Unlimited)
 	more := d.Credits - a.credits[k]
-	beside := slices.IndexFunc(a.out, func(i int) bool { return s.out[i].Unlimited })
-	switch {
-	case beside < 0 && d.Stops:
+	if d.Stops && !slices.ContainsFunc(a.out, func(i int) bool { return s.out[i].Unlimited }) {
 		more = max(more, LeastCap)
-	case beside >= 0 && s.plan(s.out[a.out[beside]].EffectiveAt) == s.plan(d.EffectiveAt):
-		d.Stops = s.out[a.out[beside]].Stops // a cap stops as a whole or not at all
 	}
 	if more <= 0 {
 		return

@@ -249,7 +249,7 @@ func TestANewAmountWaitsForTheNextCycle(t *testing.T) {
 	require.Contains(t, dues(p, p.Due(h[:1], price, was, at(3, 20), at(4, 2))), "24 monthly 26-04-01")
 }
 
-// Who takes another plan gets what that plan gives, though a reload has made the plan before as large.
+// Who takes another plan, or agrees on another contingent, gets what that gives, though a reload has made the plan before as large.
 func TestAnotherPlanCountsAtOnceAfterAReload(t *testing.T) {
 	t.Parallel()
 	at := func(day int) time.Time { return time.Date(2026, 1, day, 0, 0, 0, 0, time.UTC) }
@@ -260,4 +260,6 @@ func TestAnotherPlanCountsAtOnceAfterAReload(t *testing.T) {
 	p.Plans[1].Contingents[0].Amount, p.Plans[2].Contingents[0].Amount = PerSlot(12*meter.Credit), PerSlot(6*meter.Credit)
 	require.NotContains(t, dues(p, p.Due(h[:1], nil, was, at(20), at(21))), "26-01-20")
 	require.Contains(t, dues(p, p.Due(h, nil, was, at(20), at(21))), "6 monthly 26-01-20")
+	agreed := []Override{{Kind: Contingents, Target: "monthly", Credits: 36 * meter.Credit, From: at(20)}}
+	require.Contains(t, dues(p, p.Due(h[:1], agreed, was, at(20), at(21))), "6 monthly 26-01-20")
 }
