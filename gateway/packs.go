@@ -18,7 +18,7 @@ type packView struct {
 	Currency        string        `json:"currency"`
 	UnitPrice       string        `json:"unit_price"`       // decimal text: money is no float
 	DiscountPercent int           `json:"discount_percent"` // against the smallest pack of the list, rounded down
-	Validity        string        `json:"validity"`         // never, 1 year, until 2027-01-01, until the next renewal
+	Validity        string        `json:"validity"`         // for ever, 1 year, until 2027-01-01, until the next renewal
 	ExpiresAt       *string       `json:"expires_at"`       // if it were bought now
 	Refundable      bool          `json:"refundable"`
 	BuyURL          *string       `json:"buy_url"`

@@ -42,26 +42,70 @@ func (a *Admin) applyAll(ctx context.Context, changes []pendingID) bool {
 }
 
 // applyIssued brings to Redis what of an account's subscription may not be there yet, by this call or an earlier one, and
-// reports whether nothing is left.
+// reports whether nothing is left. Where something in force was ended it waits for the ledger, which knows what was left
+// of it, and gives what waited for that. If the ledger is slow the issuer does so.
 func (a *Admin) applyIssued(ctx context.Context, account string) bool {
 	ctx = context.WithoutCancel(ctx)
-	rows, err := a.pool.Query(ctx, `SELECT kind, id FROM (
-			SELECT 'revocation' AS kind, r.id, 1 AS step
-				FROM creditgate.cycle_grant c JOIN creditgate.revocation r ON r.grant_id = c.grant_id
+	done, ended := a.applyPending(ctx, account)
+	if !done || ended == (meter.ID{}) || !a.awaitBooked(ctx, account, ended) {
+		return done
+	}
+	err := a.tx(ctx, "settle what "+account+" was given", func(tx pgx.Tx) error {
+		if err := lockAccount(ctx, tx, account); err != nil {
+			return err
+		}
+		now := a.clock.Now().Truncate(time.Millisecond).UTC()
+		s, p, err := a.subscriber(ctx, tx, account, now)
+		if err != nil {
+			return err
+		}
+		return a.reissue(ctx, tx, s, p, s.moment(now))
+	})
+	if err != nil {
+		a.log.Warn().Err(err).Msg("what an ended grant left is given by the issuer")
+		return done
+	}
+	done, _ = a.applyPending(ctx, account)
+	return done
+}
+
+// applyPending applies an account's changes by policy. It names the last revocation of what was in force, if there is one.
+func (a *Admin) applyPending(ctx context.Context, account string) (done bool, ended meter.ID) {
+	rows, err := a.pool.Query(ctx, `SELECT kind, id, step FROM (
+			SELECT 'revocation' AS kind, r.id, CASE WHEN c.expires_at > g.effective_at THEN $3 ELSE 1 END AS step
+				FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
+				JOIN creditgate.revocation r ON r.grant_id = c.grant_id
 				WHERE c.account = $1 AND r.status = 'pending' AND r.actor = $2
 			UNION ALL SELECT 'grant', g.id, 2 FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
 				WHERE c.account = $1 AND g.status = 'pending' AND NOT c.superseded
 			UNION ALL SELECT 'expiry move', m.id, 3 FROM creditgate.grant_lot g JOIN creditgate.expiry_move m ON m.grant_id = g.id
 				WHERE g.account = $1 AND m.status = 'pending' AND m.actor = $2) c
-		ORDER BY step, id`, account, byPolicy)
+		ORDER BY step, id`, account, byPolicy, endStep)
 	if err != nil {
-		return false
+		return false, ended
 	}
 	changes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c pendingID, err error) {
-		return c, row.Scan((*string)(&c.kind), (*[16]byte)(&c.id))
+		var step int
+		err = row.Scan((*string)(&c.kind), (*[16]byte)(&c.id), &step)
+		if step == endStep {
+			ended = c.id
+		}
+		return c, err
 	})
-	return err == nil && a.applyAll(ctx, changes)
+	return err == nil && a.applyAll(ctx, changes), ended
 }
+
+// endsInForce reports whether a revocation takes back, by policy, what was in force then. What cannot be read is not.
+func (a *Admin) endsInForce(ctx context.Context, revocation meter.ID) (ends bool) {
+	err := a.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM creditgate.revocation r
+			JOIN creditgate.cycle_grant c ON c.grant_id = r.grant_id JOIN creditgate.grant_lot g ON g.id = r.grant_id
+			WHERE r.id = $1 AND r.actor = $2 AND r.reason = $3 AND c.expires_at > g.effective_at)`,
+		[16]byte(revocation), byPolicy, superseded).Scan(&ends)
+	return err == nil && ends
+}
+
+// endStep is the last step of applying what was issued: what was in force is taken back.
+const endStep = 4
 
 // applyGrants sends grants that were recorded just now.
 func (a *Admin) applyGrants(ctx context.Context, ids []meter.ID) bool {

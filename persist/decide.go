@@ -88,7 +88,7 @@ func counts(p *policy.Policy, o []policy.Override, from, to policy.Term, now tim
 	}
 	before, after := p.Gives(from, o, now), p.Gives(to, o, now)
 	for i := range before {
-		if after[i] < before[i] {
+		if after[i].Less(before[i]) {
 			return false
 		}
 	}

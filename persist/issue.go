@@ -39,6 +39,17 @@ type batch struct {
 	version map[string]string // of the policy, by account
 }
 
+// crowd ends what is unlimited and should not be, of a subscriber who has no room for what takes its place, and looks
+// again later.
+func (b *batch) crowd(s *subscriber, p *policy.Policy) {
+	w, _, _ := s.plan(p, b.now)
+	w.end = slices.DeleteFunc(w.end, func(g cycleGrant) bool { return !g.Unlimited })
+	if len(w.end) > 0 {
+		b.works = append(b.works, work{account: s.account, end: w.end})
+	}
+	b.done = append(b.done, issued{s.account, s.product, p.Version(), b.now, b.now.Add(issueRetry)})
+}
+
 // add plans one subscriber. ErrTooManyGrants leaves the batch as it was.
 func (b *batch) add(s *subscriber, p *policy.Policy) error {
 	w, until, next := s.plan(p, b.now)
@@ -56,21 +67,12 @@ func (b *batch) add(s *subscriber, p *policy.Policy) error {
 func newBatch(now time.Time) *batch { return &batch{now: now, version: map[string]string{}} }
 
 // write records everything as pending, in a transaction that holds the accounts' locks, and returns the changes in the
-// order in which they are to be applied: what is superseded first, since it makes room.
+// order in which they are to be applied: what is superseded before it began first, since it makes room; what is in force
+// and ends at once last, so that there is no moment with neither.
 func (s *Store) write(ctx context.Context, tx pgx.Tx, b *batch) (changes []pendingID, err error) {
 	for _, w := range b.works {
 		for _, g := range w.revoke {
-			r, err := s.recordRevocation(ctx, tx, NewRevocation{
-				Account: w.account, GrantID: g.grant, Ref: derived("superseded", g.grant.String()), Reason: "superseded", Actor: byPolicy,
-			})
-			switch {
-			case err == nil:
-				changes = append(changes, pendingID{revocationChange, r.id})
-			case !errors.Is(err, ErrExceedsGrant): // that says that somebody took all of it back before
-				return nil, err
-			}
-			_, err = tx.Exec(ctx, `UPDATE creditgate.cycle_grant SET superseded = true WHERE grant_id = $1`, [16]byte(g.grant))
-			if err != nil {
+			if changes, err = s.supersede(ctx, tx, w.account, g, g.EffectiveAt, changes); err != nil {
 				return nil, err
 			}
 		}
@@ -85,21 +87,58 @@ func (s *Store) write(ctx context.Context, tx pgx.Tx, b *batch) (changes []pendi
 	}
 	for _, w := range b.works {
 		for _, m := range w.move {
-			r, err := s.recordMove(ctx, tx, ExpiryChange{
-				Account: w.account, GrantID: m.grant, ExpiresAt: m.to, Reason: "renewal moved", Actor: byPolicy,
-				Ref: "moved-" + meter.NewID(b.now).String(), // it may be moved there again, after it was moved back
-			})
-			if err != nil {
+			if changes, err = s.move(ctx, tx, w.account, m, "renewal moved", changes); err != nil {
 				return nil, err
 			}
-			changes = append(changes, pendingID{expiryChange, r.id})
-			_, err = tx.Exec(ctx, `UPDATE creditgate.cycle_grant SET expires_at = $2 WHERE grant_id = $1`, [16]byte(m.grant), m.to)
-			if err != nil {
+		}
+		for _, g := range w.end {
+			if changes, err = s.move(ctx, tx, w.account, move{g.grant, g.Key, b.now}, superseded, changes); err != nil {
+				return nil, err
+			}
+			if changes, err = s.supersede(ctx, tx, w.account, g, b.now, changes); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return changes, writeDue(ctx, tx, b)
+}
+
+// superseded is the reason for which a grant is taken back that something else replaces.
+const superseded = "superseded"
+
+// supersede takes back what is left of a grant, which is over at the moment at: when it would have begun, or now. What is
+// held of it is settled with it, and is over if it comes back.
+func (s *Store) supersede(
+	ctx context.Context, tx pgx.Tx, account string, g cycleGrant, at time.Time, changes []pendingID,
+) ([]pendingID, error) {
+	r, err := s.recordRevocation(ctx, tx, NewRevocation{
+		Account: account, GrantID: g.grant, Beyond: meter.BeyondNothing, Ref: derived(superseded, g.grant.String()),
+		Reason: superseded, Actor: byPolicy,
+	})
+	switch {
+	case err == nil:
+		changes = append(changes, pendingID{revocationChange, r.id})
+	case !errors.Is(err, ErrExceedsGrant): // that says that somebody took all of it back before
+		return nil, err
+	}
+	_, err = tx.Exec(ctx, `UPDATE creditgate.cycle_grant SET superseded = true, expires_at = $2 WHERE grant_id = $1`,
+		[16]byte(g.grant), at)
+	return changes, err
+}
+
+// move lets a grant end at another time.
+func (s *Store) move(
+	ctx context.Context, tx pgx.Tx, account string, m move, reason string, changes []pendingID,
+) ([]pendingID, error) {
+	r, err := s.recordMove(ctx, tx, ExpiryChange{
+		Account: account, GrantID: m.grant, ExpiresAt: m.to, Reason: reason, Actor: byPolicy,
+		Ref: "moved-" + meter.NewID(s.clock.Now()).String(), // it may be moved there again, after it was moved back
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, err = tx.Exec(ctx, `UPDATE creditgate.cycle_grant SET expires_at = $2 WHERE grant_id = $1`, [16]byte(m.grant), m.to)
+	return append(changes, pendingID{expiryChange, r.id}), err
 }
 
 // number compares what is to be issued with what was given under the same keys and would be over by now, which

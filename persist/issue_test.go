@@ -156,6 +156,31 @@ func TestFullAccountIsTriedAgain(t *testing.T) {
 	require.Equal(t, 1, s.issue(t))
 }
 
+// Where there is no room for what takes its place a cap ends all the same, when its plan is made limited.
+func TestAFullAccountIsUnlimitedNoMore(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.put(t, premium())
+	for i := range meter.GrantsMax - 2 {
+		_, err := s.admin.Grant(t.Context(), persist.NewGrant{Account: "ada", Bucket: "promo", Credits: meter.Credit, Ref: fmt.Sprint("g-", i)})
+		require.NoError(t, err)
+	}
+	s.flush(t)
+	limited := otherVersion(t)
+	limited.Plans[0].Contingents[0] = policy.Contingent{Bucket: "monthly", Rank: 1, Amount: policy.FixedAmount(400 * meter.Credit)}
+	s.policies.Replace(map[string]*policy.Policy{"studio": limited})
+	s.at(t, "2027-01-15 09:00")
+	require.Zero(t, s.issue(t))
+	require.NotRegexp(t, "27-02-01 00:00 unlimited", s.given(t, "ada"))
+	s.flush(t)
+	s.at(t, "2027-01-15 10:01")
+	require.Equal(t, 2, s.issue(t), "what was taken back made room")
+	require.Contains(t, s.given(t, "ada"), "400 monthly 27-01-15 10:01 to 27-02-01 00:00")
+	s.flush(t)
+	s.requireNoDrift(t)
+}
+
 // A bucket more in front of the others: what begins from then on is drained in the new order, what was given ahead too.
 func TestWhatIsGivenAheadFollowsTheDrainOrder(t *testing.T) {
 	t.Parallel()

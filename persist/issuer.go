@@ -162,10 +162,13 @@ const (
 		ORDER BY d.policy_version LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
 )
 
+// issueProduct goes through what is due when it begins: an account that is to be looked at again in seconds waits for the
+// next round, or a round of many of them would never end.
 func (i *Issuer) issueProduct(ctx context.Context, product string, p *policy.Policy) (n int, err error) {
+	due := i.admin.clock.Now().Truncate(time.Millisecond).UTC()
 	for _, query := range [...]string{outdatedBefore, outdatedAfter, dueAccounts} {
 		for {
-			accounts, grants, err := i.page(ctx, p, query, product)
+			accounts, grants, err := i.page(ctx, p, query, product, due)
 			n += grants
 			if err != nil || accounts == 0 {
 				if err != nil {
@@ -183,11 +186,13 @@ func (i *Issuer) issueProduct(ctx context.Context, product string, p *policy.Pol
 
 // page issues for one page of accounts. If something is wrong with one of them, each is tried alone. Its time is its own:
 // a round may take many minutes, and what was made long ago the sweeper would apply once more.
-func (i *Issuer) page(ctx context.Context, p *policy.Policy, query, product string) (accounts, grants int, err error) {
+func (i *Issuer) page(
+	ctx context.Context, p *policy.Policy, query, product string, due time.Time,
+) (accounts, grants int, err error) {
 	now := i.admin.clock.Now().Truncate(time.Millisecond).UTC()
 	arg := any(p.Version())
 	if query == dueAccounts {
-		arg = now
+		arg = due
 	}
 	var names []string
 	grants, err = i.give(ctx, p, now, product, func(tx pgx.Tx) (_ []string, err error) {
@@ -279,7 +284,7 @@ func (i *Issuer) give(
 			if errors.Is(err, ErrTooManyGrants) {
 				full++
 				i.log.Warn().Err(err).Msg("a subscription could not be given its grants; it is tried again in an hour")
-				b.done = append(b.done, issued{name, product, p.Version(), now, now.Add(issueRetry)})
+				b.crowd(all[name], p)
 			} else if err != nil {
 				return err
 			}

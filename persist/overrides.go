@@ -140,7 +140,7 @@ func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideS
 			return err
 		}
 		now := a.clock.Now().Truncate(time.Millisecond).UTC()
-		s, p, err := a.subscriber(ctx, tx, n.Account)
+		s, p, err := a.subscriber(ctx, tx, n.Account, now)
 		if err != nil {
 			return err
 		}
@@ -176,7 +176,7 @@ func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideS
 
 // reread issues by what is recorded now.
 func (a *Admin) reread(ctx context.Context, tx pgx.Tx, account string, now time.Time) error {
-	s, p, err := a.subscriber(ctx, tx, account)
+	s, p, err := a.subscriber(ctx, tx, account, now)
 	if err != nil || len(s.history) == 0 {
 		return err
 	}
@@ -191,7 +191,7 @@ func (a *Admin) EndOverride(ctx context.Context, account, ref string) (OverrideS
 			return err
 		}
 		now := a.clock.Now().Truncate(time.Millisecond).UTC()
-		s, _, err := a.subscriber(ctx, tx, account)
+		s, _, err := a.subscriber(ctx, tx, account, now)
 		if err != nil {
 			return err
 		}

@@ -136,7 +136,8 @@ const (
 
 // Pending lists changes of the partition's accounts that were made before olderThan ago and are not known to be in
 // Redis, starting after the given one (the zero value: at the first). Revocations come first, so that what is superseded
-// is gone before its successor is there, then the others; each oldest first.
+// is gone before its successor is there, then the others; each oldest first. Of what was in force the sweeper brings the
+// successor first.
 func (s *Store) Pending(
 	ctx context.Context, partition uint16, olderThan time.Duration, after PendingChange, limit int,
 ) ([]PendingChange, error) {

@@ -1,7 +1,9 @@
 package persist
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,157 +14,167 @@ import (
 	"creditgate/meter/policy"
 )
 
-// lives is one account's subscription with what it was given, without Postgres.
-type lives struct {
-	subscriber
-
-	policy *policy.Policy
-	past   []cycleGrant // what is over, which is not read any more
-	ids    byte
-}
-
-// read leaves out what is over, as readGiven does.
-func (l *lives) read(now time.Time) {
-	l.given = slices.DeleteFunc(l.given, func(g cycleGrant) bool {
-		over := !g.expiresAt.After(now)
-		if over {
-			l.past = append(l.past, g)
-		}
-		return over
-	})
-}
-
-// due is what there is to do, but for what was given before and is over, as batch.number finds it.
-func (l *lives) due(now time.Time) work {
-	w, _, _ := l.plan(l.policy, now)
-	w.issue = slices.DeleteFunc(w.issue, func(d issue) bool {
-		return slices.ContainsFunc(l.past, func(g cycleGrant) bool { return g.names(d.Due) && !g.superseded })
-	})
-	return w
-}
-
-// settle does what reconcile says, as write does, and checks that there is nothing to do then.
-func (l *lives) settle(t *rapid.T, now time.Time) {
-	l.read(now)
-	w := l.due(now)
-	for _, g := range w.revoke {
-		i := l.index(t, g.grant)
-		require.True(t, l.given[i].effectiveAt.After(now), "what has begun is never taken back")
-		l.given[i].superseded = true
-	}
-	for _, m := range w.move {
-		i := l.index(t, m.grant)
-		require.True(t, m.to.After(now), "credit in force does not end at once")
-		l.given[i].expiresAt = m.to
-	}
-	for _, d := range w.issue {
-		require.True(t, d.ExpiresAt.After(now), "nothing is given that is over")
-		l.ids++
-		l.given = append(l.given, cycleGrant{
-			key: d.Key, grant: meter.ID{l.ids}, bucket: d.Bucket, rank: d.Rank, credits: d.Credits,
-			unlimited: d.Unlimited, stops: d.Stops, effectiveAt: d.EffectiveAt, expiresAt: d.ExpiresAt,
-		})
-	}
-	again := l.due(now)
-	require.True(t, again.empty(), "done twice: %+v", again)
-}
-
-func (l *lives) index(t *rapid.T, id meter.ID) int {
-	for i, g := range l.given {
-		if g.grant == id {
-			require.False(t, g.superseded)
-			return i
-		}
-	}
-	require.Fail(t, "a grant that was never given")
-	return 0
-}
-
-// inForce is what the grants of a bucket in force at a moment were granted with.
-func (l *lives) inForce(bucket string, at time.Time) (sum meter.Credits) {
-	for _, g := range l.given {
-		if !g.superseded && g.bucket == bucket && !g.effectiveAt.After(at) && g.expiresAt.After(at) {
-			sum += g.credits
-		}
-	}
-	return sum
-}
-
-// change makes one change as a caller may, at now.
-func (l *lives) change(t *rapid.T, now time.Time) {
-	if rapid.IntRange(0, 3).Draw(t, "end") == 0 && len(l.history) > 0 {
-		l.history = decideEnd(l.policy, l.history, rapid.Bool().Draw(t, "at once"), now).history()
-		return
-	}
-	n := rapid.Uint32Range(0, 5).Draw(t, "slots")
-	yearly := rapid.IntRange(0, 4).Draw(t, "yearly") == 0
-	c := SubscriptionChange{
-		Plan: rapid.SampledFrom(l.policy.Plans).Draw(t, "plan").Name, Slots: &n, Yearly: &yearly,
-	}
-	if rapid.IntRange(0, 5).Draw(t, "moves anchor") == 0 && l.policy.Cycle.DayOfMonth == 0 {
-		c.AnchorAt = now.Add(time.Duration(rapid.IntRange(0, 40*24).Draw(t, "hours")) * time.Hour)
-	}
-	if rapid.IntRange(0, 5).Draw(t, "later") == 0 {
-		c.StartsAt = now.Add(time.Duration(rapid.IntRange(0, 40*24).Draw(t, "hours")) * time.Hour)
-	}
-	d, err := decide(l.policy, l.history, nil, c, now)
-	require.NoError(t, err)
-	l.history = d.history()
-}
-
-// Whatever is changed whenever: doing it again finds nothing to do, nothing that has begun is taken back, and at each
-// moment as much is in force as the dearest plan gives that the cycle has seen until then: not more, not less.
+// Whatever is changed whenever: doing it again finds nothing to do, nothing that has begun is given up, and each cycle
+// gives as much as the dearest plan that it has seen, what is limited and what is unlimited apart: not more, not less,
+// and never one kind beside the other.
 func TestWhatIsGivenFollowsAnyChanges(t *testing.T) {
 	t.Parallel()
-	berlin, err := time.LoadLocation("Europe/Berlin")
-	require.NoError(t, err)
 	rapid.Check(t, func(t *rapid.T) {
-		contingent := func(a policy.Amount) []policy.Contingent { return []policy.Contingent{{Bucket: "monthly", Amount: a}} }
-		p := &policy.Policy{
-			Name: "studio", Location: berlin, Buckets: []string{"monthly"},
-			Cycle: &policy.Cycle{DayOfMonth: rapid.SampledFrom([]int{0, 1, 15, 31}).Draw(t, "day")},
-			Plans: []*policy.Plan{
-				{Name: "plus", Contingents: contingent(policy.PerSlot(10 * meter.Credit))},
-				{Name: "pro", Contingents: contingent(policy.PerSlot(5 * meter.Credit))},
-				{Name: "basic"},
-			},
-			Rules: policy.Rules{SlotsUpNextCycle: rapid.Bool().Draw(t, "slots up next cycle")},
-		}
-		l := &lives{policy: p}
 		now := time.Date(2027, 1, 10, 8, 0, 0, 0, time.UTC)
-		for range rapid.IntRange(1, 15).Draw(t, "steps") {
+		l := &lives{policy: drawPolicy(t, nil), used: map[meter.ID]meter.Credits{}, booked: map[meter.ID]bool{}}
+		l.policies = []policySince{{policy: l.policy}}
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			now = l.moment(now)
-			if rapid.IntRange(0, 2).Draw(t, "change") > 0 {
+			switch rapid.SampledFrom([]string{"change", "change", "change", "override", "reload", ""}).Draw(t, "what") {
+			case "change":
 				l.change(t, now)
+			case "override":
+				l.override(t, now)
+			case "reload":
+				l.reload(t, now)
+			}
+			if rapid.Bool().Draw(t, "flushed") {
+				l.flush(now)
 			}
 			l.settle(t, now)
 			l.requireOnce(t, now)
+			l.requirePromotion(t)
+			l.spend(t, now)
 			ahead := rapid.SampledFrom([]time.Duration{0, time.Millisecond, time.Hour, 9 * 24 * time.Hour, 33 * 24 * time.Hour})
 			now = now.Add(ahead.Draw(t, "ahead"))
-			if next, ok := p.Renewal(l.history, now); ok && rapid.IntRange(0, 3).Draw(t, "at the boundary") == 0 {
-				now = next
+			if next, ok := l.cycle(l.policy, now); ok && rapid.IntRange(0, 3).Draw(t, "at the boundary") == 0 {
+				now = next.To
 			}
 		}
 	})
 }
 
-// requireOnce checks what is in force now against what the cycle that runs may have given.
+// requireOnce checks what the cycle that runs gave, up to now, against what its terms give by the policies that were in
+// force in it.
 func (l *lives) requireOnce(t *rapid.T, now time.Time) {
-	w, ok := l.policy.CycleAt(l.history, now)
+	w, ok := l.cycle(l.policy, now)
 	if !ok {
 		return
 	}
-	var most meter.Credits
-	for i, term := range l.history {
-		ends := w.To
-		if i+1 < len(l.history) {
-			ends = l.history[i+1].At
-		}
-		if !term.At.After(now) && ends.After(w.From) {
-			most = max(most, l.policy.Gives(term, nil, now)[0])
+	if !l.moved() {
+		regular, _ := l.policy.CycleAt(l.history, now)
+		require.Equal(t, regular, w, "%v, given %+v", l.history, l.given)
+	}
+	story := fmt.Sprintf("at %s in %v of %v with %v, given %+v", now, w, l.history, l.overrides, l.given)
+	var gave [2]meter.Credits
+	var waits [2]bool // for the ledger
+	var stopped bool
+	var caps meter.Credits // the thousandth that a used-up cap comes back with, for each that may be one
+	term, _ := l.history.At(now)
+	due := l.policy.Gives(term, l.overrides, now)[1]
+	plan, _ := l.policy.Plan(term.Plan)
+	stops := plan != nil && len(plan.Contingents) > 0 && plan.Contingents[0].Stops
+	for _, g := range l.given {
+		began, _ := l.history.At(g.EffectiveAt)
+		if due.Unlimited && g.Unlimited && began.Plan == term.Plan && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
+			stops = g.Stops // of the policy as it was
 		}
 	}
-	require.Equal(t, most, l.inForce("monthly", now), "at %s of %v, given %+v", now, l.history, l.given)
+	for _, g := range l.given {
+		if g.Bucket == "monthly" && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
+			require.Equal(t, due.Unlimited, g.Unlimited, story)
+			require.Equal(t, stops, g.Stops, story)
+			stopped = stopped || g.Stops
+		}
+		if !strings.HasPrefix(g.Key, "monthly "+w.From.UTC().Format("2006-01-02T15:04:05.000Z")) || g.EffectiveAt.After(now) {
+			continue
+		}
+		if g.Stops && g.Credits == 1 {
+			caps++
+		}
+		of := &gave[side(g.Unlimited)]
+		if !g.ExpiresAt.After(now) {
+			*of += l.used[g.grant]
+			waits[side(g.Unlimited)] = waits[side(g.Unlimited)] || g.unsettled
+			continue
+		}
+		*of += g.Credits
+		require.False(t, g.ExpiresAt.After(w.To), story)
+	}
+	require.Equal(t, stops, stopped, "what lies behind is stopped, also by a cap that is used up: %s", story)
+	most, least := l.bounds(w, now, due)
+	most[side(true)] += caps
+	for i := range gave {
+		require.LessOrEqual(t, gave[i], most[i], story)
+	}
+	if !waits[side(due.Unlimited)] {
+		require.GreaterOrEqual(t, gave[side(due.Unlimited)], least, story)
+	} else if gave[side(due.Unlimited)] < least {
+		_, _, next := l.plan(l.policy, now)
+		require.False(t, next.IsZero() || next.After(now.Add(settledInMax)), "nobody looks again: %s", story)
+	}
+}
+
+func side(unlimited bool) int {
+	if unlimited {
+		return 1
+	}
+	return 0
+}
+
+// bounds are the most that a cycle may have given up to now, what is limited and what is unlimited, and the least of
+// what is due now. An amount counts from where a term or an override begins or ends, by the policy of that moment; a new
+// policy's own at once where nothing of the kind was in force.
+func (l *lives) bounds(w policy.Window, now time.Time, due policy.Gift) (most [2]meter.Credits, least meter.Credits) {
+	least = due.Credits
+	current, _ := l.history.At(now)
+	changes := l.changes(w, now)
+	for n, p := range l.policies {
+		until := now.Add(1)
+		if n+1 < len(l.policies) {
+			until = l.policies[n+1].at
+		}
+		if !until.After(w.From) {
+			continue
+		}
+		if term, _ := l.history.At(p.at); w.Contains(p.at) {
+			if g := p.policy.Gives(term, l.overrides, p.at)[1]; p.free[side(g.Unlimited)] {
+				most[side(g.Unlimited)] = max(most[side(g.Unlimited)], g.Credits)
+			}
+		}
+		for _, at := range changes {
+			if !l.moved() && (at.Before(p.looked) || at.After(until)) {
+				continue
+			}
+			term, _ := l.history.At(at)
+			g := p.policy.Gives(term, l.overrides, at)[1]
+			most[side(g.Unlimited)] = max(most[side(g.Unlimited)], g.Credits)
+		}
+		if g := p.policy.Gives(current, l.overrides, now)[1]; g.Unlimited == due.Unlimited {
+			least = min(least, g.Credits)
+		}
+	}
+	return most, least
+}
+
+// changes are the moments of a cycle up to now at which another amount may count: where it, a term or an override begins
+// or ends.
+func (l *lives) changes(w policy.Window, now time.Time) []time.Time {
+	at := []time.Time{w.From}
+	for _, term := range l.history {
+		at = append(at, term.At)
+	}
+	for _, o := range l.overrides {
+		at = append(at, o.From, o.Until)
+	}
+	return slices.DeleteFunc(at, func(at time.Time) bool { return !w.Contains(at) || at.After(now) })
+}
+
+// requirePromotion checks that a cycle, or the window, gave the promotion once.
+func (l *lives) requirePromotion(t *rapid.T) {
+	seen := map[string]bool{}
+	for _, g := range slices.Concat(l.past, l.given) {
+		if g.Bucket == "promo" {
+			require.False(t, seen[g.Key], "%s twice: %+v", g.Key, l.given)
+			seen[g.Key] = true
+			require.Equal(t, 7*meter.Credit, g.Credits)
+		}
+	}
 }
 
 // A bucket may be called promotion. What a promotion gave there ends with its window all the same, also when the cycles
@@ -180,13 +192,15 @@ func TestPromotionInABucketOfThatName(t *testing.T) {
 		Plans:      []*policy.Plan{{Name: "plus", Promotions: []*policy.Promotion{launch}}},
 	}
 	h := policy.History{{At: at(3, 10), Plan: "plus", Anchor: at(3, 10)}}
-	given := []cycleGrant{}
-	for _, d := range p.Due(h, nil, at(3, 10), at(4, 30)) {
-		given = append(given, cycleGrant{key: d.Key, bucket: d.Bucket, credits: d.Credits, effectiveAt: d.EffectiveAt, expiresAt: d.ExpiresAt})
+	var given []policy.Given
+	for _, d := range p.Due(h, nil, nil, at(3, 10), at(4, 30)) {
+		given = append(given, policy.Given{
+			Key: d.Key, Bucket: d.Bucket, Credits: d.Credits, EffectiveAt: d.EffectiveAt, ExpiresAt: d.ExpiresAt,
+		})
 	}
 	require.NotEmpty(t, given)
 	p.Cycle = &policy.Cycle{DayOfMonth: 15}
-	for _, d := range bridge(p, h, p.Due(h, nil, at(4, 10), at(5, 30)), given, at(4, 10)) {
+	for _, d := range p.Due(h, nil, given, at(4, 10), at(5, 30)) {
 		require.False(t, d.ExpiresAt.After(at(4, 13)), "%s ends on %s", d.Key, d.ExpiresAt)
 	}
 }

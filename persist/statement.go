@@ -35,10 +35,12 @@ func uuids(ids []meter.ID) [][16]byte {
 }
 
 // Statement reads the fair-use caps in force at a moment, and what is owed of grants other than live. It reads the
-// account's grants by their index, of which a year has some dozens.
+// account's grants by their index, of which a year has some dozens. A cap that was used up and forgotten by Redis is no
+// more in force when its plan ended it, though no ledger says where it was moved to.
 func (s *Store) Statement(ctx context.Context, account string, live []meter.ID, at time.Time) (out Statement, err error) {
 	rows, err := s.pool.Query(ctx, `SELECT g.id, g.bucket::text, t.credits - t.revoked - t.debt, t.granted > 0 AND NOT t.live,
-			g.unlimited AND g.effective_at <= $3 AND (t.expires_at IS NULL OR t.expires_at > $3),
+			g.unlimited AND g.effective_at <= $3 AND (t.expires_at IS NULL OR t.expires_at > $3)
+				AND NOT EXISTS (SELECT FROM creditgate.cycle_grant c WHERE c.grant_id = g.id AND c.expires_at <= $3),
 			CASE WHEN g.id = ANY ($2::uuid[]) THEN 0 ELSE t.debt END
 		FROM creditgate.grant_lot g JOIN creditgate.grant_state t ON t.grant_id = g.id
 		WHERE g.account = $1 AND (g.unlimited OR t.debt > 0) ORDER BY g.id`, account, uuids(live), at)

@@ -82,21 +82,37 @@ func readOverrides(ctx context.Context, tx pgx.Tx, accounts []string, now time.T
 	return err
 }
 
+// givenKept is how long what is over still matters: it counts in the cycle that gave it, and ended before that where the
+// bucket became unlimited or is so no more.
+const givenKept = overridesKept
+
+// readGiven reads what was given, but for what was superseded before it began. Of what is over all counts as used but
+// what lapsed and what was taken back when it was superseded: what is held does, what an administrator took back, and
+// what the ledger does not have yet. What was superseded is over at once, also where the clock of the gateway that did
+// so is ahead.
 func readGiven(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, all map[string]*subscriber) error {
+	now = now.Truncate(time.Millisecond) // from which on a decision counts
 	rows, err := tx.Query(ctx, `SELECT c.account, c.key, c.grant_id, g.bucket, g.rank, g.credits, g.unlimited, g.stops,
-			g.effective_at, c.expires_at, c.superseded
+			g.effective_at, CASE WHEN c.superseded THEN least(c.expires_at, $2) ELSE c.expires_at END,
+			greatest(t.spent, g.credits - t.lapsed - coalesce(e.amount, 0)),
+			CASE WHEN c.superseded THEN r.id IS NOT NULL AND e.subject IS NULL
+				ELSE c.expires_at <= $2 AND g.credits > t.spent + t.revoked + t.lapsed END
 		FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g ON g.id = c.grant_id
-		WHERE c.account = ANY($1) AND c.expires_at > $2`, accounts, now)
+		JOIN creditgate.grant_state t ON t.grant_id = c.grant_id
+		LEFT JOIN creditgate.revocation r ON r.grant_id = c.grant_id AND r.actor = $4 AND r.reason = $5
+		LEFT JOIN creditgate.ledger_entry e ON e.subject = r.id AND e.kind IN ('grant', 'revoke', 'adjust')
+		WHERE c.account = ANY($1) AND c.expires_at > $3 AND NOT (c.superseded AND c.expires_at <= g.effective_at)`,
+		accounts, now, now.Add(-givenKept), byPolicy, superseded)
 	if err != nil {
 		return err
 	}
 	var account string
 	var g cycleGrant
 	_, err = pgx.ForEachRow(rows, []any{
-		&account, &g.key, (*[16]byte)(&g.grant), &g.bucket, &g.rank, (*int64)(&g.credits), &g.unlimited, &g.stops,
-		&g.effectiveAt, &g.expiresAt, &g.superseded,
+		&account, &g.Key, (*[16]byte)(&g.grant), &g.Bucket, &g.rank, (*int64)(&g.Credits), &g.Unlimited, &g.Stops,
+		&g.EffectiveAt, &g.ExpiresAt, (*int64)(&g.Used), &g.unsettled,
 	}, func() error {
-		g.effectiveAt, g.expiresAt = g.effectiveAt.UTC(), g.expiresAt.UTC()
+		g.EffectiveAt, g.ExpiresAt = g.EffectiveAt.UTC(), g.ExpiresAt.UTC()
 		all[account].given = append(all[account].given, g)
 		return nil
 	})
@@ -146,7 +162,7 @@ func readLive(ctx context.Context, tx pgx.Tx, accounts []string, now time.Time, 
 // already, or in which another change counts, but in the one after it. Otherwise what begins there would have to be
 // changed after it began.
 func (s *subscriber) moment(now time.Time) time.Time {
-	for slices.ContainsFunc(s.given, func(g cycleGrant) bool { return g.effectiveAt.Equal(now) }) ||
+	for slices.ContainsFunc(s.given, func(g cycleGrant) bool { return g.EffectiveAt.Equal(now) }) ||
 		slices.ContainsFunc(s.history, func(t policy.Term) bool { return t.At.Equal(now) }) {
 		now = now.Add(time.Millisecond)
 	}
@@ -163,26 +179,56 @@ func (s *subscriber) plan(p *policy.Policy, now time.Time) (w work, until, next 
 		}
 	}
 	until, next = p.Ahead(s.history, base)
-	due := bridge(p, s.history, p.Due(s.history, s.overrides, now, until), s.given, now)
-	w = reconcile(due, s.given, now)
+	if f := s.history.Future(now); len(f) > 0 && f[0].At.Before(cycle.To) && (next.IsZero() || f[0].At.Before(next)) {
+		next = f[0].At // what was used of a cap until then, the cap that follows it is less
+	}
+	w = reconcile(p.Due(s.history, s.overrides, s.granted(), now, until), s.given, now)
 	w.account = s.account
 	w.move = append(w.move, follow(cycle, s.followers)...)
+	if look := s.settles(cycle, w, now); !look.IsZero() && (next.IsZero() || look.Before(next)) {
+		next = look
+	}
 	return w, until, next
 }
 
-// cycle is the cycle that runs at now, as it was given: where the policy's cycles begin elsewhere than they did, the one
-// that is bridged. What lasts until the next renewal ends with it. ok is false as for CycleAt.
-func (s *subscriber) cycle(p *policy.Policy, now time.Time) (w policy.Window, ok bool) {
-	w, ok = p.CycleAt(s.history, now)
-	if !ok {
-		return w, false
+// An account of which it is not known yet what was used of a grant is looked at again after a tenth of the time since the
+// grant ended, so that a ledger that stands for days does not keep the issuers busy.
+const (
+	settledIn    = 5 * time.Second
+	settledInMax = 5 * time.Minute
+	settledPart  = 10
+)
+
+// settles is when to look again because what a cycle may give is not known until the ledger has how something ended
+// within it; zero if all is known.
+func (s *subscriber) settles(cycle policy.Window, w work, now time.Time) (look time.Time) {
+	if len(w.end) > 0 {
+		return now.Add(settledIn)
 	}
-	for _, b := range bridged(p, s.history, p.Due(s.history, s.overrides, now, now.Add(1)), s.given, now) {
-		if b.To.After(w.To) || b.To.Equal(w.To) && b.From.Before(w.From) {
-			w = b
+	for _, g := range s.given {
+		if g.unsettled && !g.IsPromotion() && cycle.Contains(g.EffectiveAt) && cycle.Contains(g.ExpiresAt) {
+			at := now.Add(min(max(now.Sub(g.ExpiresAt)/settledPart, settledIn), settledInMax))
+			if look.IsZero() || at.Before(look) {
+				look = at
+			}
 		}
 	}
-	return w, true
+	return look
+}
+
+// granted is what was given, as a policy counts it.
+func (s *subscriber) granted() []policy.Given {
+	out := make([]policy.Given, len(s.given))
+	for i, g := range s.given {
+		out[i] = g.Given
+	}
+	return out
+}
+
+// cycle is the cycle that runs at now, as it was given. What lasts until the next renewal ends with it. ok is false as
+// for CycleAt.
+func (s *subscriber) cycle(p *policy.Policy, now time.Time) (w policy.Window, ok bool) {
+	return p.Runs(s.history, s.granted(), now)
 }
 
 // expiry is when credit of a pack bought at that time ends, as Policy.Expiry says, but with the cycle that runs at now

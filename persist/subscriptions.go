@@ -105,14 +105,15 @@ func (a *Admin) EndSubscription(ctx context.Context, e SubscriptionEnd) (Subscri
 // Subscription returns an account's subscription. ErrNoSubscription if there never was one.
 func (a *Admin) Subscription(ctx context.Context, account string) (state Subscription, err error) {
 	err = a.snapshot(ctx, "read subscription of "+account, func(tx pgx.Tx) error {
-		s, p, err := a.subscriber(ctx, tx, account)
+		now := a.clock.Now()
+		s, p, err := a.subscriber(ctx, tx, account, now)
 		if err != nil {
 			return err
 		}
 		if len(s.history) == 0 {
 			return fmt.Errorf("%w: account %q", ErrNoSubscription, account)
 		}
-		state = s.view(p, a.clock.Now())
+		state = s.view(p, now)
 		return tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM creditgate.cycle_grant c JOIN creditgate.grant_lot g
 			ON g.id = c.grant_id WHERE c.account = $1 AND g.status = 'pending')`, account).Scan(&state.Applied)
 	})
@@ -126,9 +127,11 @@ type ref struct {
 	content  []byte
 }
 
-// subscriber reads one account, with the policy of its product.
-func (a *Admin) subscriber(ctx context.Context, tx pgx.Tx, account string) (*subscriber, *policy.Policy, error) {
-	all, err := subscribers(ctx, tx, []string{account}, a.clock.Now())
+// subscriber reads one account at the moment that is decided about, with the policy of its product.
+func (a *Admin) subscriber(
+	ctx context.Context, tx pgx.Tx, account string, now time.Time,
+) (*subscriber, *policy.Policy, error) {
+	all, err := subscribers(ctx, tx, []string{account}, now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -155,7 +158,7 @@ func (a *Admin) changeSubscription(
 			return err
 		}
 		now := a.clock.Now().Truncate(time.Millisecond).UTC()
-		s, p, err := a.subscriber(ctx, tx, account)
+		s, p, err := a.subscriber(ctx, tx, account, now)
 		if err != nil {
 			return err
 		}

@@ -109,38 +109,6 @@ func TestUnlimitedIsACapWithFlags(t *testing.T) {
 	requireStatesOfLots(t, s.url)
 }
 
-// A change between limited and unlimited within a cycle brings the difference in credits and nothing else; the flags of
-// what was given stay as they are until the next cycle.
-func TestBetweenLimitedAndUnlimitedWithinACycle(t *testing.T) {
-	t.Parallel()
-	s := newDesk(t, 1)
-	const next = ` monthly 27-02-01 00:00 to 27-03-01 00:00`
-	change := func(name string, from, to persist.SubscriptionChange, want string) {
-		t.Helper()
-		s.putAccount(t, name)
-		from.Account, to.Account = name, name
-		s.at(t, "2027-01-10 09:00")
-		s.put(t, from)
-		s.at(t, "2027-01-15 09:00")
-		require.Nil(t, s.put(t, to).Scheduled)
-		s.requireGiven(t, name, want)
-	}
-	premium := persist.SubscriptionChange{Plan: "premium"}
-	plus := func(slots uint32) persist.SubscriptionChange {
-		return persist.SubscriptionChange{Plan: "plus", Slots: &slots}
-	}
-	change("ada", plus(2), premium, `
-		20 monthly 27-01-10 09:00 to 27-02-01 00:00
-		19980 monthly 27-01-15 09:00 to 27-02-01 00:00 unlimited
-		20000`+next+` unlimited`)
-	change("bob", plus(2000), premium, `
-		20000 monthly 27-01-10 09:00 to 27-02-01 00:00
-		20000`+next+` unlimited`)
-	change("cyd", premium, plus(2000), `
-		20000 monthly 27-01-10 09:00 to 27-02-01 00:00 unlimited
-		20000`+next)
-}
-
 func TestCancelResumeAndComeBack(t *testing.T) {
 	t.Parallel()
 	s := newDesk(t, 0)

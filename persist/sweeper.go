@@ -156,6 +156,10 @@ func (s *Sweeper) sweep(ctx context.Context, c PendingChange) bool {
 	if c.Kind == "suspension" {
 		return s.admin.applyFlags(ctx, c.Account)
 	}
+	if c.Kind == string(revocationChange) && s.admin.endsInForce(ctx, c.ID) {
+		done, _ := s.admin.applyPending(ctx, c.Account) // what takes its place first
+		return done
+	}
 	return s.admin.apply(ctx, changeKind(c.Kind), c.ID) != notApplied
 }
 

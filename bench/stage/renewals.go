@@ -55,7 +55,7 @@ func newRenewal(midnight time.Time) (*renewal, error) {
 	at := midnight.Add(-beforeMidnight)
 	var due time.Time
 	r.until, due = p.Ahead(r.history, at)
-	r.given = p.Due(r.history, nil, at, r.until)
+	r.given = p.Due(r.history, nil, nil, at, r.until)
 	if len(r.given) != GrantsGiven || !due.Equal(midnight) || !r.given[0].ExpiresAt.Equal(midnight) {
 		return nil, fmt.Errorf("the bench's own policy gives %d grants before %s and is due at %s", len(r.given), midnight, due)
 	}

@@ -90,10 +90,11 @@ func (a anchor) from(t time.Time) time.Time {
 
 // stretch is a part of an account's time with one anchor. Its first cycle is window; the others follow by the anchor.
 type stretch struct {
-	starts time.Time // when the anchor was chosen
-	window Window
-	anchor anchor
-	fresh  bool // nothing before counts: the cycle before ends here
+	starts  time.Time // when the anchor was chosen, or the cycle begins that it counts in
+	window  Window
+	regular time.Time // where the window would end by the anchor before
+	anchor  anchor
+	fresh   bool // nothing before counts: the cycle before ends here
 }
 
 // timeline is where an account's cycles lie, as its history says. With a day of month it needs no history: cycles are
@@ -109,7 +110,8 @@ func (p *Policy) timeline(h History) timeline {
 			return nil
 		}
 		a := anchor{day: day, clock: p.Cycle.At, loc: p.Location}
-		return timeline{{starts: h[0].At, window: a.cycle(h[0].At), anchor: a, fresh: true}}
+		w := a.cycle(h[0].At)
+		return timeline{{starts: h[0].At, window: w, regular: w.To, anchor: a, fresh: true}}
 	}
 	var line timeline
 	var begun, over time.Time // of the subscription before: its anchor, and the end of the cycle it ended in
@@ -126,15 +128,35 @@ func (p *Policy) timeline(h History) timeline {
 			active = false
 			continue
 		case len(line) == 0, !active && !over.After(t.At) && !t.Anchor.Equal(begun):
-			line = append(line, stretch{t.At, Window{t.At, a.cycle(t.At).To}, a, true})
+			w := Window{t.At, a.cycle(t.At).To}
+			line = append(line, stretch{t.At, w, w.To, a, true})
 		case !t.Anchor.Equal(begun):
-			w, _ := line.cycle(t.At)
-			w.To = a.from(w.To)
-			line = append(line, stretch{t.At, w, a, false})
+			line = append(line, line.moved(t.At, a))
 		}
 		begun, active = t.Anchor, true
 	}
 	return line
+}
+
+// moved is the stretch that begins with a move of the anchor at t. The cycle that runs is lengthened to the first boundary
+// of the new anchor at or after its regular end, which is that of no move in it: so any number of moves lengthens it by
+// less than a month. In what a move has added to it another one cannot: that one counts in the cycle that follows.
+func (l timeline) moved(t time.Time, a anchor) stretch {
+	last := l[len(l)-1]
+	if last.starts.After(t) { // an earlier move waits for its cycle; this one replaces it
+		t = last.starts
+	}
+	w, _ := l.cycle(t)
+	regular := w.To
+	if last.window.Contains(t) {
+		regular = last.regular
+	}
+	if !t.Before(regular) {
+		t = w.To
+		w = last.anchor.cycle(t)
+		regular = w.To
+	}
+	return stretch{t, Window{w.From, a.from(regular)}, regular, a, false}
 }
 
 // rest is when the cycle is over in which a subscription ends at t.

@@ -232,3 +232,23 @@ func TestRenewal(t *testing.T) {
 	p.Cycle = nil
 	renewal(h, "2026-02-01 00:00:00.000 +01:00", "")
 }
+
+// A day of renewal that is moved every day, to the day before, lengthens a cycle once; what follows is a cycle again.
+func TestManyMovesLengthenACycleOnce(t *testing.T) {
+	t.Parallel()
+	p := &Policy{Location: zone(t, "Europe/Berlin"), Cycle: &Cycle{}}
+	start := local(t, "Europe/Berlin", "2026-01-10 10:00:00.000 +01:00")
+	h := History{{At: start, Plan: "pro", Anchor: start}}
+	for i := range 200 {
+		at := start.AddDate(0, 0, i+1)
+		h = append(h, Term{At: at, Plan: "pro", Anchor: at.Add(-time.Hour)})
+	}
+	resets := 0
+	for at := start; at.Before(h[200].At); resets++ {
+		w, _ := p.CycleAt(h, at)
+		require.Equal(t, at, w.From)
+		require.LessOrEqual(t, w.To.Sub(w.From), 62*24*time.Hour, "%v", w)
+		at = w.To
+	}
+	require.GreaterOrEqual(t, resets, 3)
+}

@@ -24,6 +24,7 @@ const absent = "-"
 // changes collects differences.
 type changes struct {
 	who  string
+	zone *time.Location // in which dates are shown
 	list []Change
 }
 
@@ -36,7 +37,7 @@ func (c *changes) add(what, old, now string) {
 // Diff is what changes, for whom, when now takes the place of old: first what touches everybody, then plan by plan, then
 // those who use an operation. It compares what the rules come to, not how they are written.
 func Diff(old, now *Policy) []Change {
-	c := &changes{who: "everybody"}
+	c := &changes{who: "everybody", zone: now.Location}
 	c.add("product", old.Name, now.Name)
 	c.add("timezone", old.Location.String(), now.Location.String())
 	c.add("buckets, in drain order", strings.Join(old.Buckets, ", "), strings.Join(now.Buckets, ", "))
@@ -129,7 +130,7 @@ func (c *changes) pack(name string, old, now *Pack) {
 	default:
 		c.add(what, old.offer(), now.offer())
 		c.add(what+", bucket", old.Bucket, now.Bucket)
-		c.add(what+", valid", old.Lifetime.String(), now.Lifetime.String())
+		c.add(what+", valid", old.Lifetime.Words(c.zone), now.Lifetime.Words(c.zone))
 		c.add(what+", refundable", strconv.FormatBool(old.Refundable), strconv.FormatBool(now.Refundable))
 		c.add(what+", needs a subscription", strconv.FormatBool(old.NeedsSubscription), strconv.FormatBool(now.NeedsSubscription))
 	}

@@ -12,7 +12,9 @@
 //	override.go     what was negotiated with one account
 //	cycle.go        where cycles begin and end: anchors, month ends, clocks put forward and back; when packs expire
 //	period.go       what is paid for, and how far ahead grants are issued
-//	schedule.go     which grants a subscription gives, when
+//	schedule.go     which grants a subscription gives, when; what a change within a cycle brings, and ends
+//	given.go        what a subscription was given, the cycle that it is in by that, and how much counts in a cycle
+//	gift.go         what a term gives in a bucket, and which of two gives less
 //	catalog.go      the policies in force, by product, and how they are replaced
 //	amount.go       amounts that depend on slots
 //	money.go        prices, and what a credit of a pack costs

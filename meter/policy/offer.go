@@ -40,7 +40,7 @@ func (p *Policy) MayBuy(plan string, k *Pack) bool {
 	return !listed
 }
 
-// Words say the validity as people read it: never, 1 year, until 2027-01-01, until the next renewal.
+// Words say the validity as people read it: for ever, 1 year, until 2027-01-01, until the next renewal.
 func (l Lifetime) Words(loc *time.Location) string {
 	switch l.Kind {
 	case AfterPurchase:
@@ -51,7 +51,7 @@ func (l Lifetime) Words(loc *time.Location) string {
 		return "until the next renewal"
 	case NeverExpires:
 	}
-	return "never"
+	return "for ever"
 }
 
 // words is a span in full: whole weeks as weeks.

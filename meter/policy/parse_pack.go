@@ -1,9 +1,7 @@
 package policy
 
 import (
-	"fmt"
 	"net/url"
-	"time"
 
 	"creditgate/meter"
 )
@@ -117,21 +115,6 @@ func (d *draft) decodeLifetime(i item) Lifetime {
 		i.failf("says no time; write never, {after: 1y}, {at: 2027-01-01} or next_renewal")
 	}
 	return Lifetime{}
-}
-
-// String says the validity in words.
-func (l Lifetime) String() string {
-	switch l.Kind {
-	case NeverExpires:
-		return "for ever"
-	case AfterPurchase:
-		return l.After.String() + " from purchase"
-	case AtDate:
-		return "before " + l.At.Format(time.DateOnly)
-	case NextRenewal:
-		return "until the next renewal"
-	}
-	panic(fmt.Sprintf("policy: BUG: lifetime of kind %d", l.Kind))
 }
 
 func decodeURL(i item) string {

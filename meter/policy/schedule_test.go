@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"creditgate/meter"
 )
@@ -65,7 +64,7 @@ func TestDue(t *testing.T) {
 	p := studio(berlin, &Cycle{DayOfMonth: 1})
 	f := func(name string, h History, o []Override, from, to, want string) {
 		t.Helper()
-		require.Equal(t, strings.TrimSpace(strings.ReplaceAll(want, "\t", "")), strings.TrimSpace(dues(p, p.Due(h, o, day(from), day(to)))), name)
+		require.Equal(t, strings.TrimSpace(strings.ReplaceAll(want, "\t", "")), strings.TrimSpace(dues(p, p.Due(h, o, nil, day(from), day(to)))), name)
 	}
 	start := day("2026-01-10 09:00")
 	plus := Term{At: start, Plan: "plus", Slots: 2, Anchor: start}
@@ -108,8 +107,8 @@ func TestDue(t *testing.T) {
 	f("the end", then(h, "2026-02-01 00:00", "", 0), nil, "2026-01-10 09:00", "2026-04-01 00:00", `
 		20 monthly 26-01-10 09:00 to 26-02-01 00:00`)
 	f("unlimited", then(h, "2026-02-10 00:00", "premium", 2), nil, "2026-02-01 00:00", "2026-03-02 00:00", `
-		20 monthly 26-02-01 00:00 to 26-03-01 00:00
-		19980 monthly 26-02-10 00:00 to 26-03-01 00:00 unlimited
+		20 monthly 26-02-01 00:00 to 26-02-10 00:00
+		20000 monthly 26-02-10 00:00 to 26-03-01 00:00 unlimited
 		20000 monthly 26-03-01 00:00 to 26-04-01 00:00 unlimited`)
 	f("a plan that the policy dropped", then(h, "2026-02-10 00:00", "gold", 2), nil, "2026-02-01 00:00", "2026-04-02 00:00", `
 		20 monthly 26-02-01 00:00 to 26-03-01 00:00`)
@@ -131,101 +130,136 @@ func TestDue(t *testing.T) {
 	f("no subscription", nil, nil, "2026-01-01 00:00", "2026-06-01 00:00", ``)
 }
 
-// histories draws what people do with subscriptions, as they are recorded.
-func histories(t *rapid.T, p *Policy, from time.Time) History {
-	var h History
-	at, anchor := from, from
-	for range rapid.IntRange(1, 12).Draw(t, "terms") {
-		term := Term{At: at, Anchor: anchor}
-		if i := rapid.IntRange(-1, len(p.Plans)-1).Draw(t, "plan"); i >= 0 || len(h) == 0 {
-			term.Plan, term.Slots = p.Plans[max(i, 0)].Name, rapid.Uint32Range(0, 50).Draw(t, "slots")
-		}
-		h = append(h, term)
-		at = at.Add(time.Duration(rapid.Int64Range(1, 50*24*3600_000).Draw(t, "ms")) * time.Millisecond)
-		if rapid.IntRange(0, 3).Draw(t, "anchor") == 0 {
-			anchor = at
-		}
-	}
-	return h
-}
-
-// Whatever the history: cycles leave no gap and do not overlap, none is shorter than the calendar's, a key is given once
-// at most, whenever it is asked for it is the same, and no cycle gives a bucket more than the highest contingent that
-// was in force in it.
-func TestNobodyGainsByAnyHistory(t *testing.T) {
+// A first cycle that the anchor cuts short ends there, also for who comes back within a month of its beginning: what it
+// gave counts in no other one.
+func TestACycleThatIsOverIsNotBridged(t *testing.T) {
 	t.Parallel()
-	var locs []*time.Location
-	for _, name := range zones() {
-		locs = append(locs, zone(t, name))
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		cycle := &Cycle{DayOfMonth: rapid.IntRange(0, 31).Draw(t, "day")}
-		if cycle.DayOfMonth > 0 {
-			cycle.At = time.Duration(rapid.IntRange(0, 24*60-1).Draw(t, "minute")) * time.Minute
-		}
-		p := studio(rapid.SampledFrom(locs).Draw(t, "zone"), cycle)
-		from := time.UnixMilli(rapid.Int64Range(1760000000000, 1780000000000).Draw(t, "from")).UTC()
-		h := histories(t, p, from)
-		to := h[len(h)-1].At.AddDate(0, 3, 0)
-		all := p.Due(h, nil, from, to)
-
-		seen := map[string]bool{}
-		for _, d := range all {
-			require.False(t, seen[d.Key], "%s twice", d.Key)
-			seen[d.Key] = true
-			require.True(t, d.EffectiveAt.Before(d.ExpiresAt), d.Key)
-			if d.Promotion == "" {
-				require.Equal(t, d.Cycle.To, d.ExpiresAt)
-			}
-		}
-		requireTiled(t, p, h, from, to)
-		for w, _ := p.CycleAt(h, from); w.From.Before(to); w, _ = p.CycleAt(h, w.To) {
-			requireHighest(t, p, h, w, all)
-		}
-		asked := time.UnixMilli(rapid.Int64Range(from.UnixMilli(), to.UnixMilli()-1).Draw(t, "asked")).UTC()
-		var want []Due
-		for _, d := range all {
-			if d.ExpiresAt.After(asked) {
-				want = append(want, d)
-			}
-		}
-		require.Equal(t, want, slices.Clip(append([]Due(nil), p.Due(h, nil, asked, to)...)))
-	})
-}
-
-func requireTiled(t *rapid.T, p *Policy, h History, from, to time.Time) {
-	w, ok := p.CycleAt(h, from)
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{})
+	h := History{{At: at(1, 10), Plan: "pro", Slots: 2, Anchor: at(1, 25)}}
+	first := p.Due(h, nil, nil, at(1, 10), at(1, 11))
+	require.Equal(t, "10 monthly 26-01-10 00:00 to 26-01-25 00:00\n", dues(p, first))
+	given := []Given{{
+		Key: first[0].Key, Bucket: "monthly", Credits: first[0].Credits, Used: first[0].Credits,
+		EffectiveAt: at(1, 10), ExpiresAt: at(1, 25),
+	}}
+	h = append(h, Term{At: at(1, 25), Anchor: at(1, 25)}, Term{At: at(2, 1), Plan: "pro", Slots: 2, Anchor: at(2, 1)})
+	runs, ok := p.Runs(h, given, at(2, 1))
 	require.True(t, ok)
-	for w.From.Before(to) {
-		next, ok := p.CycleAt(h, w.To)
-		require.True(t, ok)
-		require.Equal(t, w.To, next.From, "after %v", w)
-		last, _ := p.CycleAt(h, w.To.Add(-time.Millisecond))
-		require.Equal(t, w, last)
-		_, before := h.At(w.From.Add(-1))
-		if _, after := h.At(w.To.Add(-1)); before && after { // else a subscription begins in it, or had ended
-			require.Greater(t, w.To.Sub(w.From), 27*24*time.Hour, "%v of %v", w, h)
+	require.Equal(t, Window{at(2, 1), at(3, 1)}, runs)
+	require.Equal(t, "10 monthly 26-02-01 00:00 to 26-03-01 00:00\n", dues(p, p.Due(h, nil, given, at(2, 1), at(3, 1))))
+}
+
+// Nor is a cycle bridged that was over before anybody came back, where the day of renewal was moved meanwhile. One that was
+// lengthened by the move is, also when it was ended since.
+func TestACycleThatNobodyLengthenedIsOver(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(1, 1), Plan: "pro", Slots: 2}, {At: at(2, 1)}, {At: at(2, 5), Plan: "pro", Slots: 2}}
+	was := given(p.Due(h[:2], nil, nil, at(1, 1), at(1, 2)))
+	require.Len(t, was, 1)
+	p.Cycle.DayOfMonth = 15
+	runs, _ := p.Runs(h, was, at(1, 20))
+	require.Equal(t, Window{at(1, 1), at(2, 15)}, runs)
+	runs, _ = p.Runs(h, was, at(2, 5))
+	require.Equal(t, Window{at(1, 15), at(2, 15)}, runs)
+	require.Equal(t, "10 monthly 26-01-15 00:00 to 26-02-15 00:00\n", dues(p, p.Due(h, nil, was, at(2, 5), at(2, 10))))
+	was[0].ExpiresAt = at(2, 3)
+	runs, _ = p.Runs(h, was, at(2, 5))
+	require.Equal(t, Window{at(1, 1), at(2, 15)}, runs)
+}
+
+// given is what was due, as it was given, and used up.
+func given(due []Due) []Given {
+	out := make([]Given, len(due))
+	for i, d := range due {
+		out[i] = Given{
+			Key: d.Key, Bucket: d.Bucket, Credits: d.Credits, Used: d.Credits, Unlimited: d.Unlimited, Stops: d.Stops,
+			EffectiveAt: d.EffectiveAt, ExpiresAt: d.ExpiresAt,
 		}
-		w = next
+	}
+	return out
+}
+
+// Who comes back to a cap that was used up is refused by it as before, and what was bought is not spent for that. A cap
+// of nothing refuses, too. One that does not stop others gives nothing.
+func TestAUsedUpCapStops(t *testing.T) {
+	t.Parallel()
+	at := func(day int) time.Time { return time.Date(2026, 1, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(10), Plan: "premium"}, {At: at(15)}, {At: at(20), Plan: "premium"}}
+	first := given(p.Due(h[:1], nil, nil, at(10), at(11)))
+	first[0].ExpiresAt = at(15)
+	back := p.Due(h, nil, first, at(20), at(21))
+	require.Equal(t, "0.001 monthly 26-01-20 00:00 to 26-02-01 00:00 unlimited\n", dues(p, back))
+	require.True(t, back[0].Stops)
+	both := slices.Concat(first, given(back))
+	require.Equal(t, dues(p, back), dues(p, p.Due(h, nil, both, at(21), at(22))), "once")
+	more := []Override{{Kind: FairUse, Target: "monthly", Credits: 20100 * meter.Credit, From: at(22)}}
+	require.Contains(t, dues(p, p.Due(h, more, both, at(22), at(23))), "99.999 monthly 26-01-22")
+
+	none := []Override{{Kind: FairUse, Target: "monthly", From: at(1)}}
+	require.Contains(t, dues(p, p.Due(h[:1], none, nil, at(10), at(11))), "0.001 monthly 26-01-10")
+	p.Plans[0].Contingents[0].Stops, first[0].Stops = false, false
+	require.Empty(t, p.Due(h, nil, first, at(20), at(21)))
+}
+
+// A reload that only says whether a used-up cap stops others leaves the caps in force as they are, until another plan
+// begins.
+func TestWhatACapStopsIsThePlansWhenItBegan(t *testing.T) {
+	t.Parallel()
+	at := func(day int) time.Time { return time.Date(2026, 1, day, 0, 0, 0, 0, time.UTC) }
+	for _, stops := range []bool{true, false} {
+		p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+		p.Plans = append(p.Plans, &Plan{Name: "team", Contingents: slices.Clone(p.Plans[0].Contingents)})
+		p.Plans[0].Contingents[0].Stops, p.Plans[len(p.Plans)-1].Contingents[0].Stops = stops, !stops
+		h := History{{At: at(1), Plan: "premium"}}
+		was := given(p.Due(h, nil, nil, at(1), at(2)))
+		p.Plans[0].Contingents[0].Stops = !stops
+		for _, day := range []int{5, 6} {
+			due := p.Due(h, nil, was, at(day), at(day+1))
+			require.Len(t, due, 1)
+			require.True(t, due[0].Begun)
+			require.Equal(t, at(32), due[0].ExpiresAt)
+		}
+		require.Equal(t, !stops, p.Due(h, nil, was, at(32), at(33))[0].Stops, "the next cycle's")
+		due := p.Due(append(h, Term{At: at(7), Plan: "team"}), nil, was, at(7), at(8))
+		require.Equal(t, at(7), due[0].ExpiresAt, "the plan that it was of is over")
 	}
 }
 
-// requireHighest adds up what one cycle gives.
-func requireHighest(t *rapid.T, p *Policy, h History, w Window, all []Due) {
-	var highest, given meter.Credits
-	for i, term := range h {
-		ends := w.To
-		if i+1 < len(h) {
-			ends = h[i+1].At
-		}
-		if term.At.Before(w.To) && ends.After(w.From) {
-			highest = max(highest, p.Gives(term, nil, term.At)[1])
-		}
+// A new amount of the policy counts from the next cycle on, whatever begins or ends in this one that leaves the amount as
+// it is: a promotion, the price of an operation, payment by the year.
+func TestANewAmountWaitsForTheNextCycle(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(3, 1), Plan: "plus", Slots: 2}, {At: at(3, 25), Plan: "plus", Slots: 2, Yearly: true}}
+	was := given(p.Due(h[:1], nil, nil, at(3, 1), at(3, 20)))
+	before := dues(p, p.Due(h[:1], nil, was, at(3, 20), at(3, 31)))
+	require.Contains(t, before, "20 promotion launch")
+	p.Plans[1].Contingents[0].Amount, p.Promotions[0].Amount = PerSlot(12*meter.Credit), PerSlot(12*meter.Credit)
+	price := []Override{{Kind: UnitCredits, Target: "monthly", Credits: 1, From: at(3, 26), Until: at(3, 27)}}
+	for _, day := range []int{20, 25, 26} {
+		require.Equal(t, before, dues(p, p.Due(h, price, was, at(3, day), at(3, 31))), "on day %d", day)
 	}
-	for _, d := range all {
-		if d.Bucket == "monthly" && w.Contains(d.EffectiveAt) {
-			given += d.Credits
-		}
-	}
-	require.Equal(t, highest, given, "cycle %v of %v", w, h)
+	h[1].Slots = 3
+	require.Contains(t, dues(p, p.Due(h, price, was, at(3, 25), at(3, 31))), "16 monthly 26-03-25")
+	require.Contains(t, dues(p, p.Due(h[:1], price, was, at(3, 20), at(4, 2))), "24 monthly 26-04-01")
+}
+
+// Who takes another plan, or agrees on another contingent, gets what that gives, though a reload has made the plan before as large.
+func TestAnotherPlanCountsAtOnceAfterAReload(t *testing.T) {
+	t.Parallel()
+	at := func(day int) time.Time { return time.Date(2026, 1, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(1), Plan: "plus", Slots: 3}, {At: at(20), Plan: "pro", Slots: 6}}
+	was := given(p.Due(h[:1], nil, nil, at(1), at(10)))
+	require.Contains(t, dues(p, p.Due(h[:1], nil, was, at(1), at(10))), "30 monthly 26-01-01")
+	p.Plans[1].Contingents[0].Amount, p.Plans[2].Contingents[0].Amount = PerSlot(12*meter.Credit), PerSlot(6*meter.Credit)
+	require.NotContains(t, dues(p, p.Due(h[:1], nil, was, at(20), at(21))), "26-01-20")
+	require.Contains(t, dues(p, p.Due(h, nil, was, at(20), at(21))), "6 monthly 26-01-20")
+	agreed := []Override{{Kind: Contingents, Target: "monthly", Credits: 36 * meter.Credit, From: at(20)}}
+	require.Contains(t, dues(p, p.Due(h[:1], agreed, was, at(20), at(21))), "6 monthly 26-01-20")
 }

@@ -100,7 +100,8 @@ func (p *Policy) packRows() [][]string {
 			refund = "yes"
 		}
 		rows = append(rows, []string{
-			k.Name, k.Bucket, k.Credits.String(), k.Price.String(), k.UnitPrice(), discount, k.Lifetime.String(), refund, p.buyers(k),
+			k.Name, k.Bucket, k.Credits.String(), k.Price.String(), k.UnitPrice(), discount,
+			k.Lifetime.Words(p.Location), refund, p.buyers(k),
 		})
 	}
 	return rows

@@ -45,7 +45,7 @@ func (p *Policy) hash() string {
 		put("a promotion", m.Name, m.Bucket, instantText(m.Starts), instantText(m.Ends), m.Amount.text, strconv.FormatBool(m.PerCycle))
 	}
 	for _, k := range slices.SortedFunc(slices.Values(p.Packs), byName((*Pack).name)) {
-		put("a pack", k.Name, k.Bucket, k.Credits.String(), k.Price.String(), k.Lifetime.String(),
+		put("a pack", k.Name, k.Bucket, k.Credits.String(), k.Price.String(), k.Lifetime.Words(p.Location),
 			strconv.FormatBool(k.Refundable), strconv.FormatBool(k.NeedsSubscription))
 	}
 	for n, s := range p.Rules.settings() {

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
 )
 
 // untold is the level of an account of which nothing was told: above every threshold.
@@ -129,7 +130,9 @@ const standings = `WITH seen AS MATERIALIZED (
 			sum(s.granted - s.revoked)::bigint AS granted, bool_or(s.unlimited) AS unlimited
 		FROM creditgate.grant_state s
 		WHERE s.account = u.account AND s.granted > 0 AND s.effective_at <= u.at
-			AND (s.expires_at > u.at OR s.expires_at IS NULL AND s.live)) f ON true)
+			AND (s.expires_at > u.at OR s.expires_at IS NULL AND s.live)
+			AND (s.live OR NOT EXISTS (SELECT FROM creditgate.cycle_grant c
+				WHERE c.grant_id = s.grant_id AND c.expires_at <= u.at))) f ON true)
 SELECT e.n, (SELECT a.product FROM creditgate.account a WHERE a.id = e.account), e.available, e.granted, e.unlimited,
 	coalesce((SELECT st.seq FROM creditgate.account_state st WHERE st.account = e.account), 0), e.told, e.least
 FROM seen e
@@ -138,7 +141,8 @@ WHERE e.unlimited OR e.told <> $3 OR e.available = 0 OR e.available * 100 < e.gr
 // stand reads what accounts have in grants that are in force, and leaves out those whose level is nothing to tell
 // and nothing to remember, as nearly all are: of them only the grants are read, since with a million accounts each row
 // of another table is a page that is not in memory. A grant that is used up counts until it ends; one that never ends
-// counts until it is used up, or what was bought years ago would make everybody low for ever.
+// counts until it is used up, or what was bought years ago would make everybody low for ever. One that its plan ended when
+// it was used up is over, though no ledger says so.
 func (g *page) stand(ctx context.Context, touched []touch) ([]standing, error) {
 	accounts, at := make([]string, len(touched)), make([]time.Time, len(touched))
 	for i, t := range touched {
@@ -164,23 +168,31 @@ func (g *page) stand(ctx context.Context, touched []touch) ([]standing, error) {
 	return out, err
 }
 
-// fairUse tells how far the caps of unlimited grants in force are used.
+// fairUse tells how far the caps of unlimited grants in force are used. Those of one bucket are one cap, under the name of
+// the newest: what adds to it arms the percentages again.
 func (g *page) fairUse(ctx context.Context, accounts []string) error {
 	if len(accounts) == 0 {
 		return nil
 	}
-	rows, err := g.tx.Query(ctx, `SELECT s.spent, `+lotColumns+` FROM creditgate.grant_state s
+	rows, err := g.tx.Query(ctx, `SELECT DISTINCT ON (t.account, t.bucket)
+			(sum(s.spent) OVER of)::bigint, (sum(t.credits) OVER of)::bigint, `+lotColumns+` FROM creditgate.grant_state s
 		JOIN creditgate.grant_lot t ON t.id = s.grant_id JOIN creditgate.account a ON a.id = t.account
 		WHERE s.account = ANY ($1) AND s.granted > 0 AND t.unlimited AND t.effective_at <= $2
-			AND (s.expires_at > $2 OR s.expires_at IS NULL)`, accounts, g.now)
+			AND (s.expires_at > $2 OR s.expires_at IS NULL)
+			AND NOT EXISTS (SELECT FROM creditgate.cycle_grant c
+				WHERE NOT s.live AND c.grant_id = s.grant_id AND c.expires_at <= $2)
+		WINDOW of AS (PARTITION BY t.account, t.bucket) ORDER BY t.account, t.bucket, t.id DESC`, accounts, g.now)
 	if err != nil {
 		return err
 	}
 	var b lot
-	var used meter.Credits
-	_, err = pgx.ForEachRow(rows, append([]any{(*int64)(&used)}, b.columns()...), func() error {
+	var used, most meter.Credits
+	_, err = pgx.ForEachRow(rows, append([]any{(*int64)(&used), (*int64)(&most)}, b.columns()...), func() error {
+		if most <= policy.LeastCap { // what there is of it is not known yet, or it is to refuse from the beginning
+			return nil
+		}
 		for _, percent := range g.notices(b.product).FairUsePercent {
-			if int64(used)*100 < int64(b.credits)*int64(percent) {
+			if int64(used)*100 < int64(most)*int64(percent) {
 				continue
 			}
 			until := b.expires
@@ -192,7 +204,7 @@ func (g *page) fairUse(ctx context.Context, accounts []string) error {
 				account: b.account, product: b.product, kind: TypeFairUse, at: g.now, keepUntil: until,
 				dedupe: fmt.Sprintf("fair_use/%s/%d", b.id, percent),
 				data: FairUse{
-					GrantID: b.id, Bucket: b.bucket, Percent: percent, Used: used, Cap: b.credits,
+					GrantID: b.id, Bucket: b.bucket, Percent: percent, Used: used, Cap: most,
 					ResetsAt: stampOrNull(b.expires),
 				},
 			})

@@ -1,6 +1,7 @@
 package events_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -226,4 +227,54 @@ func TestFairUseIsWarnedOfOncePerGrant(t *testing.T) {
 	require.Len(t, h.told(t, events.TypeFairUse), 2)
 	require.Empty(t, h.told(t, events.TypeLow, events.TypeExhausted), "unlimited is never low")
 	require.Contains(t, h.told(t, events.TypeGranted)[0], `"unlimited":true`)
+}
+
+// A cap may be of several grants: they are used as one, and the least one, which only stops others, is no cap by itself.
+func TestFairUseCountsTheGrantsOfACapTogether(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, policy.Notices{FairUsePercent: []int{80, 100}})
+	h.produce(t)
+	h.account(t, "ada")
+	ends := in(20 * day)
+	for i, credits := range []meter.Credits{policy.LeastCap, 100*meter.Credit - policy.LeastCap} {
+		_, err := h.admin.Grant(t.Context(), persist.NewGrant{
+			Account: "ada", Bucket: "monthly", Rank: 1, Credits: credits, ExpiresAt: ends, Ref: fmt.Sprint("cap-", i),
+			Unlimited: true,
+		})
+		require.NoError(t, err)
+		if i == 0 {
+			h.grant(t, "ada", "purchased", 1, time.Time{}, time.Time{})
+			h.spend(t, "ada", 1)
+			require.Empty(t, h.told(t, events.TypeFairUse))
+		}
+	}
+	h.spend(t, "ada", 70)
+	require.Empty(t, h.told(t, events.TypeFairUse))
+	h.spend(t, "ada", 11)
+	told := h.told(t, events.TypeFairUse)
+	require.Len(t, told, 1)
+	require.Contains(t, told[0], `"cap":100,"percent":80`)
+}
+
+// A cap that was used up when its plan ended it hides nothing any more, though Redis had forgotten it by then.
+func TestAUsedUpCapThatEndedHidesNothing(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, policy.Notices{})
+	p := studio(policy.Notices{LowPercent: []int{50}})
+	p.Cycle = &policy.Cycle{}
+	p.Plans = []*policy.Plan{{Name: "premium", Contingents: []policy.Contingent{{
+		Bucket: "monthly", Rank: 1, Amount: policy.FixedAmount(10 * meter.Credit), Unlimited: true,
+	}}}}
+	h.rules.Replace(catalog(p))
+	h.produce(t)
+	h.account(t, "ada")
+	_, err := h.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: "ada", Plan: "premium"})
+	require.NoError(t, err)
+	h.spend(t, "ada", 10)
+	h.grant(t, "ada", "purchased", 10, time.Time{}, time.Time{})
+	require.Empty(t, h.told(t, events.TypeLow))
+	_, err = h.admin.EndSubscription(t.Context(), persist.SubscriptionEnd{Account: "ada", AtOnce: true})
+	require.NoError(t, err)
+	h.spend(t, "ada", 6)
+	require.Equal(t, []string{`credits.low ada {"available":4,"granted":10,"percent":50}`}, h.told(t, events.TypeLow))
 }

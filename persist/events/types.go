@@ -103,8 +103,9 @@ type Expiring struct {
 	ExpiresAt stamp         `json:"expires_at"`
 }
 
-// FairUse says how much of a fair-use cap is used. It comes once for each percentage of the policy and grant, which is
-// once a cycle.
+// FairUse says how much of a fair-use cap is used. It comes once for each percentage of the policy, and again when
+// something was added: grants of one bucket are one cap, of which the newest is named. Unless the plan changes, that is once
+// a cycle.
 //
 //	{"grant_id":"01a2…","bucket":"monthly","percent":80,"used":16012,"cap":20000,"resets_at":"2026-05-01T00:00:00.000Z"}
 type FairUse struct {

@@ -51,13 +51,14 @@ CREATE INDEX grant_lot_follows ON creditgate.grant_lot (account) WHERE follows_r
 CREATE INDEX expiry_move_grant ON creditgate.expiry_move (grant_id);
 
 -- Which grants a subscription was given. The key names bucket or promotion, cycle and step; a change before a grant
--- begins supersedes it, and the next revision takes its place. So each is given once, whoever issues it.
+-- begins supersedes it, and the next revision takes its place. So each is given once, whoever issues it. One in force is
+-- superseded where its bucket becomes unlimited, or is so no more; a later step follows it.
 CREATE TABLE creditgate.cycle_grant (
   account        creditgate.name NOT NULL,
   key            text NOT NULL CHECK (octet_length(key) <= 128),
   revision       int NOT NULL CHECK (revision > 0),
   grant_id       uuid NOT NULL UNIQUE,
-  expires_at     timestamptz NOT NULL,      -- where it was last moved to
+  expires_at     timestamptz NOT NULL,      -- where it was last moved to; of what is superseded when it ended, or would have begun
   superseded     boolean NOT NULL DEFAULT false,
   policy_version text NOT NULL,
   PRIMARY KEY (account, key, revision),
