@@ -22,7 +22,9 @@ const (
 	unknownTTL = time.Second
 	// refreshQueue bounds the look-ups made ahead of expiry, and refreshGather is how long they gather. Nobody waits for
 	// them, and storage answers those who ask at one moment together, which costs it little more than one of them.
+	// refreshMost leaves storage room for what a request waits for: it answers as many at once, twice at a time.
 	refreshQueue  = 1024
+	refreshMost   = 512
 	refreshGather = 50 * time.Millisecond
 	// lookupTimeout bounds one look-up.
 	lookupTimeout = 2 * time.Second
@@ -89,7 +91,7 @@ func newKeyCache(ttl time.Duration, m *metrics) *keyCache {
 	return c
 }
 
-// run looks up queued entries, those that gathered all at once, until ctx ends.
+// run looks up queued entries, those that gathered at once, until ctx ends.
 func (c *keyCache) run(ctx context.Context) {
 	gathered := time.NewTimer(refreshGather)
 	defer gathered.Stop()
@@ -109,12 +111,12 @@ func (c *keyCache) run(ctx context.Context) {
 	}
 }
 
-// refresh looks up an entry and all that are queued behind it. A failure leaves the entry, and others report it.
+// refresh looks up an entry and those that are queued behind it. A failure leaves the entry, and others report it.
 func (c *keyCache) refresh(ctx context.Context, first refresh) {
 	var all sync.WaitGroup
 	look := func(r refresh) { all.Go(func() { _, _ = c.load(ctx, r.key, r.find, ahead) }) }
 	look(first)
-	for range len(c.queue) {
+	for range min(len(c.queue), refreshMost-1) {
 		look(<-c.queue)
 	}
 	all.Wait()

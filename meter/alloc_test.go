@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// readAllocsMax is what a read of a ledger may allocate, whatever the number of its records: one string for all texts.
-const readAllocsMax = 1
+// unpackAllocsMax is what unpacking a reply may allocate, whatever the number of its records: one string for all texts.
+const unpackAllocsMax = 1
 
 // The flusher reads as many entries as requests are charged.
 func TestAllocations(t *testing.T) { //nolint:paralleltest // others would add to its allocations
@@ -22,5 +22,5 @@ func TestAllocations(t *testing.T) { //nolint:paralleltest // others would add t
 	reply, r := ledgerReply(records...), new(Records)
 	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
 		require.NoError(t, readReply(r, reply))
-	}), float64(readAllocsMax), "allocations of a read of %d records", len(records))
+	}), float64(unpackAllocsMax), "allocations of a read of %d records", len(records))
 }

@@ -66,7 +66,8 @@ func (l *LedgerReader) readUnder(
 //
 // The reply is taken as it is sent: go-redis' form of it, a map for each record, took half of what a charged request
 // made the flusher allocate. Inside a transaction it still follows a Cluster that moved the partition, since it is told
-// so before the transaction is carried out.
+// so before the transaction is carried out; what it does not do there is to try again on another connection, which the
+// flusher does.
 func (l *LedgerReader) under(
 	ctx context.Context, p *partition, epoch uint64, after Position, limit int,
 ) (*Records, error) {

@@ -41,7 +41,7 @@ func (r *Records) Release() {
 	clear(r.List)
 	clear(r.entries)
 	clear(r.lines)
-	if cap(reply) <= recordsKept {
+	if len(reply) <= recordsKept { // its buffer has up to twice that
 		r.spare.Put(r)
 	}
 }

@@ -85,6 +85,14 @@ func storeError(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
+// preparedAway reports whether a prepared statement is not there any more, after DISCARD or DEALLOCATE of something in
+// between, or does not fit the tables, after a migration. On another connection it is prepared anew.
+func preparedAway(err error) bool {
+	const unknownStatement, featureNotSupported = "26000", "0A000" // the latter: "cached plan must not change result type"
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == unknownStatement || pg.Code == featureNotSupported)
+}
+
 func unavailable(err error) bool {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code[:2] {

@@ -49,7 +49,11 @@ type grantDelta struct {
 }
 
 // batchKept bounds the batches whose memory is kept, by their entries: a full one, and what its last record had too many.
-const batchKept = 2 * batchEntries
+// linesKept bounds it by what entries say of grants: most say it of one, some of dozens.
+const (
+	batchKept = 2 * batchEntries
+	linesKept = 2 * batchKept
+)
 
 // spareBatch is an empty one, in memory that a former one may have had.
 func spareBatch(spare *sync.Pool) *flushBatch {
@@ -62,7 +66,7 @@ func spareBatch(spare *sync.Pool) *flushBatch {
 
 // free gives the memory to the next batch. Not after a failure: pgx may still read it then.
 func (b *flushBatch) free(spare *sync.Pool) {
-	if b.entries > batchKept {
+	if b.entries > batchKept || b.lines > linesKept {
 		return
 	}
 	// Texts and records are not kept alive.

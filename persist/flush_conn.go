@@ -169,6 +169,9 @@ func (c *flushConn) transact(ctx context.Context, writes []*flushWrite, b *flush
 		}
 		if err := c.writeRows(ctx, tx, writes, b); err != nil {
 			_ = tx.Rollback(context.WithoutCancel(ctx)) // a failure closes the connection
+			if preparedAway(err) {
+				c.drop(ctx)
+			}
 			return err
 		}
 		if err := tx.Commit(ctx); err != nil {

@@ -1,10 +1,12 @@
 package persist_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
@@ -67,6 +69,24 @@ func TestLargeBatchIsFlushedWhole(t *testing.T) {
 	b.flush(t)
 	b.requireNoDrift(t) // decodes each record and compares it with its rows
 	require.Equal(t, [][]any{{int64(booked + 1)}}, b.query(t, `SELECT count(*) FROM creditgate.ledger_line`))
+}
+
+// A migration under a running flusher changes what a prepared statement answers: it is prepared anew.
+func TestFlusherOutlivesAChangedTable(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	grant := b.addAccount(t, "ada")
+	b.startFlusher(t, persist.FlushOptions{TrimLag: time.Nanosecond})
+	b.commit("ada", grant, meter.Credit/10, 0, meter.Note{})
+	b.awaitFlushed(t)
+	owner := persisttest.AsOwner(t, b.url)
+	conn, err := pgx.Connect(t.Context(), owner)
+	require.NoError(t, err)
+	defer conn.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // nothing more is asked
+	_, err = conn.Exec(t.Context(), `ALTER TABLE creditgate.grant_state ALTER bucket TYPE varchar(200)`)
+	require.NoError(t, err)
+	b.commit("ada", grant, meter.Credit/10, 0, meter.Note{})
+	b.awaitFlushed(t)
 }
 
 func TestFlusherFollowsTheLedger(t *testing.T) {

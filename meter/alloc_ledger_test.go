@@ -1,0 +1,49 @@
+//go:build !race
+
+package meter_test
+
+// Not under the race detector: it allocates itself.
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"creditgate/meter"
+)
+
+// What a read of a ledger may allocate: go-redis makes three small values for each record, and some for the transaction
+// around it; and a string is made of all that was read. The records' own memory is that of the read before.
+const (
+	readAllocsEach  = 3
+	readAllocsOnce  = 100
+	readBytesRecord = 320
+)
+
+func TestLedgerIsReadIntoMemoryThatIsThere(t *testing.T) { //nolint:paralleltest // others would add to its allocations
+	b := newLapseBundle(t)
+	b.gift(b.engine, "acme")
+	const records = 200
+	for range records {
+		d := b.reserve("acme", meter.Credit/1000)
+		_, err := b.engine.Commit(t.Context(), meter.Settle{ID: d.Reservation.ID, Account: "acme", Amount: meter.Credit / 1000})
+		require.NoError(t, err)
+	}
+	p := b.layout.PartitionOf("acme")
+	at, err := b.book.Cursor(t.Context(), p)
+	require.NoError(t, err)
+	ledger := b.engine.Ledger()
+	r := testing.Benchmark(func(bench *testing.B) {
+		bench.ReportAllocs()
+		for range bench.N {
+			read, _, err := ledger.Read(t.Context(), p, at.Position, 1000, 0)
+			if err != nil || len(read.List) != records {
+				bench.Fatal(err)
+			}
+			read.Release()
+		}
+	})
+	require.Positive(t, r.N)
+	require.LessOrEqual(t, r.AllocsPerOp(), int64(readAllocsEach*records+readAllocsOnce))
+	require.LessOrEqual(t, r.AllocedBytesPerOp(), int64(readBytesRecord*records), "bytes of a read of %d records", records)
+}
