@@ -21,24 +21,24 @@ const (
 )
 
 func TestLedgerIsReadIntoMemoryThatIsThere(t *testing.T) { //nolint:paralleltest // others would add to its allocations
-	b := newLapseBundle(t)
-	b.gift(b.engine, "acme")
+	w := newLapseBundle(t)
+	w.gift(w.engine, "acme")
 	const records = 200
 	for range records {
-		d := b.reserve("acme", meter.Credit/1000)
-		_, err := b.engine.Commit(t.Context(), meter.Settle{ID: d.Reservation.ID, Account: "acme", Amount: meter.Credit / 1000})
+		d := w.reserve("acme", meter.Credit/1000)
+		_, err := w.engine.Commit(t.Context(), meter.Settle{ID: d.Reservation.ID, Account: "acme", Amount: meter.Credit / 1000})
 		require.NoError(t, err)
 	}
-	p := b.layout.PartitionOf("acme")
-	at, err := b.book.Cursor(t.Context(), p)
+	p := w.layout.PartitionOf("acme")
+	at, err := w.book.Cursor(t.Context(), p)
 	require.NoError(t, err)
-	ledger := b.engine.Ledger()
-	r := testing.Benchmark(func(bench *testing.B) {
-		bench.ReportAllocs()
-		for range bench.N {
+	ledger := w.engine.Ledger()
+	r := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for range b.N {
 			read, _, err := ledger.Read(t.Context(), p, at.Position, 1000, 0)
 			if err != nil || len(read.List) != records {
-				bench.Fatal(err)
+				b.Fatal(err)
 			}
 			read.Release()
 		}

@@ -82,7 +82,7 @@ func TestFlusherOutlivesAChangedTable(t *testing.T) {
 	owner := persisttest.AsOwner(t, b.url)
 	conn, err := pgx.Connect(t.Context(), owner)
 	require.NoError(t, err)
-	defer conn.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // nothing more is asked
+	defer conn.Close(context.WithoutCancel(t.Context()))
 	_, err = conn.Exec(t.Context(), `ALTER TABLE creditgate.grant_state ALTER bucket TYPE varchar(200)`)
 	require.NoError(t, err)
 	b.commit("ada", grant, meter.Credit/10, 0, meter.Note{})
