@@ -34,7 +34,7 @@ test: ## Run every test on real servers, with the race detector
 	@.ci/install go redis postgres gcc git curl
 	@.ci/install nginx-lua || true
 	CGO_ENABLED=1 go test -race -count=1 $(or $(ARGS),./...)
-	$(if $(ARGS),,CGO_ENABLED=0 go test -count=1 -run '^TestAllocations$$' ./gateway ./meter ./meter/policy ./persist)
+	$(if $(ARGS),,CGO_ENABLED=0 go test -count=1 -run '^TestAllocations' ./gateway ./meter ./meter/policy ./persist)
 
 # It is part of make test too; here it prints its table.
 mutants-policy: ## Break each seed rule by one line of its policy, and see at which step its test fails: 57 of 57

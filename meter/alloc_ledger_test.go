@@ -20,7 +20,7 @@ const (
 	readBytesRecord = 320
 )
 
-func TestLedgerIsReadIntoMemoryThatIsThere(t *testing.T) { //nolint:paralleltest // others would add to its allocations
+func TestAllocationsOfAReadOfTheLedger(t *testing.T) { //nolint:paralleltest // others would add to its allocations
 	w := newLapseBundle(t)
 	w.gift(w.engine, "acme")
 	const records = 200
