@@ -40,14 +40,21 @@ type batch struct {
 }
 
 // crowd ends what is unlimited and should not be, of a subscriber who has no room for what takes its place, and looks
-// again later.
+// again later: soon where something ended, which makes room. A cap in the place of which another one begins stays until
+// there is room for that, or who is unlimited by either would be left with nothing.
 func (b *batch) crowd(s *subscriber, p *policy.Policy) {
 	w, _, _ := s.plan(p, b.now)
-	w.end = slices.DeleteFunc(w.end, func(g cycleGrant) bool { return !g.Unlimited })
+	w.end = slices.DeleteFunc(w.end, func(g cycleGrant) bool {
+		return !g.Unlimited || slices.ContainsFunc(w.issue, func(d issue) bool {
+			return d.Unlimited && d.Bucket == g.Bucket && !d.EffectiveAt.After(b.now)
+		})
+	})
+	next := b.now.Add(issueRetry)
 	if len(w.end) > 0 {
 		b.works = append(b.works, work{account: s.account, end: w.end})
+		next = b.now.Add(settledIn)
 	}
-	b.done = append(b.done, issued{s.account, s.product, p.Version(), b.now, b.now.Add(issueRetry)})
+	b.done = append(b.done, issued{s.account, s.product, p.Version(), b.now, next})
 }
 
 // add plans one subscriber. ErrTooManyGrants leaves the batch as it was.

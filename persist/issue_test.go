@@ -162,6 +162,8 @@ func TestAFullAccountIsUnlimitedNoMore(t *testing.T) {
 	s := newDesk(t, 1)
 	s.putAccount(t, "ada")
 	s.put(t, premium())
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))})
+	s.flush(t)
 	for i := range meter.GrantsMax - 2 {
 		_, err := s.admin.Grant(t.Context(), persist.NewGrant{Account: "ada", Bucket: "promo", Credits: meter.Credit, Ref: fmt.Sprint("g-", i)})
 		require.NoError(t, err)
@@ -169,14 +171,49 @@ func TestAFullAccountIsUnlimitedNoMore(t *testing.T) {
 	s.flush(t)
 	limited := otherVersion(t)
 	limited.Plans[0].Contingents[0] = policy.Contingent{Bucket: "monthly", Rank: 1, Amount: policy.FixedAmount(400 * meter.Credit)}
+	limited.Plans[2].Contingents[0].Unlimited = true // from the next cycle on: it does not keep the cap that is in force
 	s.policies.Replace(map[string]*policy.Policy{"studio": limited})
 	s.at(t, "2027-01-15 09:00")
 	require.Zero(t, s.issue(t))
 	require.NotRegexp(t, "27-02-01 00:00 unlimited", s.given(t, "ada"))
 	s.flush(t)
-	s.at(t, "2027-01-15 10:01")
+	s.at(t, "2027-01-15 09:01")
 	require.Equal(t, 2, s.issue(t), "what was taken back made room")
-	require.Contains(t, s.given(t, "ada"), "400 monthly 27-01-15 10:01 to 27-02-01 00:00")
+	require.Contains(t, s.given(t, "ada"), "400 monthly 27-01-15 09:01 to 27-02-01 00:00")
+	s.flush(t)
+	s.requireNoDrift(t)
+}
+
+// Where there is no room for the cap that takes its place a cap stays until there is.
+func TestAFullAccountStaysUnlimited(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	p := otherVersion(t)
+	p.Plans[2].Contingents[0] = policy.Contingent{
+		Bucket: "monthly", Rank: 1, Amount: policy.FixedAmount(20000 * meter.Credit), Unlimited: true,
+	}
+	s.policies.Replace(map[string]*policy.Policy{"studio": p})
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Plan: "pro", Slots: new(uint32(2))})
+	later := premium()
+	later.StartsAt = s.time(t, "2027-01-20 00:00")
+	s.put(t, later)
+	s.flush(t)
+	for i := range meter.GrantsMax - 2 {
+		_, err := s.admin.Grant(t.Context(), persist.NewGrant{Account: "ada", Bucket: "promo", Credits: meter.Credit, Ref: fmt.Sprint("g-", i)})
+		require.NoError(t, err)
+	}
+	s.flush(t)
+	s.at(t, "2027-01-20 00:00")
+	require.Zero(t, s.issue(t))
+	require.Contains(t, s.given(t, "ada"), "20000 monthly 27-01-10 09:00 to 27-02-01 00:00")
+	s.use(t, "ada", "promo", meter.Credit)
+	s.at(t, "2027-01-20 00:30")
+	require.Zero(t, s.issue(t), "it is not looked at all the time")
+	s.at(t, "2027-01-20 01:01")
+	require.Equal(t, 1, s.issue(t))
+	require.NotContains(t, s.given(t, "ada"), "20000 monthly 27-01-10")
+	require.Contains(t, s.given(t, "ada"), "0.001 monthly 27-01-20 01:01 to 27-02-01 00:00 unlimited", "the rest of it follows with the ledger")
 	s.flush(t)
 	s.requireNoDrift(t)
 }

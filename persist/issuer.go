@@ -19,8 +19,8 @@ type IssueOptions struct {
 	Page  int           // accounts of one transaction; default 500
 }
 
-// issueRetry is when an account is tried again that could not be given its grants, because it has too many already or
-// because something is wrong with it.
+// issueRetry is when an account is tried again that could not be given its grants, because it has too many already and
+// nothing ends that makes room, or because something is wrong with it.
 const issueRetry = time.Hour
 
 // issueWait bounds one page: its transaction and its way to Redis.
@@ -283,7 +283,7 @@ func (i *Issuer) give(
 			err := b.add(all[name], p)
 			if errors.Is(err, ErrTooManyGrants) {
 				full++
-				i.log.Warn().Err(err).Msg("a subscription could not be given its grants; it is tried again in an hour")
+				i.log.Warn().Err(err).Msg("a subscription could not be given its grants; it is tried again within an hour")
 				b.crowd(all[name], p)
 			} else if err != nil {
 				return err

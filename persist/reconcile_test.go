@@ -69,10 +69,11 @@ func (l *lives) requireOnce(t *rapid.T, now time.Time) {
 	due := l.policy.Gives(term, l.overrides, now)[1]
 	plan, _ := l.policy.Plan(term.Plan)
 	stops := plan != nil && len(plan.Contingents) > 0 && plan.Contingents[0].Stops
+	oldest := l.policies[len(l.policies)-1].at // a cap of before has what the policy said then
 	for _, g := range l.given {
 		began, _ := l.history.At(g.EffectiveAt)
-		if due.Unlimited && g.Unlimited && began.Plan == term.Plan && !g.EffectiveAt.After(now) && g.ExpiresAt.After(now) {
-			stops = g.Stops // of the policy as it was
+		if due.Unlimited && g.Unlimited && began.Plan == term.Plan && g.EffectiveAt.Before(oldest) && g.ExpiresAt.After(now) {
+			oldest, stops = g.EffectiveAt, g.Stops
 		}
 	}
 	for _, g := range l.given {

@@ -75,6 +75,28 @@ func (p *Policy) Runs(h History, given []Given, now time.Time) (w Window, ok boo
 	return w, true
 }
 
+// covered is until when the time of w was given by cycles that began before it elsewhere than this policy has them: each
+// counts for a month, however early what it gave was ended, and up to now at most. What w gives is what counts from then
+// on, so that a plan that was over by then gives nothing once more; zero if there is no such cycle.
+func (s *schedule) covered(w Window) (until time.Time) {
+	for _, g := range s.given {
+		begun := g.cycle()
+		if g.IsPromotion() || g.EffectiveAt.After(s.from) || !begun.Before(w.From) {
+			continue
+		}
+		if own, _ := s.line.cycle(begun); own.From.Equal(begun) {
+			continue
+		}
+		if end := anchorAt(begun, s.policy.Location).cycle(begun).To; end.After(until) {
+			until = end
+		}
+	}
+	if until.After(s.from) {
+		return s.from
+	}
+	return until
+}
+
 // sum is what a cycle gave of one bucket, or of one promotion.
 type sum struct {
 	begun   bool             // something of it was given before: only what changes from then on gives more

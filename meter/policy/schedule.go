@@ -33,9 +33,10 @@ type Due struct {
 // which they begin, those of given included that are in force already.
 //
 // In each cycle a bucket gets its contingent once, as the plan has it when the cycle begins, or when the subscription
-// does. When a change within the cycle brings more than what was given in it, the difference is granted at the change,
-// to end with the cycle. A promotion is counted the same way, in each cycle that overlaps its window or once in the
-// window, and ends with the window. What another policy would have given does not matter: what counts is what was given.
+// does, or when the cycle of another policy is over by which the time was given. When a change within the cycle brings
+// more than what was given in it, the difference is granted at the change, to end with the cycle. A promotion is counted
+// the same way, in each cycle that overlaps its window or once in the window, and ends with the window. What another
+// policy would have given does not matter: what counts is what was given.
 //
 // What is limited and what is unlimited are counted apart. Where a bucket becomes unlimited its contingent ends, and the
 // whole cap is granted for the rest of the cycle; where it is unlimited no more, for whatever reason, the cap ends, and
@@ -48,16 +49,17 @@ type Due struct {
 // cap whether it stops others; but for what a bucket has nothing of in force: a contingent where there was none, or a cap
 // where there was a contingent, is given at once; and but for who came back to either, takes another plan or negotiates.
 func (p *Policy) Due(h History, o []Override, given []Given, from, to time.Time) []Due {
-	s := schedule{policy: p, history: h, overrides: o, given: given, from: from, windows: map[string]*sum{}}
-	line := p.timeline(h)
-	t := s.start(line)
+	s := schedule{
+		policy: p, history: h, line: p.timeline(h), overrides: o, given: given, from: from, windows: map[string]*sum{},
+	}
+	t := s.start()
 	runs, _ := p.Runs(h, given, from)
-	if w, _ := line.cycle(from); w != runs {
+	if w, _ := s.line.cycle(from); w != runs {
 		t = runs.From // before it began cycles were not those of this policy
 	}
 	s.former(runs)
 	for range cyclesMax {
-		w, ok := line.cycle(t)
+		w, ok := s.line.cycle(t)
 		if runs.Contains(t) {
 			w, ok = runs, true
 		}
@@ -92,6 +94,7 @@ func (s *schedule) former(runs Window) {
 type schedule struct {
 	policy    *Policy
 	history   History
+	line      timeline
 	overrides []Override
 	given     []Given
 	from      time.Time
@@ -102,15 +105,15 @@ type schedule struct {
 
 // start is where to begin for what is in force at from: the cycle it lies in, or that in which a promotion that is
 // still open began; not before the first.
-func (s *schedule) start(line timeline) time.Time {
+func (s *schedule) start() time.Time {
 	from := s.from
 	for _, m := range s.policy.Promotions {
 		if m.Ends.After(s.from) && m.Starts.Before(from) {
 			from = m.Starts
 		}
 	}
-	if _, ok := line.cycle(from); !ok && len(line) > 0 {
-		return line[0].starts
+	if _, ok := s.line.cycle(from); !ok && len(s.line) > 0 {
+		return s.line[0].starts
 	}
 	return from
 }
@@ -150,7 +153,7 @@ func (s *schedule) cycle(w Window) {
 	}
 }
 
-// marks are the moments in a cycle at which something may begin, in order.
+// marks are the moments in a cycle at which something may begin, in order: none before what was given for its time is over.
 func (s *schedule) marks(w Window) []time.Time {
 	marks := []time.Time{w.From}
 	add := func(t time.Time) {
@@ -168,6 +171,9 @@ func (s *schedule) marks(w Window) []time.Time {
 	for _, m := range s.policy.Promotions {
 		add(m.Starts)
 	}
+	covered := s.covered(w)
+	add(covered)
+	marks = slices.DeleteFunc(marks, func(t time.Time) bool { return t.Before(covered) })
 	slices.SortFunc(marks, time.Time.Compare)
 	return slices.CompactFunc(marks, time.Time.Equal)
 }

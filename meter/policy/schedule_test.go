@@ -147,7 +147,9 @@ func TestACycleThatIsOverIsNotBridged(t *testing.T) {
 	runs, ok := p.Runs(h, given, at(2, 1))
 	require.True(t, ok)
 	require.Equal(t, Window{at(2, 1), at(3, 1)}, runs)
-	require.Equal(t, "10 monthly 26-02-01 00:00 to 26-03-01 00:00\n", dues(p, p.Due(h, nil, given, at(2, 1), at(3, 1))))
+	for _, day := range []int{1, 15} {
+		require.Equal(t, "10 monthly 26-02-01 00:00 to 26-03-01 00:00\n", dues(p, p.Due(h, nil, given, at(2, day), at(3, 1))))
+	}
 }
 
 // Nor is a cycle bridged that was over before anybody came back, where the day of renewal was moved meanwhile. One that was
@@ -164,10 +166,49 @@ func TestACycleThatNobodyLengthenedIsOver(t *testing.T) {
 	require.Equal(t, Window{at(1, 1), at(2, 15)}, runs)
 	runs, _ = p.Runs(h, was, at(2, 5))
 	require.Equal(t, Window{at(1, 15), at(2, 15)}, runs)
-	require.Equal(t, "10 monthly 26-01-15 00:00 to 26-02-15 00:00\n", dues(p, p.Due(h, nil, was, at(2, 5), at(2, 10))))
+	back := p.Due(h, nil, was, at(2, 5), at(2, 10))
+	require.Equal(t, "10 monthly 26-02-05 00:00 to 26-02-15 00:00\n", dues(p, back))
+	both := slices.Concat(was, given(back))
+	require.Equal(t, dues(p, back), dues(p, p.Due(h, nil, both, at(2, 7), at(2, 10))), "once")
 	was[0].ExpiresAt = at(2, 3)
 	runs, _ = p.Runs(h, was, at(2, 5))
 	require.Equal(t, Window{at(1, 1), at(2, 15)}, runs)
+}
+
+// Whose plan was over with its cycle is given nothing more of it, where the day of renewal is moved after that: the first
+// cycle of the new day begins in time that was given. Nor does a promotion come once more.
+func TestAPlanThatIsOverGivesNothingWhenTheDayIsMoved(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	for what, then := range map[string]Term{
+		"went to basic":                {At: at(4, 1), Plan: "basic"},
+		"did not come back":            {At: at(4, 1)},
+		"ended at once":                {At: at(3, 20)},
+		"went to basic within a cycle": {At: at(3, 20), Plan: "basic"},
+	} {
+		p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+		h := History{{At: at(3, 1), Plan: "plus", Slots: 50}, then}
+		was := given(p.Due(h, nil, nil, at(3, 1), at(3, 18)))
+		require.Len(t, was, 3, what)
+		p.Cycle.DayOfMonth = 15
+		for _, day := range []int{3, 10, 14} {
+			due := p.Due(h, nil, was, at(4, day), at(4, day+1))
+			require.False(t, slices.ContainsFunc(due, func(d Due) bool { return !d.Begun }), "%s: %s", what, dues(p, due))
+		}
+		up := slices.Concat(h, History{{At: at(4, 10), Plan: "pro", Slots: 50}})
+		require.Contains(t, dues(p, p.Due(up, nil, was, at(4, 10), at(4, 11))), "250 monthly 26-04-10 00:00 to 26-04-15 00:00")
+	}
+}
+
+// An account that nobody looked at while its plan went on is given it from where what was given ended.
+func TestAPlanThatGoesOnIsGivenWhenTheDayIsMoved(t *testing.T) {
+	t.Parallel()
+	at := func(month time.Month, day int) time.Time { return time.Date(2026, month, day, 0, 0, 0, 0, time.UTC) }
+	p := studio(time.UTC, &Cycle{DayOfMonth: 1})
+	h := History{{At: at(1, 1), Plan: "pro", Slots: 2}}
+	was := given(p.Due(h, nil, nil, at(1, 1), at(1, 2)))
+	p.Cycle.DayOfMonth = 15
+	require.Equal(t, "10 monthly 26-02-01 00:00 to 26-02-15 00:00\n", dues(p, p.Due(h, nil, was, at(2, 3), at(2, 10))))
 }
 
 // given is what was due, as it was given, and used up.
