@@ -4,8 +4,9 @@ import (
 	"creditgate/bench/result"
 )
 
-// where the bounds of shows.go were set: ns of a unit, as measured there. What a machine makes of the same work says
-// how to read a bound in µs, or one against a rival whose work is of another kind.
+// unitsElsewhere are the ns of each unit on the machine by whose figures the bounds of shows.go were set. What a machine
+// makes of the same work says how to read a bound in µs, or one against a rival whose work is of another kind. Whether
+// writes had an append-only file there is not known: theirs compare less well than the others.
 func unitsElsewhere() map[string]float64 {
 	return map[string]float64{
 		result.UnitEval: 2800, result.UnitTime: 1290, result.UnitGet: 546, result.UnitSet: 990, result.UnitHGet: 610,
@@ -15,7 +16,7 @@ func unitsElsewhere() map[string]float64 {
 
 func unitsTable(c cells) table {
 	t := table{
-		Title: "What single things cost Redis, ns of CPU; writes with what the append-only file takes",
+		Title: "What single things cost Redis, ns of CPU; writes here with an append-only file, there perhaps without",
 		Head:  []string{"in a script, but for the first", "here", "where the bounds were set", "there ÷ here"},
 	}
 	elsewhere := unitsElsewhere()
