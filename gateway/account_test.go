@@ -245,6 +245,19 @@ func TestControlPlaneRefusesBadInput(t *testing.T) {
 	require.Equal(t, "storage-unavailable", r.json(t)["code"])
 }
 
+// A control-plane body that is too large is read to its end, up to the bound of a lingering close. A close with unread
+// bytes would reset the connection, and the client would see that reset in place of the 413.
+func TestControlPlaneAnswersABodyThatIsTooLarge(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	body := `{"reason":"` + strings.Repeat("x", 4<<20) + `"}`
+	for range 20 {
+		r, err := b.try("POST", b.admin+"/v1/accounts/acme/grants", adminToken, body)
+		require.NoError(t, err)
+		require.Equal(t, 413, r.StatusCode)
+	}
+}
+
 func TestReservationsByHand(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

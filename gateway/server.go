@@ -186,7 +186,7 @@ func (g *Gateway) Run(ctx context.Context, data, control net.Listener) error {
 		_, _ = l.data.Close(), l.control.Close()
 	}
 	go func() { ended <- g.data.Serve(&clientListener{l.data, g.metrics.undelivered}) }()
-	go func() { ended <- g.control.Serve(l.control) }()
+	go func() { ended <- g.control.Serve(&clientListener{l.control, g.metrics.undelivered}) }()
 	err := errors.Join(<-ended, <-ended)
 	stop()
 	work.Wait()
@@ -227,7 +227,8 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 // listeners are those of a gateway that runs.
 type listeners struct{ data, control *newcomers }
 
-// clientListener hands out connections that linger, and that notice a charged response they could not write.
+// clientListener hands out connections that linger, and that notice a charged response they could not write. The control
+// plane needs the first only.
 type clientListener struct {
 	net.Listener
 	undelivered interface{ Inc() }
