@@ -31,7 +31,7 @@ func (g *Gateway) authenticate(x *exchange) *problem {
 	}
 	x.who = who
 	if who.Suspended {
-		return &problem{code: codeSuspended, detail: "account " + who.Account + " is suspended", final: true}
+		return &problem{code: codeSuspended, detail: "account " + who.Account + " is suspended"}
 	}
 	return nil
 }

@@ -38,7 +38,10 @@ func (g *Gateway) bodyProblem(err error, whole bool) *problem {
 	case err == nil && !whole:
 		return bodyTooLarge(g.set.RequestBodyMax)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return &problem{code: codeInvalid, detail: "the body did not arrive within " + g.set.ClientTimeout.String()}
+		return &problem{
+			code: codeInvalid, retryAfter: retrySoonSeconds,
+			detail: "the body did not arrive within " + g.set.ClientTimeout.String(),
+		}
 	}
 	return &problem{code: codeInvalid, detail: "the body broke off or is not framed correctly"}
 }

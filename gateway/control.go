@@ -269,13 +269,13 @@ func (g *Gateway) storageProblem(err error) *problem {
 		return &problem{code: codeNotFound, detail: "there is nothing by that id"}
 	case errors.Is(err, ErrConflict):
 		return &problem{
-			code: codeConflict, final: true,
+			code:   codeConflict,
 			detail: "the same reference was used with another content, or the change contradicts what is recorded",
 		}
 	case errors.Is(err, ErrTooMany):
-		return &problem{code: codeConflict, final: true, detail: err.Error()}
+		return &problem{code: codeConflict, detail: err.Error()}
 	case errors.Is(err, ErrTooManyGrants):
-		return &problem{code: codeTooManyGrants, final: true, detail: "the account has " +
+		return &problem{code: codeTooManyGrants, detail: "the account has " +
 			strconv.Itoa(meter.GrantsMax) + " live grants already; let some be used up or revoke them"}
 	}
 	g.log.Error().Err(err).Msg("storage failed")

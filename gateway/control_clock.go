@@ -71,7 +71,7 @@ func (g *Gateway) putClock(c *call) (int, any, *problem) {
 	}
 	switch {
 	case errors.Is(err, ErrConflict):
-		return 0, nil, &problem{code: codeConflict, final: true, detail: "time only goes on, and at most 200 years: " +
+		return 0, nil, &problem{code: codeConflict, detail: "time only goes on, and at most 200 years: " +
 			"it is " + g.clockView().Now + " already"}
 	case err != nil:
 		g.log.Error().Err(err).Msg("cannot move the test clock")

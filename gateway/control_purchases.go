@@ -196,7 +196,7 @@ func (g *Gateway) postReversal(c *call) (int, any, *problem) {
 
 // refusal is the problem of what the policy, or what is recorded, forbids.
 func refusal(r *RefusalError) *problem {
-	p := &problem{code: codeConflict, detail: r.Detail, param: r.Param, final: true}
+	p := &problem{code: codeConflict, detail: r.Detail, param: r.Param}
 	for is, code := range map[error]code{
 		ErrInvalid: codeInvalid, ErrNotEligible: codeNotEligible, ErrSubscriptionRequired: codeSubscriptionRequired,
 		ErrNotRefundable: codeNotRefundable,

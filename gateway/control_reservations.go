@@ -77,14 +77,14 @@ func (g *Gateway) reserved(d meter.Decision, r meter.Reserve) (int, any, *proble
 		return fasthttp.StatusOK, newReservationView(first, g.bucketsFor(first)), p
 	case meter.CodeKeyMismatch:
 		return 0, nil, &problem{
-			code: codeConflict, final: true, param: "Idempotency-Key",
+			code: codeConflict, param: "Idempotency-Key",
 			detail: "this Idempotency-Key was used for another reservation",
 		}
 	case meter.CodeInsufficient:
 		w := g.wallet(g.identityOf(r.Account), d)
 		return 0, nil, insufficient(r.Amount, &w)
 	case meter.CodeSuspended:
-		return 0, nil, &problem{code: codeSuspended, final: true, detail: "account " + r.Account + " is suspended"}
+		return 0, nil, &problem{code: codeSuspended, detail: "account " + r.Account + " is suspended"}
 	case meter.CodeInFlight:
 		return 0, nil, &problem{
 			code: codeTooManyInFlight, retryAfter: retrySoonSeconds,
@@ -200,7 +200,7 @@ func (g *Gateway) settleByHand(
 		if d.Reservation.State != 0 {
 			state = d.Reservation.State
 		}
-		return 0, nil, &problem{code: codeConflict, final: true, detail: "reservation " + before.ID.String() + " is " +
+		return 0, nil, &problem{code: codeConflict, detail: "reservation " + before.ID.String() + " is " +
 			state.String() + "; nothing was changed"}
 	}
 	after := d.Reservation

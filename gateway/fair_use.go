@@ -8,7 +8,7 @@ import (
 // the cap is over.
 func beyondFairUse(limit meter.Grant) *problem {
 	p := &problem{
-		code: codeFairUse, final: true, limit: &fairUseLimit{},
+		code: codeFairUse, limit: &fairUseLimit{},
 		detail: "the plan's fair-use limit does not allow this request",
 	}
 	if limit.ExpiresMs != meter.Never {
@@ -30,7 +30,7 @@ func (g *Gateway) atZero(x *exchange) *problem {
 	case p != nil:
 		return p
 	case d.Account.Suspended: // as Redis has it, which is sooner than the identity that was looked up
-		return &problem{code: codeSuspended, detail: "account " + x.who.Account + " is suspended", final: true}
+		return &problem{code: codeSuspended, detail: "account " + x.who.Account + " is suspended"}
 	case d.Account.Available(d.NowMs) > 0:
 		return nil
 	}

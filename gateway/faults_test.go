@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,35 +38,35 @@ func TestBackendFaults(t *testing.T) {
 		code    string
 		noRetry bool
 	}{
-		"reset before the head": {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "") }, 502, "upstream-failed", true},
+		"reset before the head": {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "") }, 502, "upstream-failed", false},
 		"half a head": {func(ctx *fasthttp.RequestCtx) {
 			hangUp(ctx, "HTTP/1.1 200 OK\r\nConte")
-		}, 502, "upstream-failed", true},
-		"not HTTP": {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "SSH-2.0-x\r\n\r\n") }, 502, "upstream-failed", true},
+		}, 502, "upstream-failed", false},
+		"not HTTP": {func(ctx *fasthttp.RequestCtx) { hangUp(ctx, "SSH-2.0-x\r\n\r\n") }, 502, "upstream-failed", false},
 		"half a body": {func(ctx *fasthttp.RequestCtx) {
 			hangUp(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"+twoDone)
-		}, 502, "upstream-failed", true},
+		}, 502, "upstream-failed", false},
 		"half the chunks": {func(ctx *fasthttp.RequestCtx) {
 			hangUp(ctx, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"res\r\n")
-		}, 502, "upstream-failed", true},
+		}, 502, "upstream-failed", false},
 		"another protocol": {func(ctx *fasthttp.RequestCtx) {
 			hangUp(ctx, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
-		}, 502, "upstream-failed", true},
+		}, 502, "upstream-failed", false},
 		"encoded although told not to": {func(ctx *fasthttp.RequestCtx) {
 			ctx.Response.Header.Set("Content-Encoding", "gzip")
 			ctx.SetBodyString(twoDone)
 		}, 502, "upstream-failed", true},
-		"too slow": {func(ctx *fasthttp.RequestCtx) { hang(ctx, "") }, 504, "upstream-timeout", true},
+		"too slow": {func(ctx *fasthttp.RequestCtx) { hang(ctx, "") }, 504, "upstream-timeout", false},
 		"too slow in the body": {func(ctx *fasthttp.RequestCtx) {
 			hang(ctx, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab")
-		}, 504, "upstream-timeout", true},
+		}, 504, "upstream-timeout", false},
 	} {
 		b.backend.on(c.handle)
 		before := b.backend.calls.Load()
 		r := b.post("/studio/apply", key, twoPhotos)
 		require.Equal(t, c.status, r.StatusCode, "%s: %s", name, r.body)
 		require.Equal(t, c.code, r.json(t)["code"], name)
-		require.Equal(t, c.noRetry, r.Header.Get("X-Should-Retry") == "false", name)
+		require.Equal(t, strconv.FormatBool(!c.noRetry), r.Header.Get("X-Should-Retry"), name)
 		require.Equal(t, "0", r.Header.Get("X-Credits-Charged"), name)
 		require.Equal(t, "10", r.Header.Get("X-Credits-Remaining"), name)
 		require.Equal(t, before+1, b.backend.calls.Load(), "%s: forwarded once", name)
@@ -114,7 +115,7 @@ func TestRefusedDialGoesToAnotherBackend(t *testing.T) {
 	r := alone.post("/plain", key, "")
 	require.Equal(t, 502, r.StatusCode)
 	require.Equal(t, "upstream-unreachable", r.json(t)["code"])
-	require.Empty(t, r.Header.Get("X-Should-Retry"), "nothing was sent, so a retry is safe")
+	require.Equal(t, "true", r.Header.Get("X-Should-Retry"), "nothing was sent, so a retry is safe")
 	available, held := alone.wallet("acme")
 	require.Equal(t, [2]meter.Credits{10_000, 0}, [2]meter.Credits{available, held})
 }
@@ -238,6 +239,12 @@ func TestMeterAway(t *testing.T) {
 		require.Equal(t, "metering-unavailable", r.json(t)["code"])
 		require.NotContains(t, string(r.body), "results")
 		require.Empty(t, r.Header.Get("ETag"))
+		require.Equal(t, "false", r.Header.Get("X-Should-Retry"), "a repeat may be charged again")
+		require.Empty(t, r.Header.Get("Retry-After"))
+		r = b.post("/studio/apply", key, twoPhotos, "Idempotency-Key", "k")
+		require.Equal(t, 503, r.StatusCode)
+		require.Equal(t, "true", r.Header.Get("X-Should-Retry"), "the key finds out whether it was charged")
+		require.NotEmpty(t, r.Header.Get("Retry-After"))
 	})
 }
 
@@ -294,6 +301,8 @@ func TestPanic(t *testing.T) {
 	r = b.post("/plain", key, "")
 	require.Equal(t, 500, r.StatusCode)
 	require.NotContains(t, string(r.body), "secret")
+	require.NotContains(t, string(r.body), "nothing was charged")
+	require.Equal(t, "false", r.Header.Get("X-Should-Retry"), "a repeat may be charged again")
 	b.commit = nil
 	require.Equal(t, 200, b.post("/plain", key, "").StatusCode)
 	available, held := b.wallet("acme")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"creditgate/meter"
 	"creditgate/meter/policy"
 )
 
@@ -148,7 +149,7 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if r := recover(); r != nil { // fasthttp would end the process, and with it every other request
 			g.log.Error().Interface("panic", r).Bytes("stack", debug.Stack()).Msg("bug: request handler panicked")
-			g.refuse(x, g.giveBack(x, &problem{code: codeInternal, detail: "the gateway failed; nothing was charged"}))
+			g.refuse(x, g.panicked(x))
 			if !x.streaming {
 				g.end(x)
 			}
@@ -161,6 +162,16 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx) {
 		g.end(x)
 		g.recycle(x)
 	}
+}
+
+// panicked settles a request that met a bug. A commit that was asked for may have been done.
+func (g *Gateway) panicked(x *exchange) *problem {
+	if x.held.State == meter.Committed {
+		return x.chargeUnknown(&problem{
+			code: codeInternal, detail: "the gateway failed after it asked for the charge, which may have been made",
+		})
+	}
+	return g.giveBack(x, &problem{code: codeInternal, detail: "the gateway failed; nothing was charged"})
 }
 
 // expect answers Expect: 100-continue: a client that would be refused is told so before it sends its body.

@@ -46,42 +46,51 @@ const (
 	codeInternal             code = "internal-error"
 )
 
+// meaning is a code's row.
 type meaning struct {
 	status int
 	title  string
+	retry  bool
 }
+
+// X-Should-Retry of a code: whether the same request may succeed when it is repeated. SDKs obey the header before they look
+// at the status, so a wrong "false" ends a request that one more try would have served.
+const (
+	retryYes = true
+	retryNo  = false
+)
 
 // problems is the one table that turns what went wrong into HTTP. Nothing else in the house knows a status.
 func problems() map[code]meaning {
 	return map[code]meaning{
-		codeUnauthenticated:      {fasthttp.StatusUnauthorized, "No valid API key"},
-		codeSuspended:            {fasthttp.StatusForbidden, "Account suspended"},
-		codeInsufficient:         {fasthttp.StatusPaymentRequired, "Not enough credits"},
-		codeFairUse:              {fasthttp.StatusTooManyRequests, "Fair-use limit reached"},
-		codeTooManyInFlight:      {fasthttp.StatusTooManyRequests, "Too many requests in flight"},
-		codeAmbiguousPrice:       {fasthttp.StatusBadRequest, "Price is ambiguous"},
-		codeInvalid:              {fasthttp.StatusBadRequest, "Invalid request"},
-		codeUnpriced:             {fasthttp.StatusNotFound, "Route has no price"},
-		codeNotFound:             {fasthttp.StatusNotFound, "Not found"},
-		codeEncoding:             {fasthttp.StatusUnsupportedMediaType, "Content encoding not supported"},
-		codeTooLarge:             {fasthttp.StatusRequestEntityTooLarge, "Body too large"},
-		codeHeadersTooLarge:      {fasthttp.StatusRequestHeaderFieldsTooLarge, "Headers too large"},
-		codeInProgress:           {fasthttp.StatusConflict, "Request with this key is in progress"},
-		codeMismatch:             {fasthttp.StatusUnprocessableEntity, "Key was used for another request"},
-		codeReplayUnavailable:    {fasthttp.StatusConflict, "Answer is no longer stored"},
-		codeConflict:             {fasthttp.StatusConflict, "Conflict"},
-		codeTooManyGrants:        {fasthttp.StatusConflict, "Too many grants"},
-		codeNotEligible:          {fasthttp.StatusForbidden, "Pack is not for this account"},
-		codeSubscriptionRequired: {fasthttp.StatusForbidden, "Subscription required"},
-		codeNotRefundable:        {fasthttp.StatusConflict, "Not refundable"},
-		codeUpstreamUnreachable:  {fasthttp.StatusBadGateway, "Backend unreachable"},
-		codeUpstreamFailed:       {fasthttp.StatusBadGateway, "Backend failed"},
-		codeUpstreamTimeout:      {fasthttp.StatusGatewayTimeout, "Backend timed out"},
-		codeUpstreamUnavailable:  {fasthttp.StatusServiceUnavailable, "Backend unavailable"},
-		codeMeteringUnavailable:  {fasthttp.StatusServiceUnavailable, "Metering unavailable"},
-		codeStorageUnavailable:   {fasthttp.StatusServiceUnavailable, "Storage unavailable"},
-		codeInvalidPolicy:        {fasthttp.StatusUnprocessableEntity, "Policies not reloaded"},
-		codeInternal:             {fasthttp.StatusInternalServerError, "Internal error"},
+		codeUnauthenticated:      {fasthttp.StatusUnauthorized, "No valid API key", retryNo},
+		codeSuspended:            {fasthttp.StatusForbidden, "Account suspended", retryNo},
+		codeInsufficient:         {fasthttp.StatusPaymentRequired, "Not enough credits", retryNo},
+		codeFairUse:              {fasthttp.StatusTooManyRequests, "Fair-use limit reached", retryNo},
+		codeTooManyInFlight:      {fasthttp.StatusTooManyRequests, "Too many requests in flight", retryYes},
+		codeAmbiguousPrice:       {fasthttp.StatusBadRequest, "Price is ambiguous", retryNo},
+		codeInvalid:              {fasthttp.StatusBadRequest, "Invalid request", retryNo},
+		codeUnpriced:             {fasthttp.StatusNotFound, "Route has no price", retryNo},
+		codeNotFound:             {fasthttp.StatusNotFound, "Not found", retryNo},
+		codeEncoding:             {fasthttp.StatusUnsupportedMediaType, "Content encoding not supported", retryNo},
+		codeTooLarge:             {fasthttp.StatusRequestEntityTooLarge, "Body too large", retryNo},
+		codeHeadersTooLarge:      {fasthttp.StatusRequestHeaderFieldsTooLarge, "Headers too large", retryNo},
+		codeInProgress:           {fasthttp.StatusConflict, "Request with this key is in progress", retryYes},
+		codeMismatch:             {fasthttp.StatusUnprocessableEntity, "Key was used for another request", retryNo},
+		codeReplayUnavailable:    {fasthttp.StatusConflict, "Answer is no longer stored", retryNo},
+		codeConflict:             {fasthttp.StatusConflict, "Conflict", retryNo},
+		codeTooManyGrants:        {fasthttp.StatusConflict, "Too many grants", retryNo},
+		codeNotEligible:          {fasthttp.StatusForbidden, "Pack is not for this account", retryNo},
+		codeSubscriptionRequired: {fasthttp.StatusForbidden, "Subscription required", retryNo},
+		codeNotRefundable:        {fasthttp.StatusConflict, "Not refundable", retryNo},
+		codeUpstreamUnreachable:  {fasthttp.StatusBadGateway, "Backend unreachable", retryYes},
+		codeUpstreamFailed:       {fasthttp.StatusBadGateway, "Backend failed", retryYes},
+		codeUpstreamTimeout:      {fasthttp.StatusGatewayTimeout, "Backend timed out", retryYes},
+		codeUpstreamUnavailable:  {fasthttp.StatusServiceUnavailable, "Backend unavailable", retryYes},
+		codeMeteringUnavailable:  {fasthttp.StatusServiceUnavailable, "Metering unavailable", retryYes},
+		codeStorageUnavailable:   {fasthttp.StatusServiceUnavailable, "Storage unavailable", retryYes},
+		codeInvalidPolicy:        {fasthttp.StatusUnprocessableEntity, "Policies not reloaded", retryNo},
+		codeInternal:             {fasthttp.StatusInternalServerError, "Internal error", retryYes},
 	}
 }
 
@@ -90,8 +99,8 @@ type problem struct {
 	code       code
 	detail     string
 	param      string // the request's name at fault, such as body.n
-	retryAfter int    // seconds; 0 for none
-	final      bool   // the client must not repeat the request by itself: x-should-retry: false
+	retryAfter int    // seconds; 0 for none. A problem that has it is worth a repeat, whatever its code says
+	final      bool   // no repeat cures this one, although its code's row says true
 	shortfall  *shortfall
 	limit      *fairUseLimit
 	replay     *meter.Reservation
@@ -177,13 +186,14 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	if p.retryAfter > 0 {
 		resp.Header.Set("Retry-After", strconv.Itoa(p.retryAfter))
 	}
-	if p.final {
-		resp.Header.Set("X-Should-Retry", "false")
-	}
+	resp.Header.Set("X-Should-Retry", strconv.FormatBool(p.again(m)))
 	if p.code == codeUnauthenticated {
 		resp.Header.Set("WWW-Authenticate", `Bearer realm="creditgate"`)
 	}
 }
+
+// again is the answer's X-Should-Retry.
+func (p *problem) again(m meaning) bool { return p.retryAfter > 0 || m.retry && !p.final }
 
 // errorType is the coarse class that OpenAI's clients show beside the code.
 func errorType(status int) string {

@@ -46,6 +46,56 @@ func TestProblemTable(t *testing.T) {
 	}
 }
 
+// TestShouldRetry states X-Should-Retry of every code, and why. A code without a line here fails.
+func TestShouldRetry(t *testing.T) {
+	t.Parallel()
+	reasons := map[code]struct{ retry, why string }{
+		codeUnauthenticated:      {"false", "the same key stays unknown"},
+		codeSuspended:            {"false", "an operator has to lift it"},
+		codeInsufficient:         {"false", "credit has to be bought or renewed first"},
+		codeFairUse:              {"false", "it ends at resets_at, days away"},
+		codeTooManyInFlight:      {"true", "it ends with the account's own requests"},
+		codeAmbiguousPrice:       {"false", "the request itself is at fault"},
+		codeInvalid:              {"false", "the request itself is at fault"},
+		codeUnpriced:             {"false", "the policy has no such route"},
+		codeNotFound:             {"false", "there is no such thing"},
+		codeEncoding:             {"false", "the request itself is at fault"},
+		codeTooLarge:             {"false", "the request itself is at fault"},
+		codeHeadersTooLarge:      {"false", "the request itself is at fault"},
+		codeInProgress:           {"true", "the first request's answer comes"},
+		codeMismatch:             {"false", "the key stays taken by another request"},
+		codeReplayUnavailable:    {"false", "the answer does not come back; a new key would be charged again"},
+		codeConflict:             {"false", "it contradicts a recorded fact"},
+		codeTooManyGrants:        {"false", "grants have to be used up or revoked first"},
+		codeNotEligible:          {"false", "the plan has to change first"},
+		codeSubscriptionRequired: {"false", "a subscription has to begin first"},
+		codeNotRefundable:        {"false", "the policy forbids it"},
+		codeUpstreamUnreachable:  {"true", "nothing was sent or charged"},
+		codeUpstreamFailed:       {"true", "nothing was charged, and the key allows a new attempt"},
+		codeUpstreamTimeout:      {"true", "nothing was charged, and the key allows a new attempt"},
+		codeUpstreamUnavailable:  {"true", "the breaker tries the backend again soon"},
+		codeMeteringUnavailable:  {"true", "Redis comes back"},
+		codeStorageUnavailable:   {"true", "Postgres comes back, and a reference makes a repeat safe"},
+		codeInvalidPolicy:        {"false", "the files have to be mended first"},
+		codeInternal:             {"true", "nothing was charged, and another request may not meet the bug"},
+	}
+	w := newProblemWriter()
+	header := func(p *problem) (retry, after string) {
+		var resp fasthttp.Response
+		w.write(&resp, p, "id")
+		return string(resp.Header.Peek("X-Should-Retry")), string(resp.Header.Peek("Retry-After"))
+	}
+	for c := range w.table {
+		require.NotEmpty(t, reasons[c].why, "%s: say whether a repeat helps, and why", c)
+		retry, _ := header(&problem{code: c})
+		require.Equal(t, reasons[c].retry, retry, "%s: %s", c, reasons[c].why)
+		retry, after := header(&problem{code: c, retryAfter: 3})
+		require.Equal(t, [2]string{"true", "3"}, [2]string{retry, after}, "%s: a wait is stated where a repeat helps", c)
+		retry, _ = header(&problem{code: c, final: true})
+		require.Equal(t, "false", retry, "%s: of this problem no repeat helps", c)
+	}
+}
+
 // TestOnlyTheTableKnowsStatuses: an error status written anywhere else would be a second truth.
 func TestOnlyTheTableKnowsStatuses(t *testing.T) {
 	t.Parallel()

@@ -152,7 +152,7 @@ func (g *Gateway) postReload(c *call) (int, any, *problem) {
 		return g.getPolicy(c)
 	}
 	return 0, nil, &problem{
-		code: codeInvalidPolicy, final: true, detail: "the policies were not reloaded, and those in force stay: " + err.Error(),
+		code: codeInvalidPolicy, detail: "the policies were not reloaded, and those in force stay: " + err.Error(),
 		mistakes: &policyProblems{policyMistakes(err)},
 	}
 }

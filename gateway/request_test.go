@@ -102,7 +102,7 @@ func TestInsufficient(t *testing.T) {
 	r = b.post("/studio/apply", key, `{"photos":[1,2]}`)
 	require.Equal(t, 402, r.StatusCode)
 	require.Equal(t, "1", r.Header.Get("Retry-After"))
-	require.Empty(t, r.Header.Get("X-Should-Retry"))
+	require.Equal(t, "true", r.Header.Get("X-Should-Retry"))
 }
 
 func TestFreeOperationNeedsNoRedis(t *testing.T) {

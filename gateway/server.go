@@ -166,6 +166,7 @@ func (g *Gateway) malformed(ctx *fasthttp.RequestCtx, err error, bodyMax int) {
 		p = bodyTooLarge(bodyMax)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		p.detail = "the request did not arrive within " + g.set.ClientTimeout.String()
+		p.retryAfter = retrySoonSeconds
 	}
 	g.problems.write(&ctx.Response, p, meter.NewID(g.clock.Now()).String())
 	if c, ok := ctx.Conn().(*clientConn); ok {

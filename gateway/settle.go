@@ -51,7 +51,7 @@ func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
 	case meter.CodeInsufficient:
 		return g.insufficient(x, d)
 	case meter.CodeSuspended:
-		return &problem{code: codeSuspended, detail: "account " + x.who.Account + " is suspended", final: true}
+		return &problem{code: codeSuspended, detail: "account " + x.who.Account + " is suspended"}
 	case meter.CodeInFlight:
 		return &problem{
 			code: codeTooManyInFlight, retryAfter: retrySoonSeconds,
@@ -64,7 +64,7 @@ func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
 		}
 	case meter.CodeKeyMismatch:
 		return &problem{
-			code: codeMismatch, param: "Idempotency-Key", final: true,
+			code: codeMismatch, param: "Idempotency-Key",
 			detail: "this Idempotency-Key was used for a request with another route, query, units or content",
 		}
 	case meter.CodeKeyReplay:
@@ -110,9 +110,7 @@ func insufficient(required meter.Credits, w *wallet) *problem {
 	if held > 0 && available+held >= required {
 		p.retryAfter = retrySoonSeconds
 		p.detail += ", " + held.String() + " held by unfinished requests"
-		return p
 	}
-	p.final = true
 	return p
 }
 
@@ -152,12 +150,22 @@ func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settl
 		g.log.Error().Err(jerr).AnErr("commit", err).Str("request_id", x.requestID()).
 			Msg("commit neither acknowledged nor journalled: response withheld")
 		x.creditHeaders(settled{})
-		return settled{}, meteringUnavailable("the charge could not be recorded, so the result was withheld")
+		return settled{}, x.chargeUnknown(meteringUnavailable("the charge could not be recorded, so the result was withheld"))
 	}
 	g.metrics.journalled.WithLabelValues("kept").Inc()
 	g.log.Warn().Err(err).Uint8("code", uint8(d.Code)).Str("request_id", x.requestID()).Msg("commit left to the journal")
 	x.chargeIsFinal(true)
 	return settled{amount: amount, charged: amount}, nil
+}
+
+// chargeUnknown completes the problem of a request that may be charged although its result was withheld. A repeat with
+// the same Idempotency-Key finds out; one without a key would buy the work a second time.
+func (x *exchange) chargeUnknown(p *problem) *problem {
+	if x.key == nil {
+		p.final, p.retryAfter = true, 0
+		p.detail += "; a repeat may be charged again: look the reservation up first"
+	}
+	return p
 }
 
 // release gives everything back. If it cannot be said now, the lease does it.

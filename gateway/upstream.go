@@ -202,12 +202,12 @@ func upstreamProblem(err error, sent bool) *problem {
 		}
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &problem{
-			code: codeUpstreamTimeout, final: true,
+			code:   codeUpstreamTimeout,
 			detail: "the backend did not answer in time; nothing was charged",
 		}
 	}
 	return &problem{
-		code: codeUpstreamFailed, final: true,
+		code:   codeUpstreamFailed,
 		detail: "the backend broke off before its answer was whole; nothing was charged",
 	}
 }

@@ -21,7 +21,7 @@ func TestTLSHandshakeFails(t *testing.T) {
 	key := b.account("acme", 10*meter.Credit)
 	r := b.post("/plain", key, "")
 	require.Equal(t, "upstream-unreachable", r.json(t)["code"], "%s", r.body)
-	require.Empty(t, r.Header.Get("X-Should-Retry"))
+	require.Equal(t, "true", r.Header.Get("X-Should-Retry"))
 	require.Negative(t, b.metric("creditgate_upstream_ambiguous_total"), "not counted: nothing was sent")
 }
 
