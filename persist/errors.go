@@ -68,6 +68,11 @@ const (
 	foreignKeyViolation = "23503"
 	checkViolation      = "23514"
 
+	// A standby, during failover, or a session that began read-only.
+	readOnlyTransaction = "25006"
+	// A session that was too slow was ended, and the next one may be faster.
+	idleTransactionTimeout, transactionTimeout = "25P03", "25P04"
+
 	undefinedTable        = "42P01"
 	insufficientPrivilege = "42501"
 	duplicateObject       = "42710"
@@ -93,6 +98,8 @@ func preparedAway(err error) bool {
 	return ok && (pg.Code == unknownStatement || pg.Code == featureNotSupported)
 }
 
+// unavailable reports whether an error says nothing about what was asked: the same may succeed a moment later. Whoever
+// works in the background repeats it within retryMax.
 func unavailable(err error) bool {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code[:2] {
@@ -101,7 +108,11 @@ func unavailable(err error) bool {
 		case "40", "55": // serialization failure or deadlock, object in use: as if it had not been asked
 			return true
 		}
-		return pg.Code == "25006" // read-only: a standby, during failover
+		switch pg.Code {
+		case readOnlyTransaction, idleTransactionTimeout, transactionTimeout:
+			return true
+		}
+		return false
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error

@@ -25,6 +25,9 @@ const (
 	LookupsWaiting = lookupsWaiting
 )
 
+// Unavailable is unavailable.
+var Unavailable = unavailable
+
 // Lookups is lookups, for tests that answer the queries themselves.
 type Lookups[K comparable, V any] struct{ *lookups[K, V] }
 

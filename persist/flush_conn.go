@@ -225,13 +225,13 @@ func (c *flushConn) writeRows(ctx context.Context, tx pgx.Tx, writes []*flushWri
 	return project(ctx, tx, b)
 }
 
-// connect makes the connection if there is none. A failure counts for all who ask within lockInterval: with a host
+// connect makes the connection if there is none. A failure counts for all who ask within connectAgain: with a host
 // that does not answer, each attempt takes connectTimeout, and the partitions would wait for it one after the other.
 func (c *flushConn) connect(ctx context.Context) error {
 	if c.conn != nil {
 		return nil
 	}
-	if c.failed != nil && time.Since(c.failedAt) < lockInterval {
+	if c.failed != nil && time.Since(c.failedAt) < connectAgain {
 		return c.failed
 	}
 	config := c.store.pool.Config().ConnConfig

@@ -64,7 +64,8 @@ const (
 	writeTimeout   = 30 * time.Second       // of one transaction; a frozen Postgres is noticed by it
 	lockInterval   = time.Second            // between a follower's attempts to lead
 	retryMin       = 50 * time.Millisecond  // after a failure, doubled each time …
-	retryMax       = 5 * time.Second        // … up to this
+	retryMax       = time.Second            // … up to this, and half of it more by chance: a failure that ends is noticed in 2 s
+	connectAgain   = 250 * time.Millisecond // a failure to connect counts that long for all who share the connection
 	brokenInterval = 30 * time.Second       // between looks at a broken ledger, so that repairing it is enough
 	reopenGrace    = 2 * time.Second        // an opening that is under way gets this long to finish
 	reportEvery    = 10                     // Every between reports of what is committed, while there is more to flush
@@ -145,20 +146,23 @@ func (w *flushWorker) run(ctx context.Context) {
 		if flushed {
 			pause = retryMin
 		}
-		wait := pause
+		wait := spread(pause)
 		if errors.Is(err, ErrLedgerBroken) {
 			w.stop(err)
-			wait = brokenInterval
+			wait = spread(brokenInterval)
 		} else {
 			w.log.Warn().Err(err).Dur("retry_in", wait).Msg("flush interrupted")
 		}
 		w.observe(ctx)
-		if !sleep(ctx, wait/2+rand.N(wait)) {
+		if !sleep(ctx, wait) {
 			return
 		}
 		pause = min(2*pause, retryMax)
 	}
 }
+
+// spread is a pause of that length on average, so that those who failed together do not come back together.
+func spread(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
 // stop raises the alarm: a log line at each look, and a metric that stays up until the ledger is repaired.
 func (w *flushWorker) stop(err error) {

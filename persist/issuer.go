@@ -3,7 +3,6 @@ package persist
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -70,14 +69,11 @@ func NewIssuer(admin *Admin, options IssueOptions, reg prometheus.Registerer, lo
 
 // Run issues until ctx ends. Rounds of several gateways are spread by chance.
 func (i *Issuer) Run(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(i.options.Every/2 + rand.N(i.options.Every)):
-		}
+	for pause := spread(i.options.Every); sleep(ctx, pause); {
+		pause = spread(i.options.Every)
 		if _, err := i.Issue(ctx); err != nil && ctx.Err() == nil {
 			i.log.Warn().Err(err).Msg("issuing grants failed; the next round goes on")
+			pause = min(pause, spread(retryMax))
 		}
 	}
 }

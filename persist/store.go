@@ -49,6 +49,7 @@ func Open(ctx context.Context, url string, layout meter.Layout, clock *meter.Clo
 	}
 	config.ConnConfig.ConnectTimeout = connectTimeout
 	config.ConnConfig.RuntimeParams["application_name"] = "creditgate"
+	leaveReadOnly(config.ConnConfig)
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
@@ -71,6 +72,15 @@ func Open(ctx context.Context, url string, layout meter.Layout, clock *meter.Clo
 	s.keys, s.names = newLookups(lookupsMax, lookupTimeout, s.findKeys), newLookups(lookupsMax, lookupTimeout, s.findNames)
 	s.loads = newLookups(loadsMax, loadTimeout, s.loadAccounts)
 	return s, nil
+}
+
+// leaveReadOnly closes a connection that refuses a write because it is read-only. A server or a pooler may give a session
+// that property when it begins, for as long as the session lasts: the next connection reaches the primary of that moment.
+func leaveReadOnly(config *pgx.ConnConfig) {
+	before := config.OnPgError
+	config.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
+		return err.Code != readOnlyTransaction && (before == nil || before(conn, err))
+	}
 }
 
 // hurry lets this process' flusher of a partition, if it is the one that works, not wait for more: what was asked for

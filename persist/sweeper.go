@@ -3,7 +3,6 @@ package persist
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -29,7 +28,8 @@ const (
 	sweepPage      = 100
 	cursorWaitMax  = 10 * time.Second // for the flusher to pass the head
 	cursorInterval = 100 * time.Millisecond
-	behindInterval = 250 * time.Millisecond // between looks whether a partition is behind, at first; then up to a round
+	behindInterval = 250 * time.Millisecond // between looks whether a partition is behind, at first; then up to …
+	behindMax      = 1500 * time.Millisecond
 )
 
 // Sweeper applies changes that are still pending after a while, because Redis was away or the gateway died between
@@ -74,19 +74,21 @@ func (s *Sweeper) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
-			if wait = min(2*wait, s.options.Every); s.sweepBehind(ctx) {
+			if wait = min(2*wait, behindMax); s.sweepBehind(ctx) {
 				wait = behindInterval
 			}
 		case <-round:
+			pause := s.pause()
 			if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn().Err(err).Msg("sweep of pending changes failed; the next round tries again")
+				pause = min(pause, spread(retryMax))
 			}
-			round = time.After(s.pause())
+			round = time.After(pause)
 		}
 	}
 }
 
-func (s *Sweeper) pause() time.Duration { return s.options.Every/2 + rand.N(s.options.Every) }
+func (s *Sweeper) pause() time.Duration { return spread(s.options.Every) }
 
 // Sweep applies what is pending once, in every partition. A partition that cannot be swept does not keep the others
 // from it; the first error is returned.

@@ -26,7 +26,7 @@ import (
 // Bounds of a node's life.
 const (
 	databaseFirst = 5 * time.Second // Postgres has this long to answer before the node starts without it
-	databaseRetry = 2 * time.Second // between attempts to reach it after that
+	databaseRetry = time.Second     // between attempts to reach it after that
 	replayMax     = 5 * time.Second // on shutdown: for Redis to take what is in the journal
 	flushMax      = 5 * time.Second // on shutdown: for Postgres to take what is in the ledger
 	settlePoll    = 20 * time.Millisecond

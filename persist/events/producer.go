@@ -43,7 +43,7 @@ const (
 	pageTimeout    = 30 * time.Second      // of one transaction
 	connectTimeout = 5 * time.Second       // a database that is away is noticed, not waited for
 	retryMin       = 50 * time.Millisecond // after a failure, doubled each time …
-	retryMax       = 5 * time.Second       // … up to this
+	retryMax       = time.Second           // … up to this, and half of it more by chance
 	leadInterval   = time.Second           // between a follower's attempts to lead
 )
 
