@@ -32,8 +32,8 @@ func (v Verb) String() string {
 type Entry struct {
 	Seq         uint64 // its number in this directory, given by Append
 	Verb        Verb
-	Settle      meter.Settle
-	AttemptedMs int64 // when it was first sent, Unix milliseconds
+	Settle      meter.Settle // without Until and Brief, which are not on disk
+	AttemptedMs int64        // when it was first sent, Unix milliseconds
 }
 
 // ErrEntry says that a settlement cannot be journalled because it could not be read back.

@@ -124,6 +124,7 @@ func makeDir(d disk, dir string) error {
 // that may or may not exist is what the journal is there to prevent. After an error other than ErrFull, ErrClosed
 // and ErrEntry the entry may still be found when the directory is opened again; repeating it is safe.
 func (j *Journal) Append(verb Verb, s meter.Settle, attempted time.Time) (seq uint64, err error) {
+	s.Until, s.Brief = time.Time{}, false // the first attempt's only: each repeat has its own time, as after a restart
 	e := Entry{Verb: verb, Settle: s, AttemptedMs: attempted.UnixMilli()}
 	if err := e.check(); err != nil {
 		return 0, fmt.Errorf("journal: append %s: %w", s.ID, err)

@@ -230,3 +230,22 @@ func TestPauses(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, pauseAfter(100), pauseMax/2)
 }
+
+// A repeat is a new attempt: it has its own time, and not what was left of the first one's.
+func TestReplayCarriesNoDeadlineOfTheFirstAttempt(t *testing.T) {
+	t.Parallel()
+	first := settleOf(7)
+	want := first
+	first.Until, first.Brief = epoch, true
+	var repeated []meter.Settle
+	f := &fakeSettler{answer: func(_ Verb, s meter.Settle, _ int) (meter.Decision, error) {
+		repeated = append(repeated, s)
+		return codeOK, nil
+	}}
+	replay(t, Options{}, f, func(j *Journal) {
+		appendTest(t, j, first)
+		synctest.Wait()
+		require.Empty(t, j.Pending())
+	})
+	require.Equal(t, []meter.Settle{want}, repeated, "what a restart would read from disk")
+}
