@@ -197,6 +197,7 @@ func (g *Gateway) addBuckets(ctx context.Context, account string, missing []mete
 
 // quote prices a request as if it were made, and holds nothing.
 func (g *Gateway) quote(x *exchange, path string) *problem {
+	g.passHeaders(x)
 	if p := g.readBody(x); p != nil {
 		return p
 	}
@@ -209,7 +210,6 @@ func (g *Gateway) quote(x *exchange, path string) *problem {
 	if x.op == nil {
 		return &problem{code: codeUnpriced, detail: path + " is not an operation of " + x.who.Product}
 	}
-	g.passHeaders(x)
 	if p := g.assess(x); p != nil {
 		return p
 	}

@@ -63,8 +63,7 @@ func (a *authenticator) identify(ctx context.Context, x *exchange) (Identity, er
 		}
 		return a.cache.get(ctx, x.arrived, cacheKey{hash: sha256.Sum256(name), account: account}, a.byAccount)
 	}
-	h := &x.ctx.Request.Header
-	key, err := apiKey(h.Peek("Authorization"), h.Peek("X-Api-Key"))
+	key, err := apiKey(x.head.authorization, x.head.apiKey)
 	if err != nil {
 		return Identity{}, err
 	}

@@ -83,6 +83,10 @@ const drainMax = 64 << 10
 
 // abandonBody gets rid of a body that nobody read: what is left of it must not be taken for the next request.
 func (x *exchange) abandonBody() {
+	if x.ctx.Response.ConnectionClose() {
+		x.lingerOnClose()
+		return
+	}
 	stream := x.ctx.RequestBodyStream()
 	if stream == nil {
 		return

@@ -82,6 +82,7 @@ func (g *Gateway) controlRoutes() []controlRoute {
 // call is one request on the control plane. Its strings are copies, as an exchange's are.
 type call struct {
 	ctx    *fasthttp.RequestCtx
+	head   head
 	id     string
 	path   string
 	query  string
@@ -93,7 +94,6 @@ type call struct {
 
 func (g *Gateway) serveControl(ctx *fasthttp.RequestCtx) {
 	c := &call{ctx: ctx, id: meter.NewID(g.clock.Now()).String(), static: "none"}
-	c.path, c.query, _ = strings.Cut(string(ctx.Request.Header.RequestURI()), "?")
 	defer func() {
 		if r := recover(); r != nil {
 			g.log.Error().Interface("panic", r).Bytes("stack", debug.Stack()).Msg("bug: control handler panicked")
@@ -114,6 +114,10 @@ func (g *Gateway) serveControl(ctx *fasthttp.RequestCtx) {
 }
 
 func (g *Gateway) routeControl(c *call) (int, any, *problem) {
+	if p := c.readTarget(); p != nil {
+		closeAfter(c.ctx)
+		return 0, nil, p
+	}
 	method := string(c.ctx.Method())
 	var found *controlRoute
 	for i := range g.routes {
@@ -133,6 +137,25 @@ func (g *Gateway) routeControl(c *call) (int, any, *problem) {
 		return 0, nil, p
 	}
 	return found.serve(c)
+}
+
+// readTarget reads the head and the target. A problem ends the connection.
+func (c *call) readTarget() (p *problem) {
+	if c.head, p = readHead(&c.ctx.Request.Header); p != nil {
+		return p
+	}
+	if c.head.close {
+		c.ctx.Response.SetConnectionClose()
+	}
+	target := string(c.ctx.Request.Header.RequestURI())
+	if !strings.HasPrefix(target, "/") {
+		var ok bool
+		if _, target, ok = originForm(target); !ok {
+			return malformedHead("the target is neither a path nor an http URL with a host")
+		}
+	}
+	c.path, c.query, _ = strings.Cut(target, "?")
+	return nil
 }
 
 // matches compares the path to a pattern and keeps the names in it.
@@ -164,13 +187,13 @@ func (c *call) matches(pattern string) bool {
 
 // admits compares hashes, so that neither content nor length of the token shows in the time taken.
 func (g *Gateway) admits(c *call) bool {
-	scheme, token, _ := strings.Cut(string(c.ctx.Request.Header.Peek("Authorization")), " ")
+	scheme, token, _ := strings.Cut(string(c.head.authorization), " ")
 	got, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(g.set.AdminToken))
 	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
 func (c *call) readHead() *problem {
-	c.actor = string(c.ctx.Request.Header.Peek("X-Actor"))
+	c.actor = string(c.head.actor)
 	if c.actor == "" {
 		c.actor = "admin"
 	}
@@ -180,7 +203,7 @@ func (c *call) readHead() *problem {
 			detail: "X-Actor must be at most " + strconv.Itoa(actorMax) + " printable ASCII characters",
 		}
 	}
-	if raw := string(c.ctx.Request.Header.Peek("Idempotency-Key")); raw != "" {
+	if raw := string(c.head.idempotencyKey); raw != "" {
 		key, ok := parseIdempotencyKey(raw)
 		if !ok || !meter.ValidName(key) {
 			return &problem{

@@ -6,6 +6,7 @@
 // charge is acknowledged by the meter or safe in the journal.
 //
 //	handler.go     the life of a request, top-down on one page: read this first
+//	framing.go     the one strict reading of a request's head
 //	exchange.go    one request on its way; which spellings of a path are taken
 //	auth.go        who asks: API keys, trusted peers
 //	keycache.go    what is remembered of keys, and for how long

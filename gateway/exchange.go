@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"iter"
 	"net/netip"
 	"strings"
@@ -22,7 +21,9 @@ type exchange struct {
 	ahead   time.Duration // of a test clock; ids are of the moved time
 	peer    netip.Addr
 
+	head                        head     // gone when the handler returns
 	method, target, path, query string   // target is path and query as they came
+	authority                   string   // of a target in absolute form, else empty: then Host names it
 	id                          meter.ID // of this HTTP request; the reservation's, once there is one
 	idText, reservationText     string   // made on first use
 
@@ -133,11 +134,33 @@ func (x *exchange) operation() string {
 	return x.op.Name
 }
 
-// checkTarget refuses a request whose target or header names can be read in another way, so that what is priced,
-// what is forwarded and what the backend reads are the same bytes.
+// readHead reads the head strictly, and the target.
+func (x *exchange) readHead() (p *problem) {
+	if x.head, p = readHead(&x.ctx.Request.Header); p != nil {
+		closeAfter(x.ctx)
+		return p
+	}
+	if x.head.close {
+		x.ctx.Response.SetConnectionClose()
+	}
+	return x.checkTarget()
+}
+
+// checkTarget refuses a request whose target can be read in another way, so that what is priced, what is forwarded and
+// what the backend reads are the same bytes.
 func (x *exchange) checkTarget() *problem {
 	if x.method == fasthttp.MethodConnect || x.method == fasthttp.MethodTrace {
+		closeAfter(x.ctx) // what follows a CONNECT may be anything
 		return &problem{code: codeInvalid, detail: x.method + " is not served here"}
+	}
+	if !strings.HasPrefix(x.target, "/") {
+		authority, target, ok := originForm(x.target)
+		if !ok {
+			closeAfter(x.ctx)
+			return malformedHead("the target is neither a path nor an http URL with a host")
+		}
+		x.authority, x.target = authority, target
+		x.path, x.query, _ = strings.Cut(target, "?")
 	}
 	if !canonicalPath(x.path) {
 		return &problem{code: codeAmbiguousPrice, detail: "the path is not in its one plain spelling: send it without " +
@@ -145,11 +168,6 @@ func (x *exchange) checkTarget() *problem {
 	}
 	if !plainQuery(x.query) {
 		return &problem{code: codeAmbiguousPrice, detail: "the query contains ; or a byte that must be percent-encoded"}
-	}
-	for name := range x.ctx.Request.Header.All() {
-		if bytes.IndexByte(name, ' ') >= 0 { // fasthttp lets it pass, and does not normalise it
-			return &problem{code: codeInvalid, detail: "a header's name has a blank in it"}
-		}
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ func (g *Gateway) handle(x *exchange) *problem {
 	if x.own {
 		return g.account(x)
 	}
+	g.passHeaders(x) // before the body, whose trailers fasthttp adds to the head
 	if p := g.readBody(x); p != nil {
 		return p
 	}
@@ -52,7 +53,7 @@ func (g *Gateway) handle(x *exchange) *problem {
 
 // admit runs the checks that need no body, so that a refused client need not send one.
 func (g *Gateway) admit(x *exchange) *problem {
-	if p := x.checkTarget(); p != nil {
+	if p := x.readHead(); p != nil {
 		return p
 	}
 	if p := g.authenticate(x); p != nil {
@@ -87,7 +88,6 @@ func (g *Gateway) match(x *exchange, method, path string) *problem {
 
 // price finds the most that the request can cost. A free request is not read.
 func (g *Gateway) price(x *exchange) *problem {
-	g.passHeaders(x)
 	if x.op == nil || x.op.Free() {
 		return g.atZero(x)
 	}

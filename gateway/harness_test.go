@@ -385,6 +385,13 @@ func (h *house) add(account string) {
 	h.keys[sha256.Sum256([]byte("sk-"+account))] = gateway.Identity{Account: account, Product: "studio", KeyID: "k-" + account}
 }
 
+// forget removes an account.
+func (h *house) forget(account string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.accounts, account)
+}
+
 // agree gives an account a subscription and negotiated prices.
 func (h *house) agree(account string, terms policy.History, prices ...policy.UnitPrice) {
 	h.mu.Lock()

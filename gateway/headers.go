@@ -56,8 +56,9 @@ func (g *Gateway) consumed(name string) bool {
 		strings.HasPrefix(name, "X-Forwarded-") || strings.IndexByte(name, '_') >= 0
 }
 
-// passHeaders copies what the backend may see of the client's head. It is done before pricing, and the price is read
-// from the copy: a client can have any field removed here by naming it in Connection, a priced one too.
+// passHeaders copies what the backend may see of the client's head, and says where the request came from. It is done
+// before pricing, and the price is read from the copy: a client can have any field removed here by naming it in
+// Connection, a priced one too.
 func (g *Gateway) passHeaders(x *exchange) {
 	in, out := &x.ctx.Request.Header, &x.out.Header
 	out.DisableNormalizing() // of names that were normalised when they were read, or are written so below
@@ -69,16 +70,16 @@ func (g *Gateway) passHeaders(x *exchange) {
 		}
 		out.AddBytesKV(k, v)
 	}
+	out.Set("Via", viaName(in.Peek("Via"), in.Protocol()))
+	g.forwarded(x)
 }
 
 // requestHeaders adds to x.out's head what the gateway says itself.
 func (g *Gateway) requestHeaders(x *exchange) {
-	in, out := &x.ctx.Request.Header, &x.out.Header
+	out := &x.out.Header
 	out.SetNoDefaultContentType(true) // fasthttp would call an untyped body octet-stream
 	out.SetMethod(x.method)
 	out.SetRequestURI(x.target)
-	out.Set("Via", viaName(in.Peek("Via"), in.Protocol()))
-	g.forwarded(x)
 	// The client's key ends here: a backend that knew it could answer one account with another's work.
 	out.Del("Idempotency-Key")
 	if !x.priced() {
@@ -97,7 +98,10 @@ func (g *Gateway) requestHeaders(x *exchange) {
 
 // forwarded says where the request came from. What an untrusted peer claims is dropped, not extended.
 func (g *Gateway) forwarded(x *exchange) {
-	in, out := &x.ctx.Request.Header, &x.out.Header
+	in, out, host := &x.ctx.Request.Header, &x.out.Header, x.ctx.Request.Header.Host()
+	if x.authority != "" { // Host is ignored then, as RFC 9112 §3.2.2 wants it
+		host = []byte(x.authority)
+	}
 	proto := "http"
 	if x.ctx.IsTLS() {
 		proto = "https"
@@ -105,10 +109,10 @@ func (g *Gateway) forwarded(x *exchange) {
 	if !g.auth.trusts(x.peer) {
 		out.Set("X-Forwarded-For", x.peerText())
 		out.Set("X-Forwarded-Proto", proto)
-		out.SetBytesV("X-Forwarded-Host", in.Host())
+		out.SetBytesV("X-Forwarded-Host", host)
 		return
 	}
-	from, host := x.peerText(), in.Host()
+	from := x.peerText()
 	if before := in.Peek("X-Forwarded-For"); len(before) > 0 {
 		from = string(before) + ", " + from
 	}

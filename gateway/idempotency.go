@@ -62,13 +62,12 @@ func bareKey(s string) bool {
 // readKey takes the caller's Idempotency-Key, if there is one, down to what is compared: whose it is, and for
 // which request.
 func (x *exchange) readKey() *problem {
-	lines := x.ctx.Request.Header.PeekAll("Idempotency-Key")
-	if len(lines) == 0 {
+	if x.head.idempotencyKey == nil {
 		return nil
 	}
-	key, ok := parseIdempotencyKey(string(lines[0]))
-	if !ok || len(lines) > 1 {
-		return &problem{code: codeInvalid, param: "Idempotency-Key", detail: "Idempotency-Key must be sent once, as a " +
+	key, ok := parseIdempotencyKey(string(x.head.idempotencyKey))
+	if !ok {
+		return &problem{code: codeInvalid, param: "Idempotency-Key", detail: "Idempotency-Key must be a " +
 			"quoted string or a bare token of 1 to " + strconv.Itoa(idempotencyKeyMax) + " characters"}
 	}
 	sum := sha256.Sum256([]byte(x.who.Account + "\x00" + key))

@@ -310,6 +310,14 @@ func (c *clientConn) Close() error {
 	return c.Conn.Close()
 }
 
+// closeAfter ends the connection with the answer to ctx, which the client may still be sending to.
+func closeAfter(ctx *fasthttp.RequestCtx) {
+	ctx.Response.SetConnectionClose()
+	if c, ok := ctx.Conn().(*clientConn); ok {
+		c.linger = true
+	}
+}
+
 func (x *exchange) lingerOnClose() {
 	if x.client != nil {
 		x.client.linger = true
