@@ -104,7 +104,7 @@ func (x *exchange) abandonBody() {
 // streams reports whether the response is passed on as it comes: events, whose sense is that they are early.
 // Where units are counted in the response it must be read first.
 func (x *exchange) streams(resp *fasthttp.Response) bool {
-	if resp.BodyStream() == nil || !x.streamable() {
+	if resp.BodyStream() == nil || (x.priced() && x.op.NeedsResponse()) || !x.streamable(resp) {
 		return false
 	}
 	return isEventStream(string(resp.Header.ContentType()))
@@ -112,8 +112,8 @@ func (x *exchange) streams(resp *fasthttp.Response) bool {
 
 // streamable reports whether a response could be streamed at all: its units are not counted in it, and the client
 // knows chunks, which HTTP/1.0 does not.
-func (x *exchange) streamable() bool {
-	return (x.op == nil || !x.op.NeedsResponse()) && x.ctx.Request.Header.IsHTTP11()
+func (x *exchange) streamable(resp *fasthttp.Response) bool {
+	return !x.counts(resp) && x.ctx.Request.Header.IsHTTP11()
 }
 
 func isEventStream(contentType string) bool {

@@ -11,7 +11,8 @@
 //	auth.go        who asks: API keys, trusted peers
 //	keycache.go    what is remembered of keys, and for how long
 //	body.go        reading bodies within bounds; which responses are streamed
-//	forward.go     to the backend and back, and what the answer is worth
+//	forward.go     to the backend and back
+//	delivered.go   what the answer is worth, and whether it passes
 //	roundtrip.go   one request on a backend's connection
 //	headers.go     which header fields pass in each direction
 //	settle.go      reserve, commit, release, and the journal when the meter is away

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -47,22 +46,20 @@ func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
 // deliver reads the whole answer, settles, and only then lets the client have it.
 func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 	whole, err := g.readAnswer(x, resp)
-	if err == nil && !whole && x.streamable() {
+	if err == nil && !whole && x.streamable(resp) {
 		g.stream(x, resp, x.ctx.Response.SwapBody(nil)) // larger than the buffer: hold back only its end
 		return nil
 	}
 	x.carrier.close() // the next request may have the connection while this one is settled
 	defer fasthttp.ReleaseResponse(resp)
 	if err != nil {
-		return g.giveBack(x, g.upstreamFailed(x, err, true))
+		p := g.upstreamFailed(x, err, true)
+		p.answer = newUpstreamAnswer(resp)
+		return g.giveBack(x, p)
 	}
 	x.tellStatus(resp.StatusCode())
 	if !whole {
-		return g.giveBack(x, &problem{
-			code: codeUpstreamFailed, final: true,
-			detail: "the backend's answer is larger than " + strconv.Itoa(g.set.ResponseBufferMax) +
-				" bytes: it cannot be counted, nor sent to an HTTP/1.0 client; nothing was charged",
-		})
+		return g.giveBack(x, g.tooLargeAnswer(x, resp))
 	}
 	if !x.priced() {
 		x.outcome = outcomeFree
@@ -70,19 +67,15 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 		x.ctx.Response.Header.Set("X-Request-Id", x.requestID())
 		return nil
 	}
-	units, readable := x.op.Delivered(x.quote, resp.StatusCode(), x.ctx.Response.Body())
-	if !readable || (x.op.NeedsResponse() && len(resp.Header.Peek("Content-Encoding")) > 0) {
-		return g.giveBack(x, &problem{
-			code: codeUpstreamFailed, final: true,
-			detail: "what the backend delivered cannot be counted in its answer; nothing was charged",
-		})
+	units, p := g.delivered(x, resp)
+	if p != nil {
+		return g.giveBack(x, p)
 	}
 	s := settled{amount: x.quote.Charge(units)}
 	if units == 0 || s.amount == 0 {
 		s = g.release(x)
 	} else {
 		g.keepAnswer(x, resp)
-		var p *problem
 		if s, p = g.commit(x, units, s.amount); p != nil {
 			return p
 		}

@@ -142,6 +142,9 @@ func (m *metrics) resolve(policies *policy.Catalog) {
 				m.serve(fresh, op.Name, outcomeFree)
 			} else {
 				m.serve(fresh, op.Name, outcomeCommitted, outcomePartial, outcomeReleased)
+				if op.NeedsResponse() { // there from the start, so that an alert sees its first increase
+					m.serve(fresh, op.Name, string(codeUpstreamUncountable))
+				}
 			}
 		}
 	}

@@ -40,6 +40,7 @@ const (
 	codeUpstreamFailed       code = "upstream-failed"
 	codeUpstreamTimeout      code = "upstream-timeout"
 	codeUpstreamUnavailable  code = "upstream-unavailable"
+	codeUpstreamUncountable  code = "upstream-uncountable"
 	codeMeteringUnavailable  code = "metering-unavailable"
 	codeStorageUnavailable   code = "storage-unavailable"
 	codeInvalidPolicy        code = "invalid-policy"
@@ -87,6 +88,7 @@ func problems() map[code]meaning {
 		codeUpstreamFailed:       {fasthttp.StatusBadGateway, "Backend failed", retryYes},
 		codeUpstreamTimeout:      {fasthttp.StatusGatewayTimeout, "Backend timed out", retryYes},
 		codeUpstreamUnavailable:  {fasthttp.StatusServiceUnavailable, "Backend unavailable", retryYes},
+		codeUpstreamUncountable:  {fasthttp.StatusBadGateway, "Backend's answer cannot be counted", retryNo},
 		codeMeteringUnavailable:  {fasthttp.StatusServiceUnavailable, "Metering unavailable", retryYes},
 		codeStorageUnavailable:   {fasthttp.StatusServiceUnavailable, "Storage unavailable", retryYes},
 		codeInvalidPolicy:        {fasthttp.StatusUnprocessableEntity, "Policies not reloaded", retryNo},
@@ -105,6 +107,21 @@ type problem struct {
 	limit      *fairUseLimit
 	replay     *meter.Reservation
 	mistakes   *policyProblems
+	answer     *upstreamAnswer
+}
+
+// upstreamAnswer is what a problem adds that stands in the place of a backend's answer.
+type upstreamAnswer struct {
+	Status      int    `json:"upstream_status"`
+	ContentType string `json:"upstream_content_type"`
+}
+
+// contentTypeShown is how much of a backend's Content-Type a problem and the log show.
+const contentTypeShown = 100
+
+func newUpstreamAnswer(resp *fasthttp.Response) *upstreamAnswer {
+	kind := resp.Header.ContentType()
+	return &upstreamAnswer{Status: resp.StatusCode(), ContentType: string(kind[:min(len(kind), contentTypeShown)])}
 }
 
 // fairUseLimit is what a fair-use-exceeded problem adds; null if it never ends by itself.
@@ -140,6 +157,7 @@ type problemView struct {
 	*fairUseLimit
 	*replayed
 	*policyProblems
+	*upstreamAnswer
 	Error openAIError `json:"error"`
 }
 
@@ -164,7 +182,7 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	}
 	view := problemView{
 		Type: "/problems/" + string(p.code), Title: m.title, Status: m.status, Detail: p.detail, Code: p.code,
-		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit, policyProblems: p.mistakes,
+		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit, policyProblems: p.mistakes, upstreamAnswer: p.answer,
 		Error: openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
 	}
 	if p.param != "" {

@@ -21,7 +21,7 @@ func TestProblemTable(t *testing.T) {
 		"not-found": 404, "unsupported-encoding": 415, "payload-too-large": 413, "headers-too-large": 431,
 		"request-in-progress": 409, "idempotency-mismatch": 422, "replay-unavailable": 409, "conflict": 409,
 		"upstream-unreachable": 502, "upstream-failed": 502, "upstream-timeout": 504, "upstream-unavailable": 503,
-		"metering-unavailable": 503,
+		"metering-unavailable": 503, "upstream-uncountable": 502,
 		// Beyond the data plane's table: the control plane's own.
 		"pack-not-eligible": 403, "subscription-required": 403, "not-refundable": 409,
 		"too-many-grants": 409, "storage-unavailable": 503, "internal-error": 500, "invalid-policy": 422,
@@ -74,6 +74,7 @@ func TestShouldRetry(t *testing.T) {
 		codeUpstreamFailed:       {"true", "nothing was charged, and the key allows a new attempt"},
 		codeUpstreamTimeout:      {"true", "nothing was charged, and the key allows a new attempt"},
 		codeUpstreamUnavailable:  {"true", "the breaker tries the backend again soon"},
+		codeUpstreamUncountable:  {"false", "the policy's rule, or the backend, has to be mended first"},
 		codeMeteringUnavailable:  {"true", "Redis comes back"},
 		codeStorageUnavailable:   {"true", "Postgres comes back, and a reference makes a repeat safe"},
 		codeInvalidPolicy:        {"false", "the files have to be mended first"},

@@ -52,6 +52,7 @@ func TestOnlyWhatIsDeliveredIsCharged(t *testing.T) {
 		"client error":     {422, `{"error":"logo without background"}`, 0, 422},
 		"backend error":    {500, `oops`, 0, 500},
 		"redirect":         {302, ``, 0, 302},
+		"an error":         {200, `{"error":{"code":"moderation_blocked"}}`, 0, 200},
 		"unreadable":       {200, `{"results":[{"status"`, 0, 502},
 		"not even JSON":    {200, `<html>`, 0, 502},
 		"another document": {200, `{"images":[]}`, 0, 502},

@@ -50,7 +50,8 @@ func (u *upstream) roundTrip(x *exchange, resp *fasthttp.Response, left time.Dur
 		return bc.sent, err
 	}
 	resp.Reset()
-	resp.StreamBody = true // the head decides whether the body is buffered or streamed
+	resp.Header.SetNoDefaultContentType(true) // fasthttp would call an untyped answer text/plain
+	resp.StreamBody = true                    // the head decides whether the body is buffered or streamed
 	resp.SkipBody = x.out.Header.IsHead()
 	br := u.client.AcquireReader(conn)
 	if err = resp.ReadLimitBody(br, 0); err != nil {

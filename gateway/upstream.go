@@ -184,6 +184,7 @@ func (us *upstreams) send(x *exchange, resp *fasthttp.Response) (sent bool, err 
 // upstreamProblem classifies a request that got no whole answer.
 func upstreamProblem(err error, sent bool) *problem {
 	var timeout interface{ Timeout() bool }
+	var small *fasthttp.ErrSmallBuffer
 	switch {
 	case errors.Is(err, fasthttp.ErrNoFreeConns):
 		return &problem{
@@ -204,6 +205,11 @@ func upstreamProblem(err error, sent bool) *problem {
 		return &problem{
 			code:   codeUpstreamTimeout,
 			detail: "the backend did not answer in time; nothing was charged",
+		}
+	case errors.As(err, &small):
+		return &problem{
+			code: codeUpstreamFailed, final: true,
+			detail: "the head of the backend's answer is larger than headers_max; nothing was charged",
 		}
 	}
 	return &problem{

@@ -151,7 +151,7 @@ func (c *changes) operation(name string, old, now *Policy) {
 	c.add("price", was.priceText(), is.priceText())
 	c.add("units", was.unitsText(), is.unitsText())
 	c.add("units at most", strconv.Itoa(int(was.Max)), strconv.Itoa(int(is.Max)))
-	c.add("delivered", was.deliveredText(), is.deliveredText())
+	c.add("delivered", was.DeliveredRule(), is.DeliveredRule())
 }
 
 // Changes is the table that `creditgate policy diff` prints.

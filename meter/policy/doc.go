@@ -42,6 +42,7 @@
 //	json_skip.go    the JSON reader: what is only checked
 //	text.go         the reader of names with texts: query, form, header
 //	multipart.go    the multipart reader
+//	failure.go      answers that show that nothing was delivered, although their status is 2xx
 //	offer.go        which packs an account may buy, and their validity in words
 //	quote.go        units, price, a negotiated price, delivered units
 //	summary.go      what policy check prints
@@ -49,6 +50,17 @@
 //	scenario_act.go the actions of a step
 //	scenario_value.go  local times, stretches of time, names and amounts in them
 //	diff.go         what changes for whom between two policies
+//
+// # What `delivered` means
+//
+// Without a `delivered` rule a 2xx delivers all units, and any other status none. With one, the rule counts the units in
+// the JSON body of a 2xx, at most as many as were asked for. Where it cannot be counted, nothing is charged, and the
+// answer decides what the client gets. Evidence of failure passes unchanged: a 2xx with no body, such as a 204; a
+// text/html or text/plain that is not JSON; a JSON object with a member `error`, unless that is null, false, 0 or empty.
+// Any other answer is withheld, because a mistake in the rule would otherwise give every result away: the client gets a
+// 502 upstream-uncountable, and the gateway logs the operation with its rule. An answer with a Content-Encoding cannot be
+// read and is withheld too; the backend was told Accept-Encoding: identity. A rule with a default counts it for an answer
+// without the member: `len(response.data) ?? 0` lets every JSON answer without data pass.
 //
 // # The rules of the seed products
 //

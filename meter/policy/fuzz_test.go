@@ -281,6 +281,7 @@ func checkPricing(t *testing.T, o *Operation, body []byte) {
 	require.LessOrEqual(t, q.UnitCredits, most.UnitCredits)
 	require.LessOrEqual(t, q.Credits, most.Credits)
 	require.GreaterOrEqual(t, int64(q.Credits), int64(0))
+	ShowsFailure(nil, body)
 	units, _ := o.Delivered(q, 200, body)
 	require.LessOrEqual(t, units, q.Units)
 }

@@ -255,7 +255,8 @@ func (o *Operation) creditsText() string {
 	return o.fixed.String()
 }
 
-func (o *Operation) deliveredText() string {
+// DeliveredRule is the text of the `delivered` rule, empty if there is none.
+func (o *Operation) DeliveredRule() string {
 	if o.delivered != nil {
 		return o.delivered.source
 	}

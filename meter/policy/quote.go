@@ -127,8 +127,8 @@ func (o *Operation) unitCredits(env map[string]any) (meter.Credits, error) {
 }
 
 // Delivered counts the units of q that a response delivered. Without a `delivered` rule a 2xx delivers all. Any
-// other status delivers none. body is needed only if NeedsResponse; ok is false if it cannot be read, and then
-// nothing counts as delivered.
+// other status delivers none. body is needed only if NeedsResponse. ok is false if the rule cannot be counted in it, and
+// then nothing is charged: the caller passes the answer on if ShowsFailure, and withholds it otherwise.
 func (o *Operation) Delivered(q Quote, status int, body []byte) (units uint32, ok bool) {
 	switch {
 	case status < 200 || status > 299:

@@ -137,7 +137,7 @@ func (p *Policy) smallest(k *Pack) *Pack {
 func (p *Policy) operationRows() [][]string {
 	rows := [][]string{{"OPERATION", "MATCH", "UNITS", "MAX", "CREDITS PER UNIT", "AT MOST", "DELIVERED"}}
 	for _, o := range p.Operations {
-		units, most, limit, delivered := o.unitsText(), o.MaxQuote().Credits.String(), strconv.Itoa(int(o.Max)), o.deliveredText()
+		units, most, limit, delivered := o.unitsText(), o.MaxQuote().Credits.String(), strconv.Itoa(int(o.Max)), o.DeliveredRule()
 		switch {
 		case o.AtZeroRefuse:
 			units, most, limit, delivered = "-", "free, refused at 0", "-", "-"

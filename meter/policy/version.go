@@ -26,7 +26,7 @@ func (p *Policy) hash() string {
 	put(versionFormat, p.Name, p.Location.String(), strconv.FormatBool(p.Pass), strconv.Itoa(len(p.Buckets)))
 	put(p.Buckets...)
 	for _, o := range p.Operations {
-		put(o.Name, o.Method, o.Path, o.unitsText(), strconv.FormatUint(uint64(o.Max), 10), o.creditsText(), o.deliveredText())
+		put(o.Name, o.Method, o.Path, o.unitsText(), strconv.FormatUint(uint64(o.Max), 10), o.creditsText(), o.DeliveredRule())
 		if o.AtZeroRefuse {
 			put("at zero: refuse")
 		}
