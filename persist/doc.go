@@ -34,7 +34,7 @@
 //	flush_project.go       … projections, statuses
 //	flush_metrics.go       rows, lag, pending, stopped
 //	trim.go                how long Redis keeps what is committed
-//	verify.go              `creditgate verify`: verify_chain.go, verify_sums.go, verify_live.go
+//	verify.go              `creditgate verify`: verify_chain.go, verify_rows.go, verify_sums.go, verify_live.go
 //
 // persist/events makes the feed of events and keeps the webhooks' queue; persist/finance reads as finance does;
 // persist/postgresd runs a private server; persist/persisttest gives each test a database.

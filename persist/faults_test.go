@@ -13,6 +13,7 @@ import (
 
 	"creditgate/meter"
 	"creditgate/persist"
+	"creditgate/persist/persisttest"
 )
 
 // log gathers what a flusher logs.
@@ -202,15 +203,24 @@ func TestVerifyFindsTampering(t *testing.T) {
 	for name, c := range map[string]struct{ sql, drift string }{
 		"a tampered line": {
 			`UPDATE creditgate.ledger_line SET spent = spent - 1, returned = returned + 1 WHERE pseq = 2`,
-			"entry 0 differs from the body",
+			"ledger_line 1-00-2-0 line 0",
 		},
-		"a missing line":   {`DELETE FROM creditgate.ledger_line WHERE pseq = 2`, "entry 0 differs from the body"},
-		"a tampered entry": {`UPDATE creditgate.ledger_entry SET operation = 'free' WHERE pseq = 2`, "Note {Operation:free"},
-		"a missing entry":  {`DELETE FROM creditgate.ledger_entry WHERE pseq = 2`, "entry 0 is missing"},
+		"a missing line":   {`DELETE FROM creditgate.ledger_line WHERE pseq = 2`, "the row is missing"},
+		"a tampered entry": {`UPDATE creditgate.ledger_entry SET operation = 'free' WHERE pseq = 2`, "operation  apply  free"},
+		"a missing entry":  {`DELETE FROM creditgate.ledger_entry WHERE pseq = 2`, "ledger_entry 1-00-2-0  the row is missing"},
 		"an entry put in": {`INSERT INTO creditgate.ledger_entry (layout, partition, pseq, idx, kind, account, seq, amount, subject,
 			units, occurred_at) SELECT layout, partition, pseq, 1, 'uncollected', account, 99, amount, gen_random_uuid(), 0,
-			occurred_at FROM creditgate.ledger_entry WHERE pseq = 2`, "entry 1 is not in the body"},
-		"entries without a record": {`UPDATE creditgate.ledger_entry SET pseq = 77 WHERE pseq = 3`, "entries without a record"},
+			occurred_at FROM creditgate.ledger_entry WHERE pseq = 2`, "ledger_entry 1-00-2-1  the record has no such entry"},
+		"entries without a record": {
+			`UPDATE creditgate.ledger_entry SET pseq = 77 WHERE pseq = 3`, "ledger_entry 1-00-77-0  the record has no such entry",
+		},
+		"lines without an entry": {
+			`UPDATE creditgate.ledger_line SET pseq = 77 WHERE pseq = 3`, "ledger_line 1-00-77-0 line 0  the record has no such line",
+		},
+		"rows of no partition": {
+			`INSERT INTO creditgate.ledger_record SELECT 7, partition, pseq, epoch, occurred_at, body, hash FROM creditgate.ledger_record`,
+			"ledger_record 7-0  rows of a partition that does not exist",
+		},
 		"a changed body": {
 			`UPDATE creditgate.ledger_record SET body = set_byte(body, 20, get_byte(body, 20) # 1) WHERE pseq = 2`,
 			"the hash does not follow",
@@ -243,10 +253,7 @@ func TestVerifyFindsTampering(t *testing.T) {
 // tamper does what only a superuser can: change the ledger behind its triggers.
 func (b *bundle) tamper(t *testing.T, sql string) {
 	t.Helper()
-	b.query(t, `ALTER TABLE creditgate.ledger_record DISABLE TRIGGER ALL`)
-	b.query(t, `ALTER TABLE creditgate.ledger_entry DISABLE TRIGGER ALL`)
-	b.query(t, `ALTER TABLE creditgate.ledger_line DISABLE TRIGGER ALL`)
-	b.query(t, sql)
+	persisttest.Tamper(t, b.url, sql)
 }
 
 func TestVerifyComparesRedisAtEqualSeq(t *testing.T) {

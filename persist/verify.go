@@ -11,11 +11,26 @@ import (
 	"creditgate/meter"
 )
 
+// DriftKind says what is wrong, for alerts.
+type DriftKind string
+
+// The kinds of drifts.
+const (
+	DriftChain DriftKind = "chain" // a record is missing, changed or out of order
+	DriftRows  DriftKind = "rows"  // a row of entries or lines is not what its record says
+	DriftSums  DriftKind = "sums"  // a projection or a change's status is not what the entries say
+	DriftRedis DriftKind = "redis" // Redis is not what Postgres says, or disagrees with itself
+)
+
+// DriftKinds are all kinds.
+func DriftKinds() []DriftKind { return []DriftKind{DriftChain, DriftRows, DriftSums, DriftRedis} }
+
 // Drift is one thing that is not as it must be.
 type Drift struct {
+	Kind    DriftKind
 	Account string // empty when it concerns no single account
-	Where   string // record, entry, grant
-	What    string
+	Where   string // table and row, grant, partition
+	What    string // the column, or what happened
 	Want    string // what the ledger says
 	Have    string
 }
@@ -26,7 +41,7 @@ type Report struct {
 	Drifts                                 []Drift
 }
 
-// driftsMax bounds a report: whoever has a thousand drifts does not need the next.
+// driftsMax bounds a report. A person does not read more, and the metrics stop there.
 const driftsMax = 1000
 
 // OK reports whether nothing drifted.
@@ -43,6 +58,16 @@ func (r *Report) DriftAccounts() int {
 	return len(accounts)
 }
 
+// Count counts the drifts of one kind.
+func (r *Report) Count(kind DriftKind) (n int) {
+	for _, d := range r.Drifts {
+		if d.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
 // Print writes what was checked and a table of what drifted.
 func (r *Report) Print(w io.Writer) error {
 	if _, err := fmt.Fprintf(w, "verified: partitions %d, records %d, entries %d, accounts %d, drifts %d\n",
@@ -50,14 +75,22 @@ func (r *Report) Print(w io.Writer) error {
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "ACCOUNT\tWHERE\tWHAT\tWANT\tHAVE") // Flush reports what went wrong
+	_, _ = fmt.Fprintln(table, "KIND\tACCOUNT\tWHERE\tWHAT\tWANT\tHAVE") // Flush reports what went wrong
 	for _, d := range r.Drifts {
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", d.Account, d.Where, d.What, d.Want, d.Have)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Kind, orDash(d.Account), d.Where, d.What, d.Want, d.Have)
 	}
 	return table.Flush()
 }
 
-func (r *Report) add(d Drift) {
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// Add notes a drift, unless there are driftsMax already.
+func (r *Report) Add(d Drift) {
 	if len(r.Drifts) < driftsMax {
 		r.Drifts = append(r.Drifts, d)
 	}
@@ -66,7 +99,7 @@ func (r *Report) add(d Drift) {
 // Verify proves the ledger against itself and against Redis:
 //
 //   - the hash chain of each partition, from the first record to the flush cursor;
-//   - entries and lines against the bodies of their records;
+//   - each column of entries and lines that a record holds against the record's body;
 //   - the projections against the sums of the lines, and seqs for gaps;
 //   - each account in Redis, which live returns, against Postgres at equal account seq, so that nothing has to stand
 //     still meanwhile. A nil live leaves Redis out.

@@ -1,15 +1,13 @@
 package persist
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"fmt"
-	"reflect"
 	"strconv"
-	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"creditgate/meter"
 )
@@ -48,7 +46,8 @@ type chainVerifier struct {
 type storedRecord struct {
 	meter.Record
 
-	hash [32]byte
+	occurred pgMicros
+	hash     [32]byte
 }
 
 func (v *chainVerifier) run(ctx context.Context) error {
@@ -57,83 +56,106 @@ func (v *chainVerifier) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		to := uint64(1<<63 - 1) // entries beyond the last record belong to nothing
+		to := uint64(1<<63 - 1) // rows beyond the last record belong to nothing
 		if len(page) > 0 {
 			to = page[len(page)-1].Pseq
 		}
-		entries, err := v.entries(ctx, v.prev.Pseq+1, to)
+		rows, err := v.rows(ctx, v.prev.Pseq+1, to)
 		if err != nil {
 			return err
 		}
 		for _, rec := range page {
-			v.record(rec, entries[rec.Pseq])
-			delete(entries, rec.Pseq)
+			v.record(rec, rows)
 		}
-		for pseq, es := range entries {
-			v.drift(pseq, es[0].Account, "entries without a record", "none", strconv.Itoa(len(es)))
+		for at, e := range rows.entries {
+			v.drift(DriftRows, e.Account, v.entryName(at), "the record has no such entry", "none", e.Kind)
+		}
+		for at, l := range rows.lines {
+			v.drift(DriftRows, "", v.lineName(at), "the record has no such line", "none", "grant "+l.Grant.String())
 		}
 		if len(page) == 0 {
 			break
 		}
 	}
 	if v.prev.Position != v.at.Position || v.prev.Hash != v.at.Hash {
-		v.drift(v.at.Pseq, "", "the cursor is not the last record",
-			fmt.Sprintf("%s %x", v.prev.Position, v.prev.Hash[:4]), fmt.Sprintf("%s %x", v.at.Position, v.at.Hash[:4]))
+		v.drift(DriftChain, "", v.recordName(v.at.Pseq), "the cursor is not the last record",
+			fmt.Sprintf("%s %x", v.prev.Position, v.prev.Hash), fmt.Sprintf("%s %x", v.at.Position, v.at.Hash))
 	}
 	return nil
 }
 
-func (v *chainVerifier) drift(pseq uint64, account, what, want, have string) {
-	where := fmt.Sprintf("record %d-%02d-%d", v.layout, v.partition, pseq)
-	v.report.add(Drift{Account: account, Where: where, What: what, Want: want, Have: have})
+func (v *chainVerifier) drift(kind DriftKind, account, where, what, want, have string) {
+	v.report.Add(Drift{Kind: kind, Account: account, Where: where, What: what, Want: want, Have: have})
 }
 
-// record checks one record. What follows is checked against what is stored here, so that one change is one drift.
-func (v *chainVerifier) record(rec storedRecord, entries []meter.Entry) {
+// recordName and its like name a row: its table and its primary key.
+func (v *chainVerifier) recordName(pseq uint64) string {
+	return fmt.Sprintf("ledger_record %d-%02d-%d", v.layout, v.partition, pseq)
+}
+
+func (v *chainVerifier) entryName(at entryKey) string {
+	return fmt.Sprintf("ledger_entry %d-%02d-%d-%d", v.layout, v.partition, at.pseq, at.idx)
+}
+
+func (v *chainVerifier) lineName(at lineKey) string {
+	return fmt.Sprintf("ledger_line %d-%02d-%d-%d line %d", v.layout, v.partition, at.pseq, at.idx, at.line)
+}
+
+// record checks one record. The next one is checked against the hash stored here, so that one change is one drift.
+func (v *chainVerifier) record(rec storedRecord, rows *ledgerRows) {
 	v.report.Records++
-	v.report.Entries += len(entries)
+	where := v.recordName(rec.Pseq)
 	if rec.Pseq != v.prev.Pseq+1 {
-		v.drift(v.prev.Pseq+1, "", "records are missing", "none", strconv.FormatUint(rec.Pseq-v.prev.Pseq-1, 10))
+		v.drift(DriftChain, "", v.recordName(v.prev.Pseq+1), "records are missing", "none",
+			strconv.FormatUint(rec.Pseq-v.prev.Pseq-1, 10))
 	} else if want := chain(v.prev.Hash, rec.Body); want != rec.hash {
-		v.drift(rec.Pseq, "", "the hash does not follow from the record before and the body",
-			hex.EncodeToString(want[:4]), hex.EncodeToString(rec.hash[:4]))
+		v.drift(DriftChain, "", where, "body or hash: the hash does not follow from the record before and the body",
+			hex.EncodeToString(want[:]), hex.EncodeToString(rec.hash[:]))
 	}
 	if rec.Epoch < v.prev.Epoch || rec.Epoch > v.claimed {
-		v.drift(rec.Pseq, "", "epoch out of order", fmt.Sprintf("%d…%d", v.prev.Epoch, v.claimed), strconv.FormatUint(rec.Epoch, 10))
+		v.drift(DriftChain, "", where, "epoch is out of order", fmt.Sprintf("%d…%d", v.prev.Epoch, v.claimed),
+			strconv.FormatUint(rec.Epoch, 10))
 	}
 	v.prev = meter.Cursor{Position: rec.Position, Hash: rec.hash}
 	decoded, err := meter.UnpackRecord(rec.Body)
 	if err != nil {
-		v.drift(rec.Pseq, "", "the body cannot be read", "", err.Error())
+		v.drift(DriftChain, "", where, "body cannot be read", "", err.Error())
 		return
 	}
-	if decoded.OccurredMs != rec.OccurredMs {
-		v.drift(rec.Pseq, "", "occurred_at", fromMs(decoded.OccurredMs).Format(time.RFC3339Nano),
-			fromMs(rec.OccurredMs).Format(time.RFC3339Nano))
+	if want := pgMicros(decoded.OccurredMs * 1000); want != rec.occurred {
+		v.drift(DriftRows, "", where, "occurred_at", want.String(), rec.occurred.String())
 	}
-	for i := range max(len(decoded.Entries), len(entries)) {
-		switch {
-		case i >= len(entries):
-			v.drift(rec.Pseq, decoded.Entries[i].Account, fmt.Sprintf("entry %d is missing", i), "there", "")
-		case i >= len(decoded.Entries):
-			v.drift(rec.Pseq, entries[i].Account, fmt.Sprintf("entry %d is not in the body", i), "", "there")
-		case !reflect.DeepEqual(decoded.Entries[i], entries[i]):
-			want, have := difference(decoded.Entries[i], entries[i])
-			v.drift(rec.Pseq, decoded.Entries[i].Account, fmt.Sprintf("entry %d differs from the body", i), want, have)
-		}
+	for i := range decoded.Entries {
+		v.entry(entryKey{rec.Pseq, i}, &decoded.Entries[i], decoded.OccurredMs, rows)
 	}
 }
 
-// difference shows the first field in which two entries differ.
-func difference(want, have meter.Entry) (string, string) {
-	a, b := reflect.ValueOf(want), reflect.ValueOf(have)
-	for i := range a.NumField() {
-		if x, y := a.Field(i).Interface(), b.Field(i).Interface(); !reflect.DeepEqual(x, y) {
-			name := a.Type().Field(i).Name
-			return fmt.Sprintf("%s %+v", name, x), fmt.Sprintf("%s %+v", name, y)
-		}
+// entry compares the rows of one entry with what the record's body says, and takes them out of rows.
+func (v *chainVerifier) entry(at entryKey, e *meter.Entry, occurredMs int64, rows *ledgerRows) {
+	if have, ok := rows.entries[at]; ok {
+		v.report.Entries++
+		want := entryRowOf(e, occurredMs)
+		v.columns(e.Account, v.entryName(at), want, have)
+		delete(rows.entries, at)
+	} else {
+		v.drift(DriftRows, e.Account, v.entryName(at), "the row is missing", e.Kind.String(), "none")
 	}
-	return "", ""
+	for n := range e.Lines {
+		at := lineKey{at, n}
+		have, ok := rows.lines[at]
+		if !ok {
+			v.drift(DriftRows, e.Account, v.lineName(at), "the row is missing", "grant "+e.Lines[n].Grant.String(), "none")
+			continue
+		}
+		v.columns(e.Account, v.lineName(at), lineRowOf(e.Kind, &e.Lines[n]), have)
+		delete(rows.lines, at)
+	}
+}
+
+func (v *chainVerifier) columns(account, where string, want, have any) {
+	for _, d := range differences(want, have) {
+		v.drift(DriftRows, account, where, d.column, d.want, d.have)
+	}
 }
 
 func (v *chainVerifier) records(ctx context.Context) ([]storedRecord, error) {
@@ -144,86 +166,11 @@ func (v *chainVerifier) records(ctx context.Context) ([]storedRecord, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (rec storedRecord, err error) {
-		var occurred time.Time
 		var hash []byte
+		var occurred pgtype.Timestamptz
 		err = row.Scan(&rec.Pseq, &rec.Epoch, &occurred, &rec.Body, &hash)
-		rec.OccurredMs = occurred.UnixMilli()
+		rec.occurred = microsOf(occurred)
 		copy(rec.hash[:], hash)
 		return rec, err
 	})
-}
-
-// entries reads what is stored decoded, by pseq, in the form that decoding a body gives.
-func (v *chainVerifier) entries(ctx context.Context, from, to uint64) (map[uint64][]meter.Entry, error) {
-	rows, err := v.tx.Query(ctx, `SELECT pseq, kind, seq, amount, account, subject, units, coalesce(operation, ''),
-			coalesce(policy_version, ''), coalesce(key_id, ''), coalesce(reason, ''), coalesce(actor, ''),
-			key_hash, key_fingerprint, occurred_at, idx
-		FROM creditgate.ledger_entry WHERE layout = $1 AND partition = $2 AND pseq BETWEEN $3 AND $4
-		ORDER BY pseq, idx`, int(v.layout), int(v.partition), from, to)
-	if err != nil {
-		return nil, err
-	}
-	out := map[uint64][]meter.Entry{}
-	var pseq uint64
-	var kind string
-	var hash, fingerprint []byte
-	var occurred time.Time
-	var idx int
-	var e meter.Entry
-	_, err = pgx.ForEachRow(rows, []any{
-		&pseq, &kind, &e.Seq, (*int64)(&e.Amount), &e.Account, (*[16]byte)(&e.ID), &e.Units, &e.Note.Operation,
-		&e.Note.PolicyVersion, &e.Note.KeyID, &e.Note.Reason, &e.Note.Actor, &hash, &fingerprint, &occurred, &idx,
-	}, func() error {
-		e.Kind, e.Note.Key = kindOf(kind), nil
-		if hash != nil {
-			e.Note.Key = &meter.IdempotencyKey{}
-			copy(e.Note.Key.Hash[:], bytes.Clone(hash))
-			copy(e.Note.Key.Fingerprint[:], bytes.Clone(fingerprint))
-		}
-		if idx != len(out[pseq]) {
-			v.drift(pseq, e.Account, "entries are not numbered from 0", strconv.Itoa(len(out[pseq])), strconv.Itoa(idx))
-		}
-		out[pseq] = append(out[pseq], e)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out, v.lines(ctx, from, to, out)
-}
-
-func (v *chainVerifier) lines(ctx context.Context, from, to uint64, entries map[uint64][]meter.Entry) error {
-	rows, err := v.tx.Query(ctx, `SELECT pseq, idx, kind, grant_id, granted, spent, returned, lapsed, revoked, debt
-		FROM creditgate.ledger_line WHERE layout = $1 AND partition = $2 AND pseq BETWEEN $3 AND $4
-		ORDER BY pseq, idx, line`, int(v.layout), int(v.partition), from, to)
-	if err != nil {
-		return err
-	}
-	var pseq uint64
-	var idx int
-	var kind string
-	var l meter.Line
-	_, err = pgx.ForEachRow(rows, []any{
-		&pseq, &idx, &kind, (*[16]byte)(&l.Grant), (*int64)(&l.Granted), (*int64)(&l.Spent), (*int64)(&l.Returned),
-		(*int64)(&l.Lapsed), (*int64)(&l.Revoked), (*int64)(&l.Debt),
-	}, func() error {
-		es := entries[pseq]
-		if idx < 0 || idx >= len(es) || es[idx].Kind != kindOf(kind) {
-			v.drift(pseq, "", fmt.Sprintf("a line of entry %d, which is missing or not a %s", idx, kind), "", l.Grant.String())
-			return nil
-		}
-		es[idx].Lines = append(es[idx].Lines, l)
-		return nil
-	})
-	return err
-}
-
-// kindOf is the kind with this name; 0 for none.
-func kindOf(name string) meter.Kind {
-	for k := meter.KindGrant; k <= meter.KindHold; k++ {
-		if k.String() == name {
-			return k
-		}
-	}
-	return 0
 }

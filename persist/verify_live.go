@@ -35,8 +35,8 @@ func verifyAccount(
 	}
 	have := d.Account
 	if have.Seq < least { // Postgres was asked first, so Redis has lost what is flushed
-		report.add(Drift{
-			Account: name, Where: "account", What: "Redis is behind Postgres",
+		report.Add(Drift{
+			Kind: DriftRedis, Account: name, Where: "account", What: "Redis is behind Postgres",
 			Want: fmt.Sprintf("seq %d", least), Have: fmt.Sprintf("seq %d", have.Seq),
 		})
 		return nil
@@ -51,8 +51,8 @@ func verifyAccount(
 			break
 		}
 		if time.Now().After(deadline) {
-			report.add(Drift{
-				Account: name, Where: "account", What: "Postgres does not follow: is a flusher running?",
+			report.Add(Drift{
+				Kind: DriftRedis, Account: name, Where: "account", What: "Postgres does not follow: is a flusher running?",
 				Want: fmt.Sprintf("seq %d", have.Seq), Have: fmt.Sprintf("seq %d", at),
 			})
 			return nil
@@ -110,7 +110,7 @@ func (s *Store) grantsAt(ctx context.Context, account string, seq uint64) (map[m
 // can come back to it to pay with.
 func compareGrants(report *Report, account string, want map[meter.ID]owned, have []meter.Grant) {
 	drift := func(id meter.ID, what, want, have string) {
-		report.add(Drift{Account: account, Where: "grant " + id.String(), What: what, Want: want, Have: have})
+		report.Add(Drift{Kind: DriftRedis, Account: account, Where: "grant " + id.String(), What: what, Want: want, Have: have})
 	}
 	for _, h := range have {
 		w := want[h.ID]

@@ -38,6 +38,12 @@ const (
 		LEFT JOIN creditgate.ledger_entry e
 			ON e.subject = c.id AND e.kind = c.kind AND e.kind IN ('grant', 'revoke', 'adjust')
 		WHERE (c.status = 'applied') <> (e.subject IS NOT NULL)`
+	rowsOfNoPartition = `SELECT '', r.name || ' ' || r.layout || '-' || r.partition, 'none', count(*)::text
+		FROM (SELECT 'ledger_record' AS name, layout, partition FROM creditgate.ledger_record
+			UNION ALL SELECT 'ledger_entry', layout, partition FROM creditgate.ledger_entry
+			UNION ALL SELECT 'ledger_line', layout, partition FROM creditgate.ledger_line) r
+		WHERE NOT EXISTS (SELECT FROM creditgate.partition p WHERE (p.layout, p.partition) = (r.layout, r.partition))
+		GROUP BY r.name, r.layout, r.partition`
 )
 
 // verifySums compares what is kept beside the ledger with the ledger.
@@ -47,14 +53,15 @@ func verifySums(ctx context.Context, tx pgx.Tx, report *Report) error {
 		{"seq", seqsOfAccounts},
 		{"late entry before the expiry", lateBeforeExpiry},
 		{"status of a change", statusesOfChanges},
+		{"rows of a partition that does not exist", rowsOfNoPartition},
 	} {
 		rows, err := tx.Query(ctx, check.sql)
 		if err != nil {
 			return fmt.Errorf("%s: %w", check.what, err)
 		}
-		d := Drift{What: check.what}
+		d := Drift{Kind: DriftSums, What: check.what}
 		_, err = pgx.ForEachRow(rows, []any{&d.Account, &d.Where, &d.Want, &d.Have}, func() error {
-			report.add(d)
+			report.Add(d)
 			return nil
 		})
 		if err != nil {

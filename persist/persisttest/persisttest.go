@@ -121,6 +121,19 @@ func Empty(tb testing.TB) string {
 // AsOwner is a database's URL as superuser, who may also tamper with it.
 func AsOwner(tb testing.TB, dbURL string) string { tb.Helper(); return as(tb, dbURL, "postgres") }
 
+// Tamper runs statements that only a superuser can: they change the ledger behind its triggers.
+func Tamper(tb testing.TB, dbURL string, statements ...string) {
+	tb.Helper()
+	for _, table := range []string{"ledger_record", "ledger_entry", "ledger_line"} {
+		statements = append([]string{"ALTER TABLE creditgate." + table + " DISABLE TRIGGER ALL"}, statements...)
+	}
+	for _, sql := range statements {
+		if err := execute(tb.Context(), AsOwner(tb, dbURL), sql); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
 // AsFinance is a database's URL as a member of finance_reader.
 func AsFinance(tb testing.TB, dbURL string) string { tb.Helper(); return as(tb, dbURL, financeLogin) }
 
