@@ -13,4 +13,6 @@ var (
 	ErrNoAccount = errors.New("no such account")
 	// ErrNoReservation says that the reservation does not exist, or is older than what Redis and Postgres keep.
 	ErrNoReservation = errors.New("no such reservation")
+	// ErrFenced says that a partition stays closed until a person has acted.
+	ErrFenced = errors.New("fenced")
 )

@@ -42,6 +42,7 @@ type PartitionView struct {
 	Epoch           uint64
 	Pseq            uint64 // of the newest record
 	FlushedPseq     uint64 // how far Postgres is, as Redis was told
+	Base            uint64 // the record that Redis was rebuilt at, 0: never; the stream begins after it
 	State           string // "open" or "loading"
 	Torn            bool
 	SameIncarnation bool // Redis has not restarted or failed over since the partition was opened
@@ -60,6 +61,7 @@ func (i *Inspector) Partition(ctx context.Context, partition uint16) (PartitionV
 		return v, i.failed("partition", err)
 	}
 	v.Exists, v.Epoch, v.Pseq, v.FlushedPseq, v.Torn = m.exists, m.Epoch, m.Pseq, m.Flushed.Pseq, m.Torn
+	v.Base = m.Base
 	v.SameIncarnation = m.exists && m.Incarnation == m.replid
 	if m.exists {
 		v.State = "open"
@@ -192,13 +194,17 @@ func (i *Inspector) Records(ctx context.Context, partition uint16, after Positio
 	return records, nil
 }
 
-// RecordAt is the body of one ledger record, nil if Redis does not have it.
-func (i *Inspector) RecordAt(ctx context.Context, partition uint16, at Position) ([]byte, error) {
-	body, err := i.engine.recordAt(ctx, partition, at)
-	if err != nil {
-		return nil, i.failed("ledger", err)
+// Continues says whether Redis' ledger goes on from Postgres' at a cursor that was read before: ErrFenced if it does
+// not, as a gateway finds when it opens the partition.
+func (i *Inspector) Continues(ctx context.Context, partition uint16, at Cursor) error {
+	m, err := i.engine.readMeta(ctx, i.client, partition)
+	if err == nil {
+		err = i.engine.continues(ctx, partition, m.Meta, at)
 	}
-	return body, nil
+	if err == nil || errors.Is(err, ErrFenced) {
+		return err
+	}
+	return i.failed("ledger", err)
 }
 
 // NowMs is the clock of an account's partition: Redis', unless a test clock moved it, as its last write then shows.

@@ -25,9 +25,6 @@ const (
 	loadingIdle  = 5 * time.Second // a rebuild that wrote nothing for so long is taken over
 )
 
-// errFenced says that a partition needs a person.
-var errFenced = errors.New("fenced")
-
 // openLoop opens the partition whenever it is not open, until ctx ends.
 func (e *Engine) openLoop(ctx context.Context, p *partition) {
 	wait := openRetryMin
@@ -80,7 +77,7 @@ func (e *Engine) openPartition(ctx context.Context, p *partition) error {
 	case err != nil:
 		return err
 	case m.Torn:
-		return fmt.Errorf("%w: a write failed half-way in Redis; compare with Postgres and rebuild", errFenced)
+		return fmt.Errorf("%w: a write failed half-way in Redis; compare with Postgres and rebuild", ErrFenced)
 	case m.exists && !m.Loading && m.Incarnation == m.replid && m.Pseq >= p.minPseq.Load() && !p.reopen.Load():
 		p.open(m.Epoch, m.Pseq)
 		return nil
@@ -115,26 +112,32 @@ func (e *Engine) compare(ctx context.Context, p *partition, m partitionMeta, emp
 	if err != nil {
 		return at, fmt.Errorf("cursor in Postgres: %w", err)
 	}
-	switch {
-	case empty:
-		return at, nil
-	case m.Pseq < at.Pseq:
-		return at, fmt.Errorf("%w: Postgres has %d ledger records more than Redis", errFenced, at.Pseq-m.Pseq)
-	case at.Pseq < m.Base:
-		return at, fmt.Errorf("%w: Postgres has lost %d ledger records since Redis was rebuilt from it",
-			errFenced, m.Base-at.Pseq)
-	case at.Pseq == m.Base: // the stream begins after it
+	if empty {
 		return at, nil
 	}
-	body, err := e.recordAt(ctx, p.number, at.Position)
+	return at, e.continues(ctx, p.number, m.Meta, at)
+}
+
+// continues says whether Redis' ledger goes on from Postgres' at this cursor. It may be called while traffic goes on if
+// the meta was read after the cursor.
+func (e *Engine) continues(ctx context.Context, partition uint16, m Meta, at Cursor) error {
+	switch {
+	case m.Pseq < at.Pseq:
+		return fmt.Errorf("%w: Postgres has %d ledger records more than Redis", ErrFenced, at.Pseq-m.Pseq)
+	case at.Pseq < m.Base:
+		return fmt.Errorf("%w: Postgres has lost %d ledger records since Redis was rebuilt from it", ErrFenced, m.Base-at.Pseq)
+	case at.Pseq == m.Base: // the stream begins after it
+		return nil
+	}
+	body, err := e.recordAt(ctx, partition, at.Position)
 	if err != nil {
-		return at, err
+		return err
 	}
 	if !bytes.Equal(body, at.Body) {
-		return at, fmt.Errorf("%w: record %s in Redis is not the one in Postgres: their histories have forked",
-			errFenced, at.Position)
+		return fmt.Errorf("%w: record %s in Redis is not the one in Postgres: their histories have forked",
+			ErrFenced, at.Position)
 	}
-	return at, nil
+	return nil
 }
 
 // countLost tells of ledger records that this gateway saw in Redis and nobody has any more.
@@ -279,7 +282,7 @@ func (e *Engine) checkLayout(ctx context.Context, client redis.UniversalClient) 
 	}
 	if have := client.Get(ctx, layoutKey).Val(); have != want {
 		return fmt.Errorf("%w: Redis was filled under layout %s, this gateway has %s (number/partitions); "+
-			"drain and rebuild to change it", errFenced, have, want)
+			"drain and rebuild to change it", ErrFenced, have, want)
 	}
 	return nil
 }

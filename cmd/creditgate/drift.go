@@ -12,29 +12,37 @@ import (
 	"creditgate/persist"
 )
 
-// driftWatch does now and then what `creditgate verify` does on demand, and shows the result as a metric.
+// driftWatch does now and then what `creditgate verify` does on demand, and shows the result as metrics.
 type driftWatch struct {
 	store    *persist.Store
-	engine   *meter.Engine
+	redis    *meter.Inspector
 	every    time.Duration
 	accounts prometheus.Gauge
+	drifts   *prometheus.GaugeVec
 	verified prometheus.Gauge
 	log      zerolog.Logger
 }
 
 func newDriftWatch(
-	store *persist.Store, engine *meter.Engine, every time.Duration, reg prometheus.Registerer, log zerolog.Logger,
+	store *persist.Store, redis *meter.Inspector, every time.Duration, reg prometheus.Registerer, log zerolog.Logger,
 ) *driftWatch {
 	d := &driftWatch{
-		store: store, engine: engine, every: every, log: log,
+		store: store, redis: redis, every: every, log: log,
 		accounts: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "creditgate_drift_accounts", Help: "Accounts in which Redis and Postgres differed at the last comparison.",
 		}),
+		drifts: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "creditgate_drifts", Help: "Everything that differed at the last comparison, with or without an account: " +
+				"chain (of records), rows, sums, redis. At most 1000 in all.",
+		}, []string{"kind"}),
 		verified: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "creditgate_verified_timestamp_seconds", Help: "When Redis and Postgres were last compared, Unix time; 0: never.",
 		}),
 	}
-	reg.MustRegister(d.accounts, d.verified)
+	for _, kind := range persist.DriftKinds() {
+		d.drifts.WithLabelValues(string(kind)) // a series from the start, for alerts
+	}
+	reg.MustRegister(d.accounts, d.drifts, d.verified)
 	return d
 }
 
@@ -54,7 +62,7 @@ func (d *driftWatch) run(ctx context.Context) {
 }
 
 func (d *driftWatch) compare(ctx context.Context) {
-	report, err := persist.Verify(ctx, d.store, d.engine.Balance)
+	report, _, err := verify(ctx, d.store, d.redis)
 	if err != nil {
 		if ctx.Err() == nil {
 			d.log.Warn().Err(err).Msg("could not compare Redis with Postgres")
@@ -62,9 +70,12 @@ func (d *driftWatch) compare(ctx context.Context) {
 		return
 	}
 	d.accounts.Set(float64(report.DriftAccounts()))
+	for _, kind := range persist.DriftKinds() {
+		d.drifts.WithLabelValues(string(kind)).Set(float64(report.Count(kind)))
+	}
 	d.verified.SetToCurrentTime()
 	for _, drift := range report.Drifts {
-		d.log.Error().Str("account", drift.Account).Str("where", drift.Where).Str("what", drift.What).
+		d.log.Error().Str("kind", string(drift.Kind)).Str("account", drift.Account).Str("where", drift.Where).Str("what", drift.What).
 			Str("want", drift.Want).Str("have", drift.Have).Msg("drift: run creditgate verify")
 	}
 }

@@ -197,11 +197,19 @@ func inspectPartition(ctx context.Context, i *meter.Inspector, w io.Writer, text
 		"torn", torn,
 		"head", p.Pseq,
 		"flushed", fmt.Sprintf("%d (%d records to go, as Redis was told)", p.FlushedPseq, p.Pseq-min(p.Pseq, p.FlushedPseq)),
+		"rebuilt at", orNever(p.Base),
 		"ledger", fmt.Sprintf("%d records, %s to %s", p.Records, orDash(p.First), orDash(p.Last)),
 		"open reservations", p.Open,
 		"outcome slots", p.Slots,
 	)
 	return nil
+}
+
+func orNever(pseq uint64) string {
+	if pseq == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(pseq, 10)
 }
 
 func orDash(s string) string {

@@ -48,6 +48,7 @@ type node struct {
 	issuer   *persist.Issuer
 	events   *events.Producer
 	webhooks *webhook.Sender
+	inspect  *meter.Inspector
 	drift    *driftWatch
 	gate     *gateway.Gateway
 	hangup   chan os.Signal // SIGHUP; one waits while another is obeyed
@@ -97,7 +98,10 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 		return nil, err
 	}
 	n.webhooks = webhook.NewSender(deliveries{told}, webhook.Options{Networks: networks}, metrics, log)
-	n.drift = newDriftWatch(n.store, n.engine, c.VerifyEvery, metrics, log)
+	if n.inspect, err = meter.NewInspector(c.RedisURL, c.Layout); err != nil {
+		return nil, fmt.Errorf("redis_url: %w", err)
+	}
+	n.drift = newDriftWatch(n.store, n.inspect, c.VerifyEvery, metrics, log)
 	if c.TestClock {
 		n.moving = persist.NewTestClock(n.store, log, n.issue, n.sweeper.Sweep, n.engine.SweepNow)
 		metrics.MustRegister(clockGauge(n.clock))
@@ -122,6 +126,9 @@ func (n *node) close() (err error) {
 	}
 	if n.answers != nil {
 		err = errors.Join(err, n.answers.Close())
+	}
+	if n.inspect != nil {
+		err = errors.Join(err, n.inspect.Close())
 	}
 	if n.store != nil {
 		n.store.Close()

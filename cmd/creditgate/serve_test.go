@@ -79,7 +79,7 @@ func TestTwoGatewaysSellExactlyWhatThereIs(t *testing.T) {
 	for _, name := range []string{ // of the contract
 		`requests_total{operation="generate",outcome="committed"}`, "request_duration_seconds", "overhead_seconds",
 		"credits_total", "reservations_open", "ledger_lag_seconds", "ledger_pending", "breaker_state", "flush_rows_total",
-		"drift_accounts",
+		"drift_accounts", "drifts",
 	} {
 		require.Contains(t, metrics, "\ncreditgate_"+name)
 	}

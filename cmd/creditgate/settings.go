@@ -182,7 +182,7 @@ func (c *config) operation() []setting {
 		},
 		{
 			"verify_every", duration(&c.VerifyEvery), false,
-			"how often every account in Redis is compared with Postgres; the result is the metric " +
+			"how often a gateway runs the checks of creditgate verify; the result is in the metrics creditgate_drifts and " +
 				"creditgate_drift_accounts. 0: never",
 		},
 		{
