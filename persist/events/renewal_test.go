@@ -1,6 +1,8 @@
 package events_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,5 +59,51 @@ func TestEachCycleAfterTheFirstIsARenewal(t *testing.T) {
 	require.Contains(t, told[0], `"bucket":"promo","credits":1,`)
 	require.Contains(t, told[0], `"starts_at":"`+stamped(s.Cycle.To.UTC())+`"`)
 	require.NotContains(t, told[0], `"credits":30`)
+	h.requireDense(t)
+}
+
+const twoPromotions = `
+name: studio
+timezone: UTC
+buckets: [promo, monthly, purchased]
+cycle: {anchor: subscription_start}
+events: {promotion_ending_days: 3}
+plans:
+  plus: {promo: launch, monthly: {credits: 1}}
+  pro:  {promo: welcome, monthly: {credits: 1}}
+  both: {promo: [launch, welcome], monthly: {credits: 1}}
+promotions:
+  launch:  {bucket: promo, starts: YESTERDAY, lasts: 2w, credits: slots * 10, per: window}
+  welcome: {bucket: promo, starts: YESTERDAY, lasts: 2w, credits: slots * 3, per: window}
+operations:
+  apply: {match: POST /apply, credits: 1}
+`
+
+// Two promotions may share their bucket and their end: each account is told of that which gave it its credit.
+func TestPromotionEndingNamesWhatGaveTheCredit(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, policy.Notices{})
+	yesterday := time.Now().UTC().AddDate(0, 0, -1).Format(time.DateOnly)
+	p, err := policy.Parse("studio.yaml", []byte(strings.ReplaceAll(twoPromotions, "YESTERDAY", yesterday)))
+	require.NoError(t, err)
+	h.rules.Replace(catalog(p))
+	h.produce(t)
+	slots, ends := uint32(2), p.Promotions[0].Ends
+	for name, plan := range map[string]string{"ada": "plus", "bob": "pro", "eve": "both"} {
+		h.account(t, name)
+		_, err := h.admin.PutSubscription(t.Context(), persist.SubscriptionChange{Account: name, Plan: plan, Slots: &slots})
+		require.NoError(t, err)
+	}
+	h.grant(t, "bob", "promo", 5, time.Time{}, ends) // by a person: it may belong to either
+	h.spend(t, "ada", 1)
+	h.clock.Set(time.Until(ends) - day)
+	require.Eventually(t, func() bool { return len(h.told(t, events.TypePromotionEnding)) >= 4 }, 10*time.Second, 10*time.Millisecond)
+	says := func(account, promotion string, credits int) string {
+		return fmt.Sprintf(`promotion.ending %s {"bucket":"promo","credits":%d,"ends_at":"%s","promotion":"%s"}`,
+			account, credits, stamped(ends.UTC()), promotion)
+	}
+	require.ElementsMatch(t, []string{
+		says("ada", "launch", 19), says("bob", "welcome", 6), says("eve", "launch", 20), says("eve", "welcome", 6),
+	}, h.told(t, events.TypePromotionEnding))
 	h.requireDense(t)
 }
