@@ -27,6 +27,7 @@
 //	POST /studio/revert          back to the originals (the caller has them)
 //	POST /studio/report          report a faulty image
 //	POST /v1/images/generations  pictures from a prompt
+//	POST /3d/trial               a coarse mesh from a prompt, for nothing
 //	POST /3d/generations         a mesh from a prompt
 //	POST /3d/background-removal  a photo with a transparent background
 //	POST /3d/style-transfer      a photo in the colours of a style

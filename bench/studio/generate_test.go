@@ -73,6 +73,14 @@ func Test3D(t *testing.T) {
 	status, _ = r.post("/3d/generations", map[string]any{"model": "best", "prompt": "dunes"})
 	require.Equal(t, 400, status)
 
+	for _, body := range []map[string]any{{}, {"prompt": "dunes"}} {
+		status, mesh = r.post("/3d/trial", body)
+		require.Equal(t, 200, status)
+		require.Equal(t, 8*8, strings.Count(mesh["mesh"].(string), "\nf "))
+	}
+	status, _ = r.post("/3d/trial", map[string]any{"prompt": 7})
+	require.Equal(t, 400, status)
+
 	status, cut := r.post("/3d/background-removal", map[string]any{"image": SamplePhoto(0)})
 	require.Equal(t, 200, status)
 	img := pictureOf(t, cut["image"])

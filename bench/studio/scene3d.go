@@ -37,6 +37,28 @@ func (s *Studio) mesh(ctx *fasthttp.RequestCtx, _ steering) reply {
 	})
 }
 
+// trialResolution is coarser than that of any model.
+const trialResolution = 8
+
+// trial answers a prompt, or none, with a coarse landscape: whoever tries the product need not choose a model.
+func (s *Studio) trial(ctx *fasthttp.RequestCtx, _ steering) reply {
+	var body struct {
+		Prompt string `json:"prompt"`
+	}
+	switch err := json.Unmarshal(ctx.PostBody(), &body); {
+	case err != nil:
+		return refusal(invalid("", "the body is not the expected JSON: "+err.Error()))
+	case len(body.Prompt) > promptMax:
+		return refusal(invalid("prompt", fmt.Sprintf("prompt has %d bytes, must have at most %d", len(body.Prompt), promptMax)))
+	}
+	const n = trialResolution
+	var obj []byte
+	s.work(func() { obj = landscape(body.Prompt, n) })
+	return jsonReply(fasthttp.StatusOK, map[string]any{
+		"model": "trial", "format": "obj", "vertices": (n + 1) * (n + 1), "faces": n * n, "mesh": string(obj),
+	})
+}
+
 func landscape(prompt string, n int) []byte {
 	rng := dice(prompt, 0)
 	height := field{newWaves(rng, 3, 0.5), newWaves(rng, 4, 0.5)}

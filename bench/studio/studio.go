@@ -69,6 +69,7 @@ func New(o Options) *Studio {
 		"POST /studio/revert":         s.revert,
 		"POST /studio/report":         s.report,
 		"POST /v1/images/generations": s.generate,
+		"POST /3d/trial":              s.trial,
 		"POST /3d/generations":        s.mesh,
 		"POST /3d/background-removal": s.removeBackground,
 		"POST /3d/style-transfer":     s.transferStyle,
