@@ -69,19 +69,32 @@ func (n NewOverride) check(p *policy.Policy) error {
 	case kind == policy.UnitCredits && n.Credits > policy.UnitCreditsMax:
 		return refuse(ErrInvalid, "credits", "%s credits; a unit costs at most %s", n.Credits, policy.UnitCreditsMax)
 	case kind == policy.UnitCredits:
-		var names []string
-		for _, o := range p.Operations {
-			if !o.Free() { // what is free for everybody is not priced, nor read
-				names = append(names, o.Name)
-			}
-		}
-		if !slices.Contains(names, n.Target) {
-			return refuse(ErrInvalid, "target", "target %q is not a priced operation of %s; it has %s", n.Target, p.Name, listed(names))
-		}
+		return n.checkPrice(p)
 	case !bucket:
 		return refuse(ErrInvalid, "target", "target %q is not a bucket of %s; it has %s", n.Target, p.Name, listed(p.Buckets))
 	case kind == policy.FairUse && !unlimited:
 		return refuse(ErrInvalid, "target", "target %q is unlimited in no plan of %s; use kind contingent", n.Target, p.Name)
+	}
+	return nil
+}
+
+// checkPrice refuses a price of an operation that has none, and a discount where the product gives none: a price below
+// the dearest that a unit can have.
+func (n NewOverride) checkPrice(p *policy.Policy) error {
+	var names []string
+	for _, o := range p.Operations {
+		if o.Free() { // a free operation is neither priced nor read
+			continue
+		}
+		names = append(names, o.Name)
+		if list := o.MaxQuote().UnitCredits; o.Name == n.Target && n.Credits < list && !p.Rules.Discounts {
+			return refuse(ErrInvalid, "credits", "%s credits are below the list price of %s, which is %s credits a unit, and %s "+
+				"gives no discounts; ask for at least that, or write purchases: {discounts: allowed} in its policy",
+				n.Credits, o.Name, list, p.Name)
+		}
+	}
+	if !slices.Contains(names, n.Target) {
+		return refuse(ErrInvalid, "target", "target %q is not a priced operation of %s; it has %s", n.Target, p.Name, listed(names))
 	}
 	return nil
 }

@@ -184,6 +184,14 @@ func TestPolicyCheck(t *testing.T) {
 	for _, want := range []string{":4:14: operations.x.match: ", ":4:30: operations.x.credits: ", ":4:34: operations.x.unitz: unknown key; did you mean units?"} {
 		require.Contains(t, said, path+want)
 	}
+	path = write(t, "equal.yaml", "name: p\nbuckets: [a]\nplans: {q: {packs: [s, l]}}\npacks:\n  s: {bucket: a, credits: 1, price: 1.00 EUR}\n"+
+		"  l: {bucket: a, credits: 2, price: 2.00 EUR}\noperations: {x: {match: GET /x, credits: 1}}\n")
+	status, out, said = command(t, nil, "policy", "check", path)
+	require.Zero(t, status, "a warning")
+	require.Contains(t, out, "policy     p, version ")
+	require.Equal(t, path+":3:20: plans.q.packs: warning: a credit of l costs 1.00, as one of s does: the larger pack gives no discount; "+
+		"write purchases: {volume_discount: required} to have such a list refused\n", said)
+
 	dir := t.TempDir()
 	for _, name := range []string{"a.yaml", "b.yml"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name),

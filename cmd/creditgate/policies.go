@@ -68,7 +68,7 @@ func (a *app) policyCommand() *cobra.Command {
 	cmd.AddCommand(a.simulateCommand())
 	cmd.AddCommand(&cobra.Command{
 		Use:   "check FILE",
-		Short: "Print what a policy file, or each of a directory, says; or all its mistakes, with status 1",
+		Short: "Print what a policy file, or each of a directory, says, with warnings; or all its mistakes, with status 1",
 		Args:  cobra.ExactArgs(1),
 		RunE:  func(_ *cobra.Command, args []string) error { return a.checkPolicies(args[0]) },
 	}, &cobra.Command{
@@ -88,6 +88,9 @@ func (a *app) checkPolicies(path string) error {
 	var texts []string
 	for _, name := range sortedKeys(policies) {
 		texts = append(texts, policies[name].Summary())
+		for _, w := range policies[name].Warnings {
+			_, _ = fmt.Fprintln(a.err, w)
+		}
 	}
 	_, err = fmt.Fprint(a.out, strings.Join(texts, "\n"))
 	return err

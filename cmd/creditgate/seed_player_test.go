@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"mime/multipart"
 	"net/http"
 	"slices"
 	"strconv"
@@ -102,7 +103,7 @@ func ask(base, token, method, path string, body []byte, header http.Header) (ans
 	}
 	maps.Copy(req.Header, header)
 	req.Header.Set("Authorization", "Bearer "+token)
-	if len(body) > 0 {
+	if len(body) > 0 && req.Header.Get("Content-Type") == "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := http.DefaultClient.Do(req)
@@ -211,24 +212,50 @@ func (c *seedAccount) buy(pack string) purchase {
 
 // ask sends a request on the data plane. The key is made at the first one, since what it is asked for is cached by key.
 func (c *seedAccount) ask(method, path string, body any, header ...string) answer {
-	if c.key == "" {
-		c.key = decode[struct {
-			Key string `json:"key"`
-		}](c.player, c.must("POST", c.path("/keys"), fields{})).Key
-	}
 	var b []byte
 	if body != nil {
 		var err error
 		b, err = json.Marshal(body)
 		require.NoError(c, err)
 	}
+	return c.send(method, path, b, header...)
+}
+
+// send is ask with a body as it is.
+func (c *seedAccount) send(method, path string, body []byte, header ...string) answer {
+	if c.key == "" {
+		c.key = decode[struct {
+			Key string `json:"key"`
+		}](c.player, c.must("POST", c.path("/keys"), fields{})).Key
+	}
 	h := http.Header{headerWho: {c.name}}
 	for i := 0; i+1 < len(header); i += 2 {
 		h.Set(header[i], header[i+1])
 	}
-	a, err := ask(c.world.gateway.data, c.key, method, path, b, h)
+	a, err := ask(c.world.gateway.data, c.key, method, path, body, h)
 	require.NoError(c, err)
 	return a
+}
+
+// filePart is a part of a multipart body: a file, or a field if it has no file name.
+type filePart struct{ name, file, content string }
+
+// form posts a multipart body.
+func (c *seedAccount) form(path string, parts ...filePart) answer {
+	var body bytes.Buffer
+	w := multipart.NewWriter(&body)
+	for _, part := range parts {
+		create := w.CreateFormField
+		if part.file != "" {
+			create = func(name string) (io.Writer, error) { return w.CreateFormFile(name, part.file) }
+		}
+		into, err := create(part.name)
+		require.NoError(c, err)
+		_, err = io.WriteString(into, part.content)
+		require.NoError(c, err)
+	}
+	require.NoError(c, w.Close())
+	return c.send("POST", path, body.Bytes(), "Content-Type", w.FormDataContentType())
 }
 
 // job is a request to the background studio.

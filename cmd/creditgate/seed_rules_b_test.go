@@ -68,14 +68,22 @@ func noLogoAlone(p *player) {
 	c := p.payer()
 	logo := batch(1)
 	logo.Background, logo.Logo = "", "acme"
-	a := c.ask("POST", "/studio/apply", logo)
-	require.Equal(p, http.StatusUnprocessableEntity, a.status, "the studio refuses it")
-	require.Equal(p, "0", a.charged())
-	calls := c.calls()
+	for _, path := range [...]string{"/studio/apply", "/credits/quote/studio/apply"} {
+		a := c.ask("POST", path, logo)
+		require.Equal(p, []any{http.StatusBadRequest, "invalid-request"}, []any{a.status, a.code()}, "%s: %s", path, a.body)
+		require.Contains(p, string(a.body), "a logo alone cannot be applied")
+		require.Contains(p, string(a.body), `"param":"body.background"`)
+	}
+	a := c.form("/studio/apply", filePart{"photos", "1.png", "x"}, filePart{"logo", "logo.png", "x"})
+	require.Equal(p, http.StatusBadRequest, a.status, "nor as a form: %s", a.body)
 	a = c.ask("POST", "/studio/logo", logo)
 	require.Equal(p, []any{http.StatusNotFound, "unpriced-route"}, []any{a.status, a.code()}, "and there is no such operation")
-	require.Equal(p, calls, c.calls())
-	c.has("promo 0, monthly 0, purchased 100")
+	require.Zero(p, c.calls(), "the studio was not asked")
+	for _, background := range [...]filePart{{"background", "", "#dde7f0"}, {"background", "wall.png", "x"}} {
+		a = c.form("/studio/apply", filePart{"photos", "1.png", "x"}, background)
+		require.Equal(p, []any{http.StatusOK, "1"}, []any{a.status, a.charged()}, "%s", a.body)
+	}
+	c.has("promo 0, monthly 0, purchased 98")
 }
 
 func logoCostsNothingMore(p *player) {

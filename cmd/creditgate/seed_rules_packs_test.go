@@ -99,6 +99,13 @@ func noFurtherDiscount(p *player) {
 	c.has("promo 0, monthly 5, purchased 0")
 	a = c.order("plus-50", fields{"net_minor": 4500, "currency": "EUR"})
 	require.Equal(p, http.StatusCreated, a.status, "the list price: %s", a.body)
+	for _, deal := range [...]struct {
+		credits float64
+		status  int
+	}{{0.5, http.StatusBadRequest}, {1, http.StatusCreated}, {1.5, http.StatusCreated}} {
+		a = c.control("PUT", c.path("/overrides/"+c.ref()), fields{"kind": "unit_credits", "target": "apply", "credits": deal.credits})
+		require.Equal(p, deal.status, a.status, "%v credits a unit: %s", deal.credits, a.body)
+	}
 }
 
 func packsByPlan(p *player) {

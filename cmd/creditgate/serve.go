@@ -57,6 +57,9 @@ func (a *app) serve(ctx context.Context, c *config) error {
 	}
 	for name, p := range policies {
 		log.Info().Str("product", name).Str("version", p.Version()).Msg("policy")
+		for _, w := range p.Warnings {
+			log.Warn().Str("product", name).Msg(w.String())
+		}
 	}
 	log.Info().Stringer("data", data.Addr()).Stringer("control", control.Addr()).Strs("upstream", c.Gateway.Upstreams).
 		Str("version", version()).Msg("listening")

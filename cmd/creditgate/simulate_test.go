@@ -53,14 +53,14 @@ func simulateEnv(t *testing.T) (env []string, left func() []string) {
 	}
 }
 
-// writeScenario writes a scenario, and the policy of the background studio beside it.
+// writeScenario writes a scenario, and the policy of the background studio, with discounts, beside it.
 func writeScenario(t *testing.T, steps string) (policyFile, scenario string) {
 	t.Helper()
 	dir := t.TempDir()
 	src, err := policy.Example("ai-background-studio")
 	require.NoError(t, err)
 	policyFile, scenario = filepath.Join(dir, "studio.yaml"), filepath.Join(dir, "story.yaml")
-	require.NoError(t, os.WriteFile(policyFile, src, 0o600))
+	require.NoError(t, os.WriteFile(policyFile, allowDiscounts(t, src), 0o600))
 	require.NoError(t, os.WriteFile(scenario, []byte(steps), 0o600))
 	return policyFile, scenario
 }
@@ -130,8 +130,8 @@ func TestSimulateEveryAction(t *testing.T) {
 - grant: {account: agency, bucket: promo, credits: 2.5, expires_at: 2026-06-01, ref: sorry-1}
 - at: 2026-05-02T09:00
   request: {account: agency, method: POST, path: /studio/apply, n: 2, charged: 1}
-- request: {account: agency, operation: apply, body: {photos: [a, b]}, charged: 1, key: once-1}
-- request: {account: agency, operation: apply, body: {photos: [a]}, answer: {status: 422, body: {error: no}}, charged: 0}
+- request: {account: agency, operation: apply, body: {photos: [a, b], background: wall}, charged: 1, key: once-1}
+- request: {account: agency, operation: apply, body: {photos: [a], background: wall}, answer: {status: 422, body: {error: no}}, charged: 0}
 - expect: {account: agency, buckets: {promo: 0.5}}
 - at: 2026-06-01T00:00
   expect: {account: agency, buckets: {promo: 0, monthly: 500}, next_reset: 2026-07-01, next_reset_credits: 20, plan: professional}

@@ -153,6 +153,7 @@ func TestWhatTheSubscriptionRoutesRefuse(t *testing.T) {
 	over(`{"kind":"fair_use","target":"purchased","credits":1}`, 400, "invalid-request", "target", "use kind contingent")
 	over(`{"kind":"unit_credits","target":"paint","credits":1}`, 400, "invalid-request", "target", "it has apply")
 	over(`{"kind":"unit_credits","target":"apply","credits":0}`, 400, "invalid-request", "credits", "above 0")
+	over(`{"kind":"unit_credits","target":"apply","credits":0.5}`, 400, "invalid-request", "credits", "gives no discounts")
 	over(`{"kind":"contingent","target":"monthly","credits":1,"until":"2026-01-01T00:00:00Z"}`, 400, "invalid-request", "until", "")
 	over(`{"kind":"contingent","target":"monthly","credits":1,"reason":"`+strings.Repeat("x", 121)+`"}`, 400, "invalid-request", "reason", "")
 	f("DELETE", "/v1/accounts/ada/overrides/deal", "", 404, "not-found", "", "")

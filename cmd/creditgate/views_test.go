@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -20,7 +21,7 @@ func studioWorld(t *testing.T) *gateway {
 	w := newWorld(t, nil)
 	src, err := policy.Example("ai-background-studio")
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(w.policy, src, 0o600))
+	require.NoError(t, os.WriteFile(w.policy, allowDiscounts(t, src), 0o600))
 	w.backend.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		var in struct {
 			Photos []int `json:"photos"`
@@ -32,6 +33,13 @@ func studioWorld(t *testing.T) *gateway {
 	g := w.serve(t, "CREDITGATE_TEST_CLOCK=true")
 	g.must(t, "PUT", "/v1/clock", `{"now":"2027-01-10T12:00:00Z"}`)
 	return g
+}
+
+// allowDiscounts is a policy whose product negotiates lower prices, too.
+func allowDiscounts(t *testing.T, src []byte) []byte {
+	t.Helper()
+	require.Contains(t, string(src), "discounts: none")
+	return bytes.Replace(src, []byte("discounts: none"), []byte("discounts: allowed"), 1)
 }
 
 // customer is a client with a key.
@@ -76,7 +84,9 @@ func (c customer) apply(n int) string {
 	return head.Get("X-Credits-Charged")
 }
 
-func photos(n int) string { return `{"photos":[1` + strings.Repeat(",1", n-1) + `]}` }
+func photos(n int) string {
+	return `{"background":"#ffffff","photos":[1` + strings.Repeat(",1", n-1) + `]}`
+}
 
 // part is a part of a JSON text, by keys.
 func part(t *testing.T, text string, keys ...string) any {

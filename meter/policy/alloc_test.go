@@ -12,7 +12,8 @@ import (
 
 // A price in the usual forms costs a request no allocation, however often and of whatever size.
 func TestAllocations(t *testing.T) { //nolint:paralleltest // others would add to its allocations
-	o := operation(t, "units: body.n ?? 1", "max: 10", "credits: 1", "delivered: len(response.data)")
+	o := operation(t, "require: [{that: given(body.prompt) or given(form.prompt) or given(parts.prompt), else: Add a prompt.}]",
+		"units: body.n ?? 1", "max: 10", "credits: 1", "delivered: len(response.data)")
 	r := jsonRequest(`{"n":2,"prompt":"a red fox"}`)
 	lines := [][2][]byte{{[]byte("Content-Type"), []byte("application/json")}}
 	r.Header = func(yield func(k, v []byte) bool) {

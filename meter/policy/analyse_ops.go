@@ -11,7 +11,7 @@ import (
 
 // functions are all that expressions may call: enough to count and to bound, nothing that reads a clock, builds
 // text or grows without limit.
-const functions = "len int count any all none one sum filter map find min max abs ceil floor round lower upper trim"
+const functions = "len int given count any all none one sum filter map find min max abs ceil floor round lower upper trim"
 
 // member is a.b, a["b"] or a[0].
 func (a *analysis) member(n *ast.MemberNode) value {
@@ -313,16 +313,37 @@ func (a *analysis) overScalars(n *ast.BuiltinNode) value {
 	return out
 }
 
-// call is one of our own functions: len counts a list and passes absence on; int reads a number strictly.
+// given asks whether a name was sent with anything in it. Nothing of what was sent is read.
+func (a *analysis) given(n ast.Node) value {
+	a.optional++
+	v := a.visit(n)
+	a.optional--
+	if len(v.at) == 0 && v.kind&(kindSent|kindFiles) == 0 {
+		return a.failf(n, "%s is not a name that a request sends; write one, such as given(body.background)", n)
+	}
+	for _, s := range v.at {
+		if s.depth == 0 {
+			return a.failf(n, "%s cannot be used as a whole; name what is meant, such as %s.n", s.param, s.param)
+		}
+		s.present = true
+	}
+	return none(kindTruth)
+}
+
+// call is one of our own functions: len counts a list and passes absence on; int reads a number strictly; given asks
+// whether there is anything.
 func (a *analysis) call(n *ast.CallNode) value {
 	id, ok := n.Callee.(*ast.IdentifierNode)
-	if !ok || (id.Value != "len" && id.Value != "int") {
+	if !ok || (id.Value != "len" && id.Value != "int" && id.Value != "given") {
 		return a.failf(n, "%s is not a function; known are %s", n.Callee, functions)
 	}
 	if len(n.Arguments) != 1 {
 		return a.failf(n, "%s takes one value", id.Value)
 	}
 	arg := n.Arguments[0]
+	if id.Value == "given" {
+		return a.given(arg)
+	}
 	v := a.visit(arg)
 	if id.Value == "int" {
 		a.scalar(arg, v)

@@ -149,6 +149,7 @@ func (c *changes) operation(name string, old, now *Policy) {
 	}
 	c.add("route", was.Method+" "+was.Path, is.Method+" "+is.Path)
 	c.add("price", was.priceText(), is.priceText())
+	c.add("requires", was.requireText(), is.requireText())
 	c.add("units", was.unitsText(), is.unitsText())
 	c.add("units at most", strconv.Itoa(int(was.Max)), strconv.Itoa(int(is.Max)))
 	c.add("delivered", was.DeliveredRule(), is.DeliveredRule())

@@ -26,6 +26,7 @@
 //	parse_pack.go   the file: packs
 //	parse_rules.go  the file: settings, events, assumptions
 //	operation.go    the file: one operation
+//	require.go      the file: what each request of an operation must meet
 //	reach.go        mistakes between parts of a file: price lists, and what nobody can reach
 //	yaml.go         walking the YAML tree, each value with its path and place
 //	problem.go      mistakes in a file
@@ -46,6 +47,7 @@
 //	offer.go        which packs an account may buy, and their validity in words
 //	quote.go        units, price, a negotiated price, delivered units
 //	summary.go      what policy check prints
+//	assume.go       what a policy decides that descriptions of products leave open
 //	scenario.go     stories to be played against a policy; their steps
 //	scenario_act.go the actions of a step
 //	scenario_value.go  local times, stretches of time, names and amounts in them
@@ -81,7 +83,7 @@
 // ai-background-studio:
 //
 //	B1   match: POST /studio/apply                               the apply button is the charge
-//	B2   unmatched: refuse                                       the backend refuses a logo alone, unpaid; no other way
+//	B2   - that: given(body.background)                          a logo alone is 400, before anything is held
 //	B3   credits: 1                                              whatever the photo gets
 //	B4   credits: 1                                              again for other settings
 //	B5   revert: {match: POST /studio/revert, credits: 0}        free
@@ -107,8 +109,8 @@
 //	B25  purchases: {grant_on: invoice                           at any time; while_credit_left is allow by default
 //	B26  expires: {after: 1y}                                    from each purchase, to the end of that day
 //	B27  packs_per_plan: 3                                       or the file is refused
-//	B28  price: 160.00 EUR                                       0.90, 0.80, 0.70: not falling is refused
-//	B29  discounts: none                                         a lower net price is refused
+//	B28  volume_discount: required                               0.90, 0.80, 0.70: not falling is refused
+//	B29  discounts: none                                         a lower net price is refused, and a lower price of a unit
 //	B30  packs: [basic-100, basic-500, basic-2000]               a list for each plan
 //	B31  grant_on: invoice                                       usable before it is paid
 //	B32  buckets: [promo, monthly, purchased]                    drain order

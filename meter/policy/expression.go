@@ -38,6 +38,8 @@ type scope struct {
 	needs    *needs
 	response bool // response and units are known
 	slots    bool // slots is known, and nothing else: an amount of a plan
+
+	condition bool // it comes to true or false, not to a number
 }
 
 // compile checks and compiles source. What it reads is added to s.needs.
@@ -56,6 +58,11 @@ func compile(source string, s scope) (*expression, *exprError) {
 	switch {
 	case a.err != nil:
 		return nil, a.err
+	case s.condition && result.kind&^kindNil != kindTruth:
+		return nil, &exprError{detail: "is not a condition; write a comparison, or given(…) for what must be there"}
+	case s.condition && !a.reads:
+		return nil, &exprError{detail: "does not depend on the request; name what must be there, such as given(body.background)"}
+	case s.condition:
 	case result.kind&kindSent != 0:
 		return nil, &exprError{detail: fmt.Sprintf("%s is text; write int(%s) for its number", result.name, result.name)}
 	case !result.isNumber():
@@ -83,10 +90,10 @@ func options(s scope, more ...expr.Option) []expr.Option {
 	}
 	out := []expr.Option{
 		expr.Env(env), expr.MaxNodes(nodesMax), expr.DisableAllBuiltins(), expr.Patch(lowerHeaders{}),
-		expr.Function("len", callLen), expr.Function("int", callInt),
+		expr.Function("len", callLen), expr.Function("int", callInt), expr.Function("given", callGiven),
 	}
-	for name := range strings.FieldsSeq(functions) {
-		if name != "len" && name != "int" {
+	for name := range strings.FieldsSeq(functions) { // but our own
+		if name != "len" && name != "int" && name != "given" {
 			out = append(out, expr.EnableBuiltin(name))
 		}
 	}
@@ -194,6 +201,21 @@ func callInt(args ...any) (any, error) {
 		}
 	}
 	return nil, errNotNumber
+}
+
+// callGiven tells whether something was sent: neither absent nor null, nor an empty text or list.
+func callGiven(args ...any) (any, error) {
+	switch v := args[0].(type) {
+	case nil:
+		return false, nil
+	case string:
+		return v != "", nil
+	case []any:
+		return len(v) > 0, nil
+	case counted:
+		return len(v) > 0, nil
+	}
+	return true, nil
 }
 
 // wholeNumber reads digits without sign or leading zero, up to intMax.

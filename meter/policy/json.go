@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -84,8 +85,7 @@ func (s *scanner) value(sh *shape) any {
 		s.literal("null")
 		return nil
 	case sh.presentOnly():
-		s.skip()
-		return true
+		return s.presence(c)
 	case c == '{' && len(sh.fields) > 0:
 		return s.object(sh)
 	case c == '[' && sh.list:
@@ -107,6 +107,17 @@ func (s *scanner) value(sh *shape) any {
 		return false
 	}
 	return s.number(sh)
+}
+
+// presence is "" for an empty text or list, true for any other value, which is not read.
+func (s *scanner) presence(first byte) any {
+	from := s.i
+	s.skip()
+	raw := s.b[from:s.i]
+	if first == '"' && len(raw) == 2 || first == '[' && len(bytes.TrimSpace(raw[1:max(1, len(raw)-1)])) == 0 {
+		return ""
+	}
+	return true
 }
 
 // object reads the wanted names of an object. A wanted name may be there once, and in no other spelling: readers

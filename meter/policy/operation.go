@@ -40,7 +40,8 @@ func decodeOperations(i item) []*Operation {
 
 // decodeOperation returns the item of match beside the operation, for messages about it.
 func decodeOperation(name string, i item) (*Operation, item) {
-	keys, ok := i.fields("a mapping with match and credits", "match", "units", "max", "credits", "delivered", "at_zero")
+	keys, ok := i.fields("a mapping with match and credits", "match", "require", "units", "max", "credits", "delivered",
+		"at_zero")
 	if !ok {
 		return nil, i
 	}
@@ -59,7 +60,7 @@ func decodeOperation(name string, i item) (*Operation, item) {
 	o.needs.path = o.params
 	o.decodeCredits(credits)
 	if o.Free() && credits.number() != "" {
-		for _, k := range []string{"units", "max", "delivered"} {
+		for _, k := range []string{"require", "units", "max", "delivered"} {
 			if extra, ok := keys[k]; ok {
 				extra.failf("has no effect on a free operation; remove it, or set credits above 0")
 			}
@@ -71,6 +72,9 @@ func decodeOperation(name string, i item) (*Operation, item) {
 	}
 	if zero, ok := keys["at_zero"]; ok {
 		zero.failf("has no effect on a priced operation, which a balance of 0 refuses anyway; remove it")
+	}
+	if r, ok := keys["require"]; ok {
+		o.decodeRequire(r)
 	}
 	o.decodeUnits(i, keys)
 	if d, ok := keys["delivered"]; ok {
@@ -198,10 +202,7 @@ func (o *Operation) decodeDelivered(i item) {
 // usedParams are the path parameters that an expression names.
 func (o *Operation) usedParams() []string {
 	var out []string
-	for _, e := range []*expression{o.units, o.credits, o.delivered} {
-		if e == nil {
-			continue
-		}
+	for _, e := range o.expressions() {
 		for _, r := range e.refs {
 			if r.source == "path" && !slices.Contains(out, r.path[0]) {
 				out = append(out, r.path[0])

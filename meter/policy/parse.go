@@ -58,6 +58,8 @@ func Parse(file string, src []byte) (*Policy, error) {
 	if err := r.err(); err != nil {
 		return nil, err
 	}
+	sortProblems(r.warnings)
+	p.Warnings = r.warnings
 	p.routes = newRoutes(p.Operations)
 	p.version = p.hash()
 	return p, nil

@@ -27,7 +27,7 @@ func (d *draft) decodeSubscriptions(i item) {
 
 func (d *draft) decodePurchases(i item) {
 	keys, _ := i.fields("a mapping such as {grant_on: invoice}", "grant_on", "on_overdue", "clawback", "while_credit_left",
-		"packs_per_plan", "discounts")
+		"packs_per_plan", "discounts", "volume_discount")
 	if g, ok := keys["grant_on"]; ok {
 		d.Rules.GrantOnPayment = g.choice("invoice", "payment") == "payment"
 	}
@@ -56,6 +56,9 @@ func (d *draft) decodePurchases(i item) {
 	}
 	if w, ok := keys["discounts"]; ok {
 		d.Rules.Discounts = w.choice("none", "allowed") == "allowed"
+	}
+	if w, ok := keys["volume_discount"]; ok {
+		d.Rules.VolumeDiscount = w.choice("optional", "required") == "required"
 	}
 }
 
@@ -173,5 +176,6 @@ func (r Rules) settings() []setting {
 		{"purchases.while_credit_left", pick(r.RefuseWhile, "refuse", "allow")},
 		{"purchases.packs_per_plan", packs},
 		{"purchases.discounts", pick(r.Discounts, "allowed", "none")},
+		{"purchases.volume_discount", pick(r.VolumeDiscount, "required", "optional")},
 	}
 }

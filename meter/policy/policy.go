@@ -35,6 +35,7 @@ type Policy struct {
 	Rules       Rules
 	Notices     Notices
 	Assumptions []Assumption
+	Warnings    []Problem // about what may be meant; the file is not refused for them
 
 	version string
 	routes  routes
@@ -56,6 +57,7 @@ type Operation struct {
 	units     *expression // nil: fixedUnits
 	fixedUnit uint32
 	delivered *expression // nil: everything, on 2xx
+	require   []requirement
 	needs     needs
 	keepsView bool // delivered reads the request too
 

@@ -57,9 +57,18 @@ func (e *FileError) Is(target error) bool {
 
 // report collects the problems of one file.
 type report struct {
-	file string
-	list []Problem
-	more int // beyond problemsMax
+	file     string
+	list     []Problem
+	more     int // beyond problemsMax
+	warnings []Problem
+}
+
+// warn keeps a warning, for which no file is refused.
+func (r *report) warn(p Problem) {
+	if len(r.warnings) < problemsMax {
+		p.File, p.Detail = r.file, "warning: "+p.Detail
+		r.warnings = append(r.warnings, p)
+	}
 }
 
 func (r *report) add(p Problem) {
@@ -71,14 +80,19 @@ func (r *report) add(p Problem) {
 	r.list = append(r.list, p)
 }
 
+// sortProblems puts problems in the order of their lines.
+func sortProblems(list []Problem) {
+	slices.SortStableFunc(list, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+}
+
 // err is nil if nothing was reported.
 func (r *report) err() error {
 	if len(r.list) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(r.list, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
+	sortProblems(r.list)
 	if r.more > 0 {
 		r.list = append(r.list, Problem{File: r.file, Detail: fmt.Sprintf("and %d more; mend these first", r.more)})
 	}

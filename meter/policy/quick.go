@@ -9,14 +9,19 @@ import "github.com/expr-lang/expr/ast"
 //	len(body.photos)
 //	count(response.results, .status == "ok")
 //
-// each also with ?? and a number after it. It knows only values of the expected kind; whatever else is met is left to
+// each of these also with ?? and a number after it, and conditions such as
+//
+//	given(body.background) or given(parts.background)
+//
+// It knows only values of the expected kind; whatever else is met is left to
 // the machine, so that there is one meaning and one set of refusals. TestQuick and FuzzQuick hold both together.
 type quick struct {
 	source string   // body, query, …
 	path   []string // names below it
 	len    bool
 	count  *tally
-	other  any // what stands after ??, nil if nothing does
+	other  any      // what stands after ??, nil if nothing does
+	given  []*quick // names of which one must be given; then the fields above say nothing
 }
 
 // tally is the predicate of a count: .field == "text".
@@ -25,6 +30,9 @@ type tally struct{ field, text string }
 // newQuick is nil for an expression of any other form.
 func newQuick(n ast.Node) *quick {
 	q := &quick{}
+	if q.anyGiven(n) {
+		return q
+	}
 	if b, ok := n.(*ast.BinaryNode); ok && b.Operator == "??" {
 		if q.other = plainNumber(b.Right); q.other == nil {
 			return nil
@@ -61,6 +69,23 @@ func plainNumber(n ast.Node) any {
 		return v.Value
 	}
 	return nil
+}
+
+// anyGiven takes given(…), and several of them with or between.
+func (q *quick) anyGiven(n ast.Node) bool {
+	switch v := n.(type) {
+	case *ast.BinaryNode:
+		return (v.Operator == "or" || v.Operator == "||") && q.anyGiven(v.Left) && q.anyGiven(v.Right)
+	case *ast.CallNode:
+		id, ok := v.Callee.(*ast.IdentifierNode)
+		one := &quick{}
+		if !ok || id.Value != "given" || len(v.Arguments) != 1 || !one.name(v.Arguments[0]) {
+			return false
+		}
+		q.given = append(q.given, one)
+		return true
+	}
+	return false
 }
 
 // name takes a chain of plain names below an identifier.
@@ -104,13 +129,20 @@ func newTally(n ast.Node) *tally {
 
 // value is the result; ok is false where the machine must be asked.
 func (q *quick) value(env map[string]any) (v any, ok bool) {
-	v = env[q.source]
-	for _, name := range q.path {
-		m, isMap := v.(map[string]any)
-		if !isMap {
+	for _, g := range q.given {
+		sent, ok := g.sent(env)
+		if !ok {
 			return nil, false
 		}
-		v = m[name]
+		if given, _ := callGiven(sent); given == true {
+			return true, true
+		}
+	}
+	if len(q.given) > 0 {
+		return false, true
+	}
+	if v, ok = q.sent(env); !ok {
+		return nil, false
 	}
 	switch {
 	case q.len && v != nil:
@@ -126,6 +158,19 @@ func (q *quick) value(env map[string]any) (v any, ok bool) {
 	}
 	if v == nil {
 		v = q.other
+	}
+	return v, true
+}
+
+// sent is the value under the name; ok is false where the machine must be asked.
+func (q *quick) sent(env map[string]any) (v any, ok bool) {
+	v = env[q.source]
+	for _, name := range q.path {
+		m, isMap := v.(map[string]any)
+		if !isMap {
+			return nil, false
+		}
+		v = m[name]
 	}
 	return v, true
 }

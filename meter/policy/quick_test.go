@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,7 +11,7 @@ import (
 func quickForms() []string {
 	return []string{
 		"body.n", "body.n ?? 1", "body.o.n ?? 2", "len(body.photos)", "len(body.photos) ?? 1", "len(body.o.photos) ?? 3",
-		`count(body.items, .status == "ok")`,
+		`count(body.items, .status == "ok")`, "given(body.photos)", "given(body.given)", "given(body.o.given) || given(body.items)",
 	}
 }
 
@@ -19,6 +20,7 @@ func quickBodies() []string {
 		`{}`, `null`, `{"n":3}`, `{"n":null,"o":{}}`, `{"n":"4","o":{"n":7,"photos":[1,2]}}`, `{"o":null}`, `{"o":5}`,
 		`{"photos":[]}`, `{"photos":[1,2,3],"items":[]}`, `{"photos":null,"items":null}`, `{"photos":7,"items":{"a":1}}`,
 		`{"items":[{"status":"ok"},{"status":"failed"},{},{"status":"ok"}]}`, `{"items":[{"status":1}]}`,
+		`{"given":""}`, `{"given":"x","o":{"given":[ ]}}`, `{"given":[],"o":{"given":[1]}}`, `{"given":{},"items":[]}`, `{"given":null}`,
 		`{"items":[{"status":true},{"status":"ok"}]}`, `{"items":[null]}`, `{"items":["ok"]}`, `{"n":true,"photos":"x"}`, `[]`,
 	}
 }
@@ -51,7 +53,7 @@ func quickExpressions(tb testing.TB) ([]*expression, *shape) {
 	rules := &needs{}
 	var forms []*expression
 	for _, source := range quickForms() {
-		e, mistake := compile(source, scope{needs: rules})
+		e, mistake := compile(source, scope{needs: rules, condition: strings.HasPrefix(source, "given")})
 		require.Nil(tb, mistake, source)
 		require.NotNil(tb, e.quick, source)
 		forms = append(forms, e)

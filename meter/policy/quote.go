@@ -52,10 +52,15 @@ func (q Quote) Charge(units uint32) meter.Credits {
 	return q.UnitCredits * meter.Credits(min(units, q.Units)) // below unitsMax × unitCreditsMax, far inside MaxCredits
 }
 
-// Quote prices a request. The error is an *InputError.
+// Quote prices a request that meets what its operation requires. The error is an *InputError.
 func (o *Operation) Quote(v View) (Quote, error) {
 	if o.Free() {
 		return Quote{}, nil
+	}
+	if len(o.require) > 0 {
+		if err := o.check(v.env()); err != nil {
+			return Quote{}, err
+		}
 	}
 	q := Quote{Units: o.fixedUnit, UnitCredits: o.fixed}
 	if o.units != nil {

@@ -12,7 +12,8 @@ type draft struct {
 	promotionAt        map[string]item // promotions, the same
 }
 
-// checkPriceList: from the smallest pack to the largest, each credit costs less than before, in one currency.
+// checkPriceList: from the smallest pack to the largest, each credit costs less than before, in one currency. If the
+// policy requires no volume discount, it may cost as much.
 func (d *draft) checkPriceList(i item, pl *Plan) {
 	for n, k := range pl.Packs[:max(0, len(pl.Packs)-1)] {
 		next := pl.Packs[n+1]
@@ -27,6 +28,9 @@ func (d *draft) checkPriceList(i item, pl *Plan) {
 		case k.Credits > next.Credits:
 			i.failf("%s (%s credits) stands before %s (%s); list packs from the smallest to the largest",
 				k.Name, k.Credits, next.Name, next.Credits)
+		case next.dearer(k) == 0 && !d.Rules.VolumeDiscount:
+			i.warnf("a credit of %s costs %s, as one of %s does: the larger pack gives no discount; "+
+				"write purchases: {volume_discount: required} to have such a list refused", next.Name, next.UnitPrice(), k.Name)
 		case next.dearer(k) >= 0:
 			i.failf("a credit of %s costs %s and one of %s %s; the larger pack's must cost less",
 				next.Name, next.UnitPrice(), k.Name, k.UnitPrice())

@@ -17,6 +17,8 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrTooMany says that a request asks for more units than the operation allows. Problem invalid-request, 400.
 	ErrTooMany = errors.New("too many units")
+	// ErrRequired says that a request does not meet a condition of its operation (require). Problem invalid-request, 400.
+	ErrRequired = errors.New("requirement not met")
 	// ErrEncoding says that a priced body has a Content-Encoding. Only identity is read: what a compressed body
 	// expands to has no bound, and decoders disagree about trailing data. Problem unsupported-encoding, 415.
 	ErrEncoding = errors.New("unsupported content encoding")
@@ -173,9 +175,11 @@ func (o *Operation) readBody(m *memory, body []byte) *InputError {
 	if n.body != nil && len(n.body.fields) > 0 {
 		m.env["body"] = map[string]any(nil) // absent names of an absent body
 	}
-	var parts *multiparts // and the form
-	if len(n.form) > 0 || len(n.parts) > 0 {
-		parts = n.newMultiparts(m.env)
+	if len(n.form) > 0 {
+		m.env["form"] = m.object(0)
+	}
+	if len(n.parts) > 0 {
+		m.env["parts"] = m.object(0)
 	}
 	if len(body) == 0 {
 		return nil
@@ -195,9 +199,9 @@ func (o *Operation) readBody(m *memory, body []byte) *InputError {
 		}
 		return err
 	case kind == mediaForm: // media lets it pass only if there is a form
-		return parts.form.readQuery(body)
+		return n.newMultiparts(m.env).form.readQuery(body)
 	}
-	return parts.read(body, boundary)
+	return n.newMultiparts(m.env).read(body, boundary)
 }
 
 // newMultiparts is where the values of a form and the files of a multipart body go.

@@ -224,7 +224,7 @@ func (f fields) body(n uint32, written map[string]any) []byte {
 		for k := range photos {
 			photos[k].ID = strconv.Itoa(k + 1)
 		}
-		out["n"], out["photos"] = n, photos
+		out["n"], out["photos"], out["background"] = n, photos, "#ffffff"
 	}
 	maps.Copy(out, written)
 	b, err := json.Marshal(out)

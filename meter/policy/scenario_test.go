@@ -71,7 +71,7 @@ func TestScenarioIsReadAsItIsMeant(t *testing.T) {
 	require.Equal(t, "2026-03-29T09:00:00+02:00", at.Format(time.RFC3339), "a day is a local day, of 23 hours here")
 	ask := s.Steps[1].Act.(Ask)
 	require.Equal(t, Answer{Kind: AnswersPart, Delivered: 1, Of: 2}, ask.Answer)
-	require.JSONEq(t, `{"n":2,"photos":[{"id":"1"},{"id":"2"}]}`, string(ask.Body))
+	require.JSONEq(t, `{"n":2,"photos":[{"id":"1"},{"id":"2"}],"background":"#ffffff"}`, string(ask.Body))
 	require.Equal(t, []any{"POST", "/studio/apply", uint32(3), meter.Credits(1000), "k"},
 		[]any{ask.Method, ask.Path, ask.Times, *ask.Charged, ask.Key})
 

@@ -26,7 +26,7 @@ func (p *Policy) Summary() string {
 	fmt.Fprintf(&b, "cycle      %s\n", cycle)
 	fmt.Fprintf(&b, "unmatched  %s\n", unmatched)
 	for _, rows := range [][][]string{
-		p.planRows(), p.promotionRows(), p.packRows(), p.operationRows(), p.settingRows(), p.assumptionRows(),
+		p.planRows(), p.promotionRows(), p.packRows(), p.operationRows(), p.requireRows(), p.settingRows(), p.assumptionRows(),
 	} {
 		if len(rows) > 1 {
 			b.WriteString("\n" + aligned(rows))
@@ -151,6 +151,16 @@ func (p *Policy) operationRows() [][]string {
 	return rows
 }
 
+func (p *Policy) requireRows() [][]string {
+	rows := [][]string{{"OPERATION", "REQUIRES", "OR 400, WHICH SAYS"}}
+	for _, o := range p.Operations {
+		for _, r := range o.require {
+			rows = append(rows, []string{o.Name, r.that.source, r.orElse})
+		}
+	}
+	return rows
+}
+
 // settingRows are the settings that have a meaning for what the policy has, and what people are told and when.
 func (p *Policy) settingRows() [][]string {
 	rows := [][]string{{"SETTING", "VALUE", "NOTE"}}
@@ -182,12 +192,13 @@ func (p *Policy) settingRows() [][]string {
 	return rows
 }
 
+// assumptionRows are what the file says it assumes, and then what its settings, or their defaults, decide.
 func (p *Policy) assumptionRows() [][]string {
 	rows := [][]string{{"ASSUMPTION", "VALUE"}}
 	for _, a := range p.Assumptions {
 		rows = append(rows, []string{a.Rule, a.Value})
 	}
-	return rows
+	return append(rows, p.decided()...)
 }
 
 func listed(names []string) string {

@@ -27,6 +27,9 @@ func (p *Policy) hash() string {
 	put(p.Buckets...)
 	for _, o := range p.Operations {
 		put(o.Name, o.Method, o.Path, o.unitsText(), strconv.FormatUint(uint64(o.Max), 10), o.creditsText(), o.DeliveredRule())
+		if require := o.requireText(); require != "" {
+			put("it requires", require)
+		}
 		if o.AtZeroRefuse {
 			put("at zero: refuse")
 		}

@@ -96,6 +96,13 @@ func (i item) failf(format string, args ...any) {
 	})
 }
 
+// warnf reports something about i that may be meant.
+func (i item) warnf(format string, args ...any) {
+	i.r.warn(Problem{
+		Line: i.at.Position.Line, Column: max(1, i.at.Position.Column), Path: i.path, Detail: fmt.Sprintf(format, args...),
+	})
+}
+
 // child is the item below i under name.
 func (i item) child(name string, node ast.Node, at *token.Token) item {
 	path := name
