@@ -44,7 +44,7 @@ func (g *Gateway) uncountable(x *exchange, resp *fasthttp.Response, why string) 
 		detail: why + ", so that the answer cannot be counted and was withheld; nothing was charged",
 	}
 	g.log.Error().Str("operation", x.op.Name).Str("delivered", x.op.DeliveredRule()).Int("status", p.answer.Status).
-		Str("content_type", p.answer.ContentType).Str("request_id", x.requestID()).Str("why", why).
+		Str("content_type", p.answer.ContentType).Str("request_id", x.requestID()).Str("error", why).
 		Msg("answer withheld: its units cannot be counted")
 	return p
 }
