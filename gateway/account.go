@@ -88,7 +88,7 @@ func (g *Gateway) readAccount(account string) (meter.Decision, *problem) {
 	case errors.Is(err, meter.ErrNoAccount):
 		return d, &problem{code: codeNotFound, detail: "there is no account " + account}
 	case err != nil || d.Code != meter.CodeOK:
-		g.log.Warn().Err(err).Uint8("code", uint8(d.Code)).Msg("cannot read a balance")
+		g.outages.Log(g.log, err).Uint8("code", uint8(d.Code)).Str("account", account).Msg("cannot read a balance")
 		return d, meteringUnavailable("the balance cannot be read at the moment")
 	}
 	return d, nil
@@ -157,7 +157,7 @@ func (g *Gateway) readReservation(id meter.ReservationID) (meter.Reservation, *p
 	case errors.Is(err, meter.ErrNoReservation):
 		return meter.Reservation{}, noReservation(id)
 	case err != nil || d.Code != meter.CodeOK:
-		g.log.Warn().Err(err).Uint8("code", uint8(d.Code)).Msg("cannot read a reservation")
+		g.outages.Log(g.log, err).Uint8("code", uint8(d.Code)).Stringer("reservation", id).Msg("cannot read a reservation")
 		return meter.Reservation{}, meteringUnavailable("the reservation cannot be read at the moment")
 	}
 	return d.Reservation, nil
@@ -190,7 +190,7 @@ func (g *Gateway) bucketsFor(r meter.Reservation) map[meter.ID]string {
 func (g *Gateway) addBuckets(ctx context.Context, account string, missing []meter.ID, names map[meter.ID]string) {
 	found, err := g.ledger.Buckets(ctx, account, missing)
 	if err != nil {
-		g.log.Warn().Err(err).Msg("cannot name the buckets of a reservation")
+		g.outages.Log(g.log, err).Str("account", account).Msg("cannot name the buckets of a reservation")
 	}
 	maps.Copy(names, found)
 }

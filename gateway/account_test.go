@@ -178,11 +178,12 @@ func TestControlPlane(t *testing.T) {
 	require.Contains(t, string(r.body), `"match":"POST /studio/apply"`)
 
 	b.house.mu.Lock()
-	b.house.notReady = []string{"partition 1 is fenced: Redis restarted"}
+	b.house.closed = []meter.PartitionState{{Partition: 1, State: "fenced", Reason: "Redis restarted"}}
 	b.house.mu.Unlock()
 	r = b.do("GET", b.admin+"/readyz", "", "")
 	require.Equal(t, 503, r.StatusCode)
-	require.Contains(t, string(r.body), "partition 1 is fenced")
+	require.Contains(t, string(r.body), `"detail":"partition 1: Redis restarted"`)
+	require.Contains(t, string(r.body), `"closed_partitions":[{"partition":1,"state":"fenced","reason":"Redis restarted"}]`)
 }
 
 func TestControlPlaneRefusesBadInput(t *testing.T) {

@@ -27,7 +27,7 @@ type authenticator struct {
 func (g *Gateway) authenticate(x *exchange) *problem {
 	who, err := g.auth.identify(g.base, x)
 	if err != nil {
-		return g.stranger(err)
+		return g.stranger(x, err)
 	}
 	x.who = who
 	if who.Suspended {
@@ -37,14 +37,14 @@ func (g *Gateway) authenticate(x *exchange) *problem {
 }
 
 // stranger says why nobody is behind a request.
-func (g *Gateway) stranger(err error) *problem {
+func (g *Gateway) stranger(x *exchange, err error) *problem {
 	if p, ok := errors.AsType[*problem](err); ok {
 		return p
 	}
 	if errors.Is(err, ErrUnknown) {
 		return &problem{code: codeUnauthenticated, detail: "the API key or account is not known, or the key was revoked"}
 	}
-	g.log.Warn().Err(err).Msg("cannot look up an API key")
+	g.failing(x, err).Msg("cannot look up an API key")
 	return meteringUnavailable("the API key cannot be checked at the moment")
 }
 

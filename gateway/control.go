@@ -301,7 +301,9 @@ func (g *Gateway) storageProblem(err error) *problem {
 		return &problem{code: codeTooManyGrants, detail: "the account has " +
 			strconv.Itoa(meter.GrantsMax) + " live grants already; let some be used up or revoke them"}
 	}
-	g.log.Error().Err(err).Msg("storage failed")
+	if !g.outages.Counts(err) {
+		g.log.Error().Err(err).Msg("storage failed")
+	}
 	return &problem{
 		code: codeStorageUnavailable, retryAfter: retryMeteringSeconds,
 		detail: "the change was not recorded, or not certainly: repeat it with the same reference",
@@ -328,27 +330,4 @@ func newMetricsHandler(from prometheus.Gatherer) metricsHandler {
 func (g *Gateway) getMetrics(c *call) (int, any, *problem) {
 	g.gatherer(c.ctx)
 	return 0, nil, nil
-}
-
-func (g *Gateway) getLive(*call) (int, any, *problem) {
-	return fasthttp.StatusOK, struct {
-		Status string `json:"status"`
-	}{"alive"}, nil
-}
-
-// getReady says whether traffic should come here. Postgres has no say: priced requests do without it.
-func (g *Gateway) getReady(*call) (int, any, *problem) {
-	if g.draining.Load() {
-		return 0, nil, meteringUnavailable("this gateway is shutting down")
-	}
-	if reasons := g.health.NotReady(); len(reasons) > 0 {
-		if clock := g.clockText(); clock != "" {
-			reasons = append(reasons, "test clock: "+clock)
-		}
-		return 0, nil, meteringUnavailable(strings.Join(reasons, "; "))
-	}
-	return fasthttp.StatusOK, struct {
-		Status    string `json:"status"`
-		TestClock string `json:"test_clock,omitempty"` // how far ahead, such as +365d; absent in production
-	}{"ready", g.clockText()}, nil
 }

@@ -62,7 +62,7 @@ func (g *Gateway) postReservation(c *call) (int, any, *problem) {
 		return 0, nil, &problem{code: codeNotFound, detail: "there is no account " + b.Account}
 	}
 	if err != nil {
-		g.log.Warn().Err(err).Msg("cannot reserve for the control plane")
+		g.outages.Log(g.log, err).Str("request_id", c.id).Str("account", b.Account).Msg("cannot reserve for the control plane")
 		return 0, nil, meteringUnavailable("credits cannot be reserved at the moment")
 	}
 	return g.reserved(d, r)
@@ -192,7 +192,8 @@ func (g *Gateway) settleByHand(
 	defer cancel()
 	d, err := verb(ctx)
 	if err != nil {
-		g.log.Warn().Err(err).Str("reservation", before.ID.String()).Msg("cannot settle for the control plane")
+		g.outages.Log(g.log, err).Str("account", before.Account).Stringer("reservation", before.ID).
+			Msg("cannot settle for the control plane")
 		return 0, nil, meteringUnavailable("the outcome is not known at the moment; repeating the call is safe")
 	}
 	if d.Code != meter.CodeOK {

@@ -38,8 +38,10 @@ func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
 		g.metrics.ambiguous.WithLabelValues(g.metrics.operation(x).name).Inc()
 	}
 	p := upstreamProblem(err, sent)
-	g.log.Warn().Str("error", unquoted(err)).Bool("sent", sent).Str("request_id", x.requestID()).Str("code", string(p.code)).
-		Msg("backend gave no whole answer")
+	why := unquoted(err)
+	g.backend.Failed(errors.New(why))
+	g.log.Debug().Str("error", why).Bool("sent", sent).Str("request_id", x.requestID()).Str("account", x.who.Account).
+		Str("code", string(p.code)).Msg("backend gave no whole answer")
 	return p
 }
 
@@ -57,6 +59,7 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 		p.answer = newUpstreamAnswer(resp)
 		return g.giveBack(x, p)
 	}
+	g.backend.OK()
 	x.tellStatus(resp.StatusCode())
 	if !whole {
 		return g.giveBack(x, g.tooLargeAnswer(x, resp))

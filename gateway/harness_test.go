@@ -22,6 +22,7 @@ import (
 	"creditgate/gateway"
 	"creditgate/meter"
 	"creditgate/meter/metertest"
+	"creditgate/meter/outage"
 	"creditgate/meter/policy"
 	"creditgate/meter/redisd"
 )
@@ -370,7 +371,7 @@ type house struct {
 	asked    gateway.UsageQuery
 	lookups  atomic.Int64
 	err      error // what Postgres answers while it is away
-	notReady []string
+	closed   []meter.PartitionState
 	files    map[string]*policy.Policy // what a reload reads
 	mistake  error
 	uses     []gateway.PolicyUse
@@ -612,8 +613,12 @@ func (h *house) Revoke(_ context.Context, r gateway.NewRevocation) (gateway.Revo
 	}, h.err
 }
 
-func (h *house) NotReady() []string {
+func (h *house) Redis() outage.State { return h.engine.RedisState() }
+
+func (h *house) Postgres() outage.State { return outage.State{Up: true} }
+
+func (h *house) Closed() []meter.PartitionState {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.notReady
+	return h.closed
 }

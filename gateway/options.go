@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"creditgate/meter"
+	"creditgate/meter/outage"
 	"creditgate/meter/policy"
 )
 
@@ -104,6 +105,7 @@ type Options struct {
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer // what /metrics shows
 	Log        zerolog.Logger
+	Outages    *outage.Watch // counts what fails because of a server that is away; nil: each failure is logged
 }
 
 // keyTTLMax is the contract: a revoked key stops within 10 seconds.

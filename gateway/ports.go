@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"creditgate/meter"
+	"creditgate/meter/outage"
 	"creditgate/meter/policy"
 )
 
@@ -315,8 +316,9 @@ type TestClock interface {
 	MoveTo(ctx context.Context, now time.Time) error
 }
 
-// Health says whether the gateway may take traffic: a reason for each partition that is not open, none when all
-// are. It must answer from memory, and may not depend on Postgres.
+// Health says how the servers stand that the gateway needs. It answers from memory.
 type Health interface {
-	NotReady() []string
+	Redis() outage.State
+	Postgres() outage.State
+	Closed() []meter.PartitionState // those that take no reservations
 }

@@ -107,6 +107,7 @@ type problem struct {
 	limit      *fairUseLimit
 	replay     *meter.Reservation
 	mistakes   *policyProblems
+	ready      *readiness
 	answer     *upstreamAnswer
 }
 
@@ -158,6 +159,7 @@ type problemView struct {
 	*replayed
 	*policyProblems
 	*upstreamAnswer
+	*readiness
 	Error openAIError `json:"error"`
 }
 
@@ -183,7 +185,8 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	view := problemView{
 		Type: "/problems/" + string(p.code), Title: m.title, Status: m.status, Detail: p.detail, Code: p.code,
 		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit, policyProblems: p.mistakes, upstreamAnswer: p.answer,
-		Error: openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
+		readiness: p.ready,
+		Error:     openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
 	}
 	if p.param != "" {
 		view.Error.Param = &p.param

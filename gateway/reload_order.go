@@ -42,7 +42,7 @@ func extends(next, order []string) bool {
 func (g *Gateway) CheckDrainOrder(ctx context.Context) {
 	errs, err := g.misplaced(ctx, maps.Collect(g.policies.All()), g.policies.Products())
 	if err != nil {
-		g.log.Warn().Err(err).Msg("whether the drain order is the one that credit was granted by is not known")
+		g.outages.Log(g.log, err).Msg("whether the drain order is the one that credit was granted by is not known")
 	}
 	for _, err := range errs {
 		g.log.Error().Err(err).Msg("drain order differs from the one that credit was granted by")

@@ -32,7 +32,7 @@ func (g *Gateway) keepAnswer(x *exchange, resp *fasthttp.Response) {
 	switch {
 	case err != nil:
 		result = "failed"
-		g.log.Warn().Err(err).Str("request_id", x.requestID()).Msg("cannot store an answer")
+		g.failing(x, err).Msg("cannot store an answer")
 	case !stored:
 		result = "full"
 	}
@@ -50,7 +50,7 @@ func (g *Gateway) replay(x *exchange) *problem {
 	}
 	if err != nil || !ok {
 		if err != nil {
-			g.log.Warn().Err(err).Str("reservation", first.ID.String()).Msg("cannot read a stored answer")
+			g.failing(x, err).Stringer("reservation", first.ID).Msg("cannot read a stored answer")
 		}
 		g.metrics.answers.WithLabelValues("missing").Inc()
 		x.ctx.Response.Header.Reset()

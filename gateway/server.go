@@ -17,6 +17,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"creditgate/meter"
+	"creditgate/meter/outage"
 	"creditgate/meter/policy"
 )
 
@@ -49,6 +50,8 @@ type Gateway struct {
 	metrics   *metrics
 	problems  problemWriter
 	log       zerolog.Logger
+	outages   *outage.Watch
+	backend   *outage.Server // all of them together
 
 	//nolint:containedctx // not a request's: the ground on which calls stand that outlive their request
 	base      context.Context // of calls that must outlive their request; ends when a shutdown runs out of time
@@ -92,6 +95,9 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		upstreams: us, metrics: m, problems: newProblemWriter(), log: o.Log, gatherer: newMetricsHandler(o.Gatherer),
 		auth: newAuthenticator(newKeyCache(o.KeyTTL, m), o.Identities, peers, canonicalName(o.AccountHeader)),
 	}
+	g.outages, g.backend = o.Outages, outage.New(outage.Options{
+		Name: "The backend", Means: "its requests get 502 or 504, nothing is charged", Log: o.Log,
+	})
 	g.exchanges.New = newExchange
 	g.base, g.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	g.routes = g.controlRoutes()

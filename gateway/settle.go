@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"creditgate/meter"
 )
 
@@ -28,7 +30,7 @@ func (g *Gateway) reserveCredits(x *exchange) *problem {
 	x.reservedAs(id)
 	d, err := g.meter.Reserve(g.base, x.reserve)
 	if err != nil {
-		return g.reserveFailed(err)
+		return g.reserveFailed(x, err)
 	}
 	if d.Code == meter.CodeOK && d.Reservation.State == meter.Held {
 		x.held = d.Reservation
@@ -37,11 +39,16 @@ func (g *Gateway) reserveCredits(x *exchange) *problem {
 	return g.reserveDenied(x, d)
 }
 
-func (g *Gateway) reserveFailed(err error) *problem {
+// failing begins the log line about a call that failed for a request.
+func (g *Gateway) failing(x *exchange, err error) *zerolog.Event {
+	return g.outages.Log(g.log, err).Str("request_id", x.requestID()).Str("account", x.who.Account)
+}
+
+func (g *Gateway) reserveFailed(x *exchange, err error) *problem {
 	if errors.Is(err, meter.ErrNoAccount) {
 		return &problem{code: codeUnauthenticated, detail: "the account no longer exists"}
 	}
-	g.log.Warn().Err(err).Msg("cannot reserve")
+	g.failing(x, err).Msg("cannot reserve")
 	return meteringUnavailable("credits cannot be reserved at the moment; the backend was not asked, nothing is charged")
 }
 
@@ -147,13 +154,13 @@ func (g *Gateway) commit(x *exchange, units uint32, amount meter.Credits) (settl
 	g.metrics.settlements.WithLabelValues("unknown").Inc()
 	if jerr := g.journal.Append(s, attempted); jerr != nil {
 		g.metrics.journalled.WithLabelValues("failed").Inc()
-		g.log.Error().Err(jerr).AnErr("commit", err).Str("request_id", x.requestID()).
+		g.failing(x, jerr).AnErr("commit", err).
 			Msg("commit neither acknowledged nor journalled: response withheld")
 		x.creditHeaders(settled{})
 		return settled{}, x.chargeUnknown(meteringUnavailable("the charge could not be recorded, so the result was withheld"))
 	}
 	g.metrics.journalled.WithLabelValues("kept").Inc()
-	g.log.Warn().Err(err).Uint8("code", uint8(d.Code)).Str("request_id", x.requestID()).Msg("commit left to the journal")
+	g.failing(x, err).Uint8("code", uint8(d.Code)).Msg("commit left to the journal")
 	x.chargeIsFinal(true)
 	return settled{amount: amount, charged: amount}, nil
 }
@@ -178,8 +185,7 @@ func (g *Gateway) release(x *exchange) settled {
 	d, err := g.meter.Release(g.base, g.settle(x, 0, 0))
 	if err != nil || d.Code != meter.CodeOK {
 		g.metrics.settlements.WithLabelValues("unknown").Inc()
-		g.log.Warn().Err(err).Uint8("code", uint8(d.Code)).Str("request_id", x.requestID()).
-			Msg("release left to the lease")
+		g.failing(x, err).Uint8("code", uint8(d.Code)).Msg("release left to the lease")
 		return settled{}
 	}
 	g.metrics.settledAs(d.Reservation.State)

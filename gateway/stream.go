@@ -106,11 +106,13 @@ func (t *tap) finish(err error) {
 	t.end = io.EOF
 	switch {
 	case errors.Is(err, io.EOF):
+		g.backend.OK()
 		x.tellStatus(t.resp.StatusCode())
 		s, p = t.settle()
 	case x.priced() && t.blocked >= g.set.UpstreamTimeout/clientShare:
 		// The backend could not send because the client did not read. A refund would be for the asking.
-		g.log.Warn().Str("error", unquoted(err)).Str("request_id", x.requestID()).Dur("client", t.blocked).Msg("client read too slowly")
+		g.log.Debug().Str("error", unquoted(err)).Str("request_id", x.requestID()).Dur("client", t.blocked).
+			Msg("client read too slowly")
 		x.tell(errNotTried)
 		s, p = t.settle()
 		t.end = errWithheld

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"creditgate/lua"
+	"creditgate/meter/outage"
 )
 
 // ledgerBacklogMax bounds what one partition keeps for a Postgres that is away: beyond it nothing new is reserved,
@@ -26,7 +27,7 @@ const ledgerBacklogMax = 500_000
 // being loaded. It equals the settle budget.
 const verbBudget = 2 * time.Second
 
-// Options configure an Engine. All fields but Clock and Now are required.
+// Options configure an Engine. All fields but Clock, Now and Outages are required.
 type Options struct {
 	RedisURL string
 	Layout   Layout
@@ -36,6 +37,7 @@ type Options struct {
 	Metrics  prometheus.Registerer
 	Clock    *Clock           // nil: the system's. Its offset goes with every call, so that Redis' clock is moved too
 	Now      func() time.Time // nil: Clock.Now; for a time that stands still
+	Outages  *outage.Watch    // what else is watched in this process; nil: nothing
 }
 
 // Engine carries verbs to the scripts. Its methods are safe for concurrent use; calls made at the same time share
@@ -63,6 +65,11 @@ type Engine struct {
 	loads      singleflight.Group
 	orphans    chan Settle // reserves of unknown outcome, to be released
 	name       string      // of this engine among those that share a Redis
+
+	outages *outage.Watch
+	server  *outage.Server // Redis
+	closed  *outage.Server // what fails because a partition is not open
+	wasAway bool           // at the last check; belongs to it
 
 	fullUntilMs atomic.Int64 // until then Redis is taken to be full: see newCalls
 }
@@ -92,6 +99,7 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	_, e.cluster = client.(*redis.ClusterClient)
+	e.watch(o.Outages, o.Metrics)
 	e.redis.Store(&client)
 	e.batch.fly = e.fly
 	for p := range o.Layout.Partitions {
@@ -128,8 +136,8 @@ func (e *Engine) Reserve(ctx context.Context, r Reserve) (Decision, error) {
 			r.Amount, r.Lease, MaxCredits, LeaseMin, LeaseMax, ErrNotSent)
 	}
 	if backlog := e.backlog(r.ID.Partition); backlog > ledgerBacklogMax {
-		return Decision{}, fmt.Errorf("meter: %d ledger records wait for Postgres, at most %d: %w: %w",
-			backlog, ledgerBacklogMax, ErrUnavailable, ErrNotSent)
+		return Decision{}, fmt.Errorf("meter: %d ledger records wait for Postgres, at most %d: %w: %w: %w",
+			backlog, ledgerBacklogMax, errClosed, ErrUnavailable, ErrNotSent)
 	}
 	o, _ := e.ops.Get().(*op) // the pool makes no other
 	d, err := e.run(ctx, o.reserve(r), r.Until)

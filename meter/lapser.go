@@ -59,7 +59,8 @@ func (e *Engine) lapseLoop(ctx context.Context) {
 			skipped = s.skipped
 		}
 		if err != nil && ctx.Err() == nil {
-			e.log.Warn().Err(err).Msg("cannot book what grants had left when they ended; nothing draws on it, and it is tried again")
+			e.outages.Log(e.log, unreached(err)).
+				Msg("cannot book what grants had left when they ended; nothing draws on it, and it is tried again")
 		}
 		if err != nil || s.missed > 0 {
 			_ = pause(ctx, sweepLock) // until the lock is free: another gateway may reach what this one does not

@@ -40,8 +40,9 @@ func (e *Engine) openLoop(ctx context.Context, p *partition) {
 				wait = openRetryMin
 				break
 			}
-			p.fenced(err.Error())
-			e.log.Warn().Err(err).Uint16("partition", p.number).Msg("partition not open")
+			if p.fenced(err.Error()) { // else it would be a line for each attempt
+				e.outages.Log(e.log, err).Uint16("partition", p.number).Msg("partition not open")
+			}
 			if pause(ctx, wait) != nil {
 				return
 			}

@@ -5,13 +5,16 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // PartitionState is what /readyz says about a partition.
 type PartitionState struct {
 	Partition uint16 `json:"partition"`
-	State     string `json:"state"` // "open" or "fenced"
+	State     string `json:"state"` // "open", "fenced", or "full": settles what is held and reserves nothing
 	Reason    string `json:"reason,omitempty"`
+	// Since is when a fenced one was closed.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // partition is this gateway's view of one partition: the fence that each call carries, and whether it is open.
@@ -32,6 +35,7 @@ type partition struct {
 	opened chan struct{} // closed while open
 	wake   chan struct{} // asks the opener to look; holds one
 	reason string
+	since  time.Time // when it was closed
 }
 
 func newPartition(number uint16, k Keys) *partition {
@@ -39,6 +43,7 @@ func newPartition(number uint16, k Keys) *partition {
 		number: number, keys: k,
 		sectionKeys: [sectionKeysMax]any{k.Meta(), k.Open(), k.Ledger(), k.Slots()},
 		opened:      make(chan struct{}), wake: make(chan struct{}, 1), reason: "not opened yet",
+		since: time.Now(),
 	}
 	p.wake <- struct{}{}
 	return p
@@ -65,7 +70,7 @@ func (p *partition) waitOpen(ctx context.Context) error {
 	case <-ctx.Done():
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return fmt.Errorf("meter: partition %d is fenced (%s): %w: %w", p.number, p.reason, ErrUnavailable, ErrNotSent)
+		return fmt.Errorf("meter: partition %d is fenced (%s): %w: %w: %w", p.number, p.reason, errClosed, ErrUnavailable, ErrNotSent)
 	}
 }
 
@@ -78,7 +83,7 @@ func (p *partition) shut(calledUnder uint64, code Code) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.isOpen {
-		p.isOpen, p.opened = false, make(chan struct{})
+		p.isOpen, p.opened, p.since = false, make(chan struct{}), time.Now()
 	}
 	p.reason = refusal(code)
 	select {
@@ -119,10 +124,13 @@ func (p *partition) open(epoch, pseq uint64) {
 	}
 }
 
-func (p *partition) fenced(reason string) {
+// fenced keeps why the partition cannot be opened, and reports whether that is another reason than before.
+func (p *partition) fenced(reason string) (another bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	another = p.reason != reason
 	p.reason = reason
+	return another
 }
 
 func (p *partition) state() PartitionState {
@@ -131,7 +139,7 @@ func (p *partition) state() PartitionState {
 	if p.isOpen {
 		return PartitionState{Partition: p.number, State: "open"}
 	}
-	return PartitionState{Partition: p.number, State: "fenced", Reason: p.reason}
+	return PartitionState{Partition: p.number, State: "fenced", Reason: p.reason, Since: p.since.UTC().Truncate(time.Millisecond)}
 }
 
 // saw raises minPseq: from now on a Redis that is behind this head is refused.
@@ -164,6 +172,10 @@ func (e *Engine) Ready() []PartitionState {
 	out := make([]PartitionState, len(e.partitions))
 	for i, p := range e.partitions {
 		out[i] = p.state()
+		if n := e.backlog(p.number); out[i].State == "open" && n > ledgerBacklogMax {
+			out[i].State = "full"
+			out[i].Reason = fmt.Sprintf("%d ledger records wait for Postgres, at most %d; nothing new is reserved", n, ledgerBacklogMax)
+		}
 	}
 	return out
 }

@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
 
 	"creditgate/lua"
+	"creditgate/meter/outage"
 )
 
 // Defaults of the replay store.
@@ -26,7 +28,8 @@ const (
 type ReplayStore struct {
 	client  redis.UniversalClient
 	library lua.Library
-	budget  int64 // of one partition
+	budget  int64          // of one partition
+	server  *outage.Server // nil: the Redis of the credit
 }
 
 // NewReplayStore connects to the Redis that keeps the answers.
@@ -64,8 +67,9 @@ func (s *ReplayStore) Put(ctx context.Context, id ReservationID, answer []byte) 
 		}
 	}
 	if err != nil {
-		return false, fmt.Errorf("meter: store the answer of %s: %w", id, err)
+		return false, fmt.Errorf("meter: store the answer of %s: %w: %w: %w", id, errAnswers, ErrUnavailable, err)
 	}
+	s.server.OK()
 	return n == 1, nil
 }
 
@@ -77,9 +81,21 @@ func (s *ReplayStore) Get(ctx context.Context, id ReservationID) (answer []byte,
 		return nil, false, nil
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("meter: answer of %s: %w", id, err)
+		return nil, false, fmt.Errorf("meter: answer of %s: %w: %w: %w", id, errAnswers, ErrUnavailable, err)
 	}
+	s.server.OK()
 	return answer, true, nil
+}
+
+// errAnswers says that the store of answers is the cause of a failure.
+var errAnswers = errors.New("stored answers")
+
+// Watch lets w count what fails because of a store that is not the Redis of the credit. It comes before that one's Engine.
+func (s *ReplayStore) Watch(w *outage.Watch, log zerolog.Logger) {
+	s.server = w.Add(outage.Options{
+		Name: "The Redis of stored answers", Means: "answers are not stored, and a repeat of a charged request gets 409",
+		Is: errAnswers, Log: log,
+	})
 }
 
 // Close closes the connections.

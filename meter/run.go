@@ -15,7 +15,8 @@ const (
 	orphanReleasers = 8
 )
 
-// Run opens partitions, sweeps them, books lapses and releases orphaned reserves until ctx ends; then it closes the connections.
+// Run opens partitions, sweeps them, books lapses, releases orphaned reserves and checks Redis until ctx ends; then it
+// closes the connections.
 func (e *Engine) Run(ctx context.Context) error {
 	var g errgroup.Group
 	for _, p := range e.partitions {
@@ -23,6 +24,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		g.Go(func() error { e.sweepLoop(ctx, p); return nil })
 	}
 	g.Go(func() error { e.lapseLoop(ctx); return nil })
+	g.Go(func() error { e.server.Run(ctx); return nil })
 	for range orphanReleasers {
 		g.Go(func() error { e.releaseLoop(ctx); return nil })
 	}

@@ -46,7 +46,7 @@ func (e *Engine) sweepLoop(ctx context.Context, p *partition) {
 		}
 		s := &sweep{Engine: e, p: p}
 		if err := s.run(ctx, n%slotsEvery == 0); err != nil && ctx.Err() == nil {
-			e.log.Warn().Err(err).Uint16("partition", p.number).Msg("sweep failed; the next one tries again")
+			e.outages.Log(e.log, unreached(err)).Uint16("partition", p.number).Msg("sweep failed; the next one tries again")
 		}
 		// The same holds are skipped every second: told when their number changes, and now and then.
 		if s.skipped > 0 && (s.skipped != skipped || n%slotsEvery == 0) {
@@ -282,5 +282,5 @@ func (s *sweep) refused(o *op) error {
 	if o.head.code != CodeClock { // opening again does not set a clock right
 		s.partitions[o.partition].shut(o.epoch, o.head.code)
 	}
-	return fmt.Errorf("partition %d: %w: %s: %s", o.partition, ErrUnavailable, o.head.code, o.body)
+	return fmt.Errorf("partition %d: %w: %w: %s: %s", o.partition, errClosed, ErrUnavailable, o.head.code, o.body)
 }

@@ -120,7 +120,7 @@ func (a *Admin) apply(ctx context.Context, kind changeKind, id meter.ID) result 
 	for range recheckMax {
 		c, err := a.change(ctx, kind, id)
 		if err != nil {
-			log.Warn().Err(err).Msg("change stays pending")
+			a.outages.Log(log, err).Msg("change stays pending")
 			return notApplied
 		}
 		switch c.status {
@@ -143,7 +143,7 @@ func (a *Admin) apply(ctx context.Context, kind changeKind, id meter.ID) result 
 		decision, err := a.send(ctx, id, c)
 		if err != nil {
 			a.behind[a.partitionOf(c.account)].Store(true)
-			log.Warn().Err(err).Msg("change stays pending")
+			a.outages.Log(log, err).Msg("change stays pending")
 			return notApplied
 		}
 		switch decision.Code {
@@ -202,7 +202,7 @@ func (a *Admin) void(ctx context.Context, id meter.ID, c change) result {
 		end = a.voidMove
 	}
 	if err := end(ctx, id); err != nil {
-		a.log.Warn().Err(err).Stringer("id", id).Msg("change stays pending")
+		a.outages.Log(a.log, err).Stringer("id", id).Msg("change stays pending")
 		return notApplied
 	}
 	return nothingToApply
@@ -219,11 +219,11 @@ func (a *Admin) applyFlags(ctx context.Context, account string) bool {
 	decision, err := a.engine.Suspend(ctx, account, f.suspended, f.version)
 	if err != nil || decision.Code != meter.CodeOK {
 		a.behind[a.partitionOf(account)].Store(true)
-		a.log.Warn().Err(err).Str("account", account).Msg("suspension stays pending")
+		a.outages.Log(a.log, err).Str("account", account).Msg("suspension stays pending")
 		return false
 	}
 	if err := a.flagsApplied(ctx, account, f); err != nil {
-		a.log.Warn().Err(err).Str("account", account).Msg("suspension is applied but not recorded; it will be repeated")
+		a.outages.Log(a.log, err).Str("account", account).Msg("suspension is applied but not recorded; it will be repeated")
 	}
 	return true
 }

@@ -62,7 +62,7 @@ func (a *Admin) applyIssued(ctx context.Context, account string) bool {
 		return a.reissue(ctx, tx, s, p, s.moment(now))
 	})
 	if err != nil {
-		a.log.Warn().Err(err).Msg("what an ended grant left is given by the issuer")
+		a.outages.Log(a.log, err).Msg("what an ended grant left is given by the issuer")
 		return done
 	}
 	done, _ = a.applyPending(ctx, account)
@@ -114,7 +114,7 @@ func (a *Admin) applyGrants(ctx context.Context, ids []meter.ID) bool {
 	}
 	grants, err := a.pendingGrants(context.WithoutCancel(ctx), ids)
 	if err != nil {
-		a.log.Warn().Err(err).Int("grants", len(ids)).Msg("grants stay pending")
+		a.outages.Log(a.log, err).Int("grants", len(ids)).Msg("grants stay pending")
 		return false
 	}
 	var failed atomic.Bool
@@ -147,7 +147,7 @@ func (a *Admin) applyGrant(ctx context.Context, g meter.GrantChange) bool {
 	}
 	if err != nil {
 		a.behind[a.partitionOf(g.Account)].Store(true)
-		a.log.Warn().Err(err).Stringer("id", g.Grant.ID).Msg("grant stays pending")
+		a.outages.Log(a.log, err).Stringer("id", g.Grant.ID).Str("account", g.Account).Msg("grant stays pending")
 		return false
 	}
 	return a.apply(ctx, grantChange, g.Grant.ID) != notApplied

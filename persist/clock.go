@@ -122,7 +122,7 @@ func (c *TestClock) Offset() time.Duration { return c.store.clock.Offset() }
 func (c *TestClock) Run(ctx context.Context) {
 	for sleep(ctx, clockFollowEvery) {
 		if err := c.follow(ctx); err != nil && ctx.Err() == nil {
-			c.log.Warn().Err(err).Msg("cannot follow the test clock; the next second tries again")
+			c.store.outages.Log(c.log, err).Msg("cannot follow the test clock; the next second tries again")
 		}
 	}
 }

@@ -90,6 +90,14 @@ func storeError(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
+// Marked adds ErrUnavailable where it applies to the error of a package below this one.
+func Marked(err error) error {
+	if err == nil || !unavailable(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
 // preparedAway reports whether a prepared statement is not there any more, after DISCARD or DEALLOCATE of something in
 // between, or does not fit the tables, after a migration. On another connection it is prepared anew.
 func preparedAway(err error) bool {

@@ -151,7 +151,7 @@ func (w *flushWorker) run(ctx context.Context) {
 			w.stop(err)
 			wait = spread(brokenInterval)
 		} else {
-			w.log.Warn().Err(err).Dur("retry_in", wait).Msg("flush interrupted")
+			w.flusher.store.outages.Log(w.log, err).Dur("retry_in", wait).Msg("flush interrupted")
 		}
 		w.observe(ctx)
 		if !sleep(ctx, wait) {

@@ -72,7 +72,7 @@ func (i *Issuer) Run(ctx context.Context) {
 	for pause := spread(i.options.Every); sleep(ctx, pause); {
 		pause = spread(i.options.Every)
 		if _, err := i.Issue(ctx); err != nil && ctx.Err() == nil {
-			i.log.Warn().Err(err).Msg("issuing grants failed; the next round goes on")
+			i.admin.outages.Log(i.log, err).Msg("issuing grants failed; the next round goes on")
 			pause = min(pause, spread(retryMax))
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"creditgate/meter"
+	"creditgate/meter/outage"
 )
 
 // Store reads and writes the system of record as the writer role. Its methods may be called concurrently.
@@ -27,6 +28,7 @@ type Store struct {
 	// one from before the partition was opened. The sweeper then does not wait for the change's age.
 	behind  []atomic.Bool
 	batches sync.Pool // of *flushBatch: what one flush has used, for the next
+	outages *outage.Watch
 
 	keys  *lookups[keyHash, Identity]
 	names *lookups[string, Identity]

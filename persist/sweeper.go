@@ -80,7 +80,7 @@ func (s *Sweeper) Run(ctx context.Context) {
 		case <-round:
 			pause := s.pause()
 			if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn().Err(err).Msg("sweep of pending changes failed; the next round tries again")
+				s.admin.outages.Log(s.log, err).Msg("sweep of pending changes failed; the next round tries again")
 				pause = min(pause, spread(retryMax))
 			}
 			round = time.After(pause)
@@ -140,7 +140,7 @@ func (s *Sweeper) sweepPartition(ctx context.Context, partition uint16, age time
 			case s.sweep(ctx, c):
 				s.swept.Inc()
 			case age == 0:
-				return fmt.Errorf("%s %s of account %q: %w", c.Kind, c.ID, c.Account, ErrUnavailable)
+				return fmt.Errorf("%s %s of account %q: %w", c.Kind, c.ID, c.Account, meter.ErrUnavailable)
 			default:
 				left++
 			}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"creditgate/gateway"
 	"creditgate/gateway/webhook"
 	"creditgate/meter"
 	"creditgate/meter/journal"
+	"creditgate/meter/outage"
 	"creditgate/meter/policy"
 	"creditgate/persist"
 	"creditgate/persist/events"
@@ -55,7 +57,7 @@ func asGateway(err error) error {
 	case errors.Is(err, persist.ErrTooManyGrants):
 		is = gateway.ErrTooManyGrants
 	default:
-		return err
+		return persist.Marked(err)
 	}
 	return fmt.Errorf("%w: %w", is, err)
 }
@@ -279,15 +281,15 @@ func (j journalled) Append(s meter.Settle, attempted time.Time) error {
 	return err
 }
 
-type health struct{ engine *meter.Engine }
+type health struct {
+	engine   *meter.Engine
+	postgres *outage.Server
+}
 
-// NotReady names the partitions that are not open. Postgres has no part in it.
-func (h health) NotReady() []string {
-	var reasons []string
-	for _, p := range h.engine.Ready() {
-		if p.State != "open" {
-			reasons = append(reasons, fmt.Sprintf("partition %d: %s", p.Partition, p.Reason))
-		}
-	}
-	return reasons
+func (h health) Redis() outage.State { return h.engine.RedisState() }
+
+func (h health) Postgres() outage.State { return h.postgres.State() }
+
+func (h health) Closed() []meter.PartitionState {
+	return slices.DeleteFunc(h.engine.Ready(), func(p meter.PartitionState) bool { return p.State == "open" })
 }

@@ -6,6 +6,7 @@ import (
 
 	"creditgate/gateway"
 	"creditgate/gateway/webhook"
+	"creditgate/persist"
 	"creditgate/persist/events"
 )
 
@@ -68,7 +69,10 @@ func (w webhooks) CheckURL(url string) error { return w.networks.CheckURL(url) }
 // deliveries is the queue that webhooks are posted from.
 type deliveries struct{ feed *events.Feed }
 
-func (q deliveries) Due(ctx context.Context) ([]string, error) { return q.feed.Due(ctx) }
+func (q deliveries) Due(ctx context.Context) ([]string, error) {
+	due, err := q.feed.Due(ctx)
+	return due, persist.Marked(err)
+}
 
 func (q deliveries) Claim(ctx context.Context, name string, limit int, lease time.Duration) ([]webhook.Delivery, error) {
 	claimed, err := q.feed.Claim(ctx, name, limit, lease)
@@ -78,13 +82,13 @@ func (q deliveries) Claim(ctx context.Context, name string, limit int, lease tim
 			Webhook: d.Webhook, URL: d.URL, Secrets: d.Secrets, Attempt: d.Attempt, Event: asEvent(d.Event),
 		}
 	}
-	return out, err
+	return out, persist.Marked(err)
 }
 
 func (q deliveries) Delivered(ctx context.Context, d webhook.Delivery) error {
-	return q.feed.Delivered(ctx, d.Webhook, d.Event.ID)
+	return persist.Marked(q.feed.Delivered(ctx, d.Webhook, d.Event.ID))
 }
 
 func (q deliveries) Failed(ctx context.Context, d webhook.Delivery, why string, gone bool) error {
-	return q.feed.Failed(ctx, d.Webhook, d.Event.ID, d.Attempt, why, gone)
+	return persist.Marked(q.feed.Failed(ctx, d.Webhook, d.Event.ID, d.Attempt, why, gone))
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"creditgate/meter"
+	"creditgate/meter/outage"
 	"creditgate/persist"
 )
 
@@ -21,13 +22,15 @@ type driftWatch struct {
 	drifts   *prometheus.GaugeVec
 	verified prometheus.Gauge
 	log      zerolog.Logger
+	outages  *outage.Watch
 }
 
 func newDriftWatch(
 	store *persist.Store, redis *meter.Inspector, every time.Duration, reg prometheus.Registerer, log zerolog.Logger,
+	outages *outage.Watch,
 ) *driftWatch {
 	d := &driftWatch{
-		store: store, redis: redis, every: every, log: log,
+		store: store, redis: redis, every: every, log: log, outages: outages,
 		accounts: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "creditgate_drift_accounts", Help: "Accounts in which Redis and Postgres differed at the last comparison.",
 		}),
@@ -65,7 +68,7 @@ func (d *driftWatch) compare(ctx context.Context) {
 	report, _, err := verify(ctx, d.store, d.redis)
 	if err != nil {
 		if ctx.Err() == nil {
-			d.log.Warn().Err(err).Msg("could not compare Redis with Postgres")
+			d.outages.Log(d.log, err).Msg("could not compare Redis with Postgres")
 		}
 		return
 	}

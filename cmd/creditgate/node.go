@@ -18,6 +18,7 @@ import (
 	"creditgate/gateway/webhook"
 	"creditgate/meter"
 	"creditgate/meter/journal"
+	"creditgate/meter/outage"
 	"creditgate/meter/policy"
 	"creditgate/persist"
 	"creditgate/persist/events"
@@ -51,6 +52,7 @@ type node struct {
 	inspect  *meter.Inspector
 	drift    *driftWatch
 	gate     *gateway.Gateway
+	postgres *outage.Server
 	hangup   chan os.Signal // SIGHUP; one waits while another is obeyed
 }
 
@@ -70,12 +72,6 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	if n.store, err = persist.Open(ctx, c.PostgresURL, c.Layout, n.clock); err != nil {
 		return nil, err
 	}
-	n.engine, err = meter.New(meter.Options{
-		RedisURL: c.RedisURL, Layout: c.Layout, Book: n.store, Rebuild: n.store, Log: log, Metrics: metrics, Clock: n.clock,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("redis_url: %w", err)
-	}
 	replayURL := c.ReplayRedisURL
 	if replayURL == "" {
 		replayURL = c.RedisURL
@@ -83,7 +79,24 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	if n.answers, err = meter.NewReplayStore(replayURL, c.Layout); err != nil {
 		return nil, fmt.Errorf("replay_redis_url: %w", err)
 	}
-	if n.journal, err = journal.Open(c.JournalDir, journal.Options{Log: log, Metrics: metrics}); err != nil {
+	// An outage is laid to the first server that its errors name: Postgres' are wrapped in those of an account that cannot
+	// be loaded, and stored answers have errors of Redis.
+	outages := new(outage.Watch)
+	n.postgres = n.store.Watch(outages, metrics, log)
+	if replayURL != c.RedisURL {
+		n.answers.Watch(outages, log)
+	}
+	n.engine, err = meter.New(meter.Options{
+		RedisURL: c.RedisURL, Layout: c.Layout, Book: n.store, Rebuild: n.store, Log: log, Metrics: metrics, Clock: n.clock,
+		Outages: outages,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("redis_url: %w", err)
+	}
+	disk := outages.Add(outage.Options{
+		Name: "The journal's disk", Means: "a result whose charge Redis does not confirm is withheld", Is: journal.ErrWrite, Log: log,
+	})
+	if n.journal, err = journal.Open(c.JournalDir, journal.Options{Log: log, Metrics: metrics, Outage: disk}); err != nil {
 		return nil, fmt.Errorf("journal_dir: %w", err)
 	}
 	n.replayer = journal.NewReplayer(n.journal, n.engine)
@@ -92,16 +105,16 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	n.sweeper = persist.NewSweeper(changes, n.engine.Ledger(), persist.SweepOptions{}, metrics, log)
 	n.issuer = persist.NewIssuer(changes, persist.IssueOptions{}, metrics, log)
 	told := events.NewFeed(n.store.Pool())
-	n.events = events.NewProducer(n.store.Pool(), c.Layout, policies, events.Options{Clock: n.clock}, metrics, log)
+	n.events = events.NewProducer(n.store.Pool(), c.Layout, policies, events.Options{Clock: n.clock, Outages: outages}, metrics, log)
 	networks, err := webhook.ParseNetworks(c.WebhookNetworks)
 	if err != nil {
 		return nil, err
 	}
-	n.webhooks = webhook.NewSender(deliveries{told}, webhook.Options{Networks: networks}, metrics, log)
+	n.webhooks = webhook.NewSender(deliveries{told}, webhook.Options{Networks: networks, Outages: outages}, metrics, log)
 	if n.inspect, err = meter.NewInspector(c.RedisURL, c.Layout); err != nil {
 		return nil, fmt.Errorf("redis_url: %w", err)
 	}
-	n.drift = newDriftWatch(n.store, n.inspect, c.VerifyEvery, metrics, log)
+	n.drift = newDriftWatch(n.store, n.inspect, c.VerifyEvery, metrics, log, outages)
 	if c.TestClock {
 		n.moving = persist.NewTestClock(n.store, log, n.issue, n.sweeper.Sweep, n.engine.SweepNow)
 		metrics.MustRegister(clockGauge(n.clock))
@@ -111,9 +124,10 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 		Clock: n.clock, TestClock: asTestClock(n.moving),
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
-		Admin: admin{changes}, Purchases: purchases{changes}, Subscriptions: subscriptions{changes}, Health: health{n.engine},
-		Feed: feed{told}, Webhooks: webhooks{told, networks},
-		Registerer: metrics, Gatherer: metrics, Log: log,
+		Admin: admin{changes}, Purchases: purchases{changes}, Subscriptions: subscriptions{changes},
+		Health: health{n.engine, n.postgres},
+		Feed:   feed{told}, Webhooks: webhooks{told, networks},
+		Registerer: metrics, Gatherer: metrics, Log: log, Outages: outages,
 	})
 	return n, err
 }
@@ -163,12 +177,14 @@ func (w worker) end() {
 func (n *node) run(ctx context.Context, data, control net.Listener) error {
 	own := context.WithoutCancel(ctx) // the parts outlive the signal; each is ended in its turn
 	failed := make(chan error, 1)
+	watch := start(own, n.postgres.Run)
+	defer watch.end()
 	database := n.checkDatabase(ctx) // before the engine opens partitions: it asks Postgres for their cursors
 	switch {
 	case ctx.Err() != nil:
 		return n.close()
 	case errors.Is(database, persist.ErrUnavailable):
-		n.log.Warn().Err(database).Msg("starting without Postgres: what Redis has loaded is served, nothing else")
+		n.log.Info().Err(database).Msg("starting without Postgres: what Redis has loaded is served, nothing else")
 	case database != nil:
 		return errors.Join(database, n.close())
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"creditgate/meter/outage"
 )
 
 // Queue is where deliveries come from. A delivery that was claimed and not settled within the lease is handed out
@@ -29,6 +31,8 @@ type Options struct {
 	Every time.Duration
 	// Lanes is how many webhooks are served at once; default 32.
 	Lanes int
+	// Outages counts what fails because the queue is away; nil: each failure is logged.
+	Outages *outage.Watch
 }
 
 // Bounds of the sender.
@@ -77,7 +81,7 @@ func (s *Sender) Run(ctx context.Context) {
 	for {
 		due, err := s.queue.Due(ctx)
 		if err != nil && ctx.Err() == nil {
-			s.log.Warn().Err(err).Msg("webhooks wait: the queue does not answer")
+			s.options.Outages.Log(s.log, err).Msg("webhooks wait: the queue does not answer")
 		}
 		for _, webhook := range due {
 			if s.enter(webhook) {
@@ -119,7 +123,7 @@ func (s *Sender) lane(ctx context.Context, webhook string) {
 		claimed, err := s.queue.Claim(ctx, webhook, laneWidth, lease)
 		if err != nil {
 			if ctx.Err() == nil {
-				s.log.Warn().Err(err).Str("webhook", webhook).Msg("webhook waits: the queue does not answer")
+				s.options.Outages.Log(s.log, err).Str("webhook", webhook).Msg("webhook waits: the queue does not answer")
 			}
 			return
 		}
@@ -148,13 +152,13 @@ func (s *Sender) deliver(ctx context.Context, d Delivery) {
 		settle = s.queue.Delivered(settling, d)
 	} else {
 		outcome = "failed"
-		s.log.Info().Err(err).Str("webhook", d.Webhook).Int64("event", d.Event.ID).Int("attempt", d.Attempt).
+		s.log.Debug().Err(err).Str("webhook", d.Webhook).Int64("event", d.Event.ID).Int("attempt", d.Attempt).
 			Msg("webhook did not take an event")
 		settle = s.queue.Failed(settling, d, err.Error(), errors.Is(err, errGone))
 	}
 	s.attempts.WithLabelValues(outcome).Inc()
 	if settle != nil {
-		s.log.Warn().Err(settle).Str("webhook", d.Webhook).Int64("event", d.Event.ID).
+		s.options.Outages.Log(s.log, settle).Str("webhook", d.Webhook).Int64("event", d.Event.ID).
 			Msg("the outcome was not kept; the event is posted again")
 	}
 }

@@ -67,7 +67,9 @@ func (j *Journal) flush() {
 	j.mu.Unlock()
 
 	before := j.active
-	b.err = j.write(b)
+	if err := j.write(b); err != nil {
+		b.err = fmt.Errorf("%w: %w", ErrWrite, err)
+	}
 	at := j.active
 	j.flown += uint64(len(b.entries)) // also if they failed: a segment begins where it says, gaps lie between
 
@@ -87,7 +89,9 @@ func (j *Journal) flush() {
 	close(b.done)
 
 	if b.err != nil {
-		j.log.Error().Err(b.err).Int("settlements", len(b.entries)).Msg("journal: could not write")
+		j.log.Debug().Err(b.err).Int("settlements", len(b.entries)).Msg("journal: could not write")
+	} else if len(b.entries) > 0 {
+		j.opts.Outage.OK()
 	}
 	if len(b.marks) > 0 || at != before {
 		j.deleteFinished()

@@ -16,8 +16,10 @@ import (
 )
 
 var (
-	// ErrFull says that the journal holds as much as it may. The settlement is not journalled.
-	ErrFull = errors.New("journal is full")
+	// ErrWrite says that the settlement could not be written.
+	ErrWrite = errors.New("could not write")
+	// ErrFull says that the journal holds as much as it may. The settlement is not journalled. It is an ErrWrite too.
+	ErrFull = fmt.Errorf("%w: journal is full", ErrWrite)
 	// ErrClosed says that the journal was closed.
 	ErrClosed = errors.New("journal is closed")
 )

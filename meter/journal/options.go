@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"creditgate/meter/outage"
 )
 
 // Defaults of Options. Sixty-five thousand settlements are a minute of Redis outage at a thousand requests a
@@ -30,6 +32,8 @@ type Options struct {
 	SegmentBytes int64
 	// Log gets what a person should know: a cut tail, a failed write, an entry that was refused for good.
 	Log zerolog.Logger
+	// Outage counts the settlements that could not be written, whose errors are ErrWrite, and is told of a success; or nil.
+	Outage *outage.Server
 	// Metrics is where the journal's metrics are registered; nil registers none.
 	Metrics prometheus.Registerer
 }

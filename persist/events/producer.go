@@ -12,7 +12,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"creditgate/meter"
+	"creditgate/meter/outage"
 	"creditgate/meter/policy"
+	"creditgate/persist"
 )
 
 // Step is a moment in the life of a transaction of the producer, for tests that end the process there.
@@ -31,6 +33,8 @@ type Options struct {
 	Clock *meter.Clock
 	// Every is the pause between rounds when there was nothing more to do; default 1 s.
 	Every time.Duration
+	// Outages counts what fails because of a server that is away; nil: each failure is logged.
+	Outages *outage.Watch
 	// OnStep is called at each step; nil in production.
 	OnStep func(Step)
 }
@@ -106,7 +110,7 @@ func (p *Producer) Run(ctx context.Context) {
 		if worked {
 			pause = retryMin
 		}
-		p.log.Warn().Err(err).Dur("retry_in", pause).Msg("events interrupted")
+		p.options.Outages.Log(p.log, persist.Marked(err)).Dur("retry_in", pause).Msg("events interrupted")
 		if !sleep(ctx, pause/2+rand.N(pause)) {
 			return
 		}
