@@ -186,7 +186,7 @@ func TestAdvice(t *testing.T) {
 	t.Parallel()
 	b := setup(t, seed("ai-background-studio"))
 	b.backend.answer(200, `{"results":[]}`)
-	photos := func(n int) string { return `{"photos":[0` + strings.Repeat(",0", n-1) + `]}` }
+	photos := func(n int) string { return `{"background":"#ffffff","photos":[0` + strings.Repeat(",0", n-1) + `]}` }
 	told := func(account string, n int) any {
 		t.Helper()
 		key := "sk-" + account

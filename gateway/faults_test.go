@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	twoPhotos = `{"photos":[1,2]}`
+	twoPhotos = `{"photos":[1,2],"background":"#ffffff"}`
 	twoDone   = `{"results":[{"status":"ok"},{"status":"ok"}]}`
 )
 
