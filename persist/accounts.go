@@ -122,7 +122,11 @@ func (s *Store) createAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (
 		return a, err
 	}
 	a.Created = true
-	_, err = tx.Exec(ctx, `INSERT INTO creditgate.account_state (account) VALUES ($1)`, c.Account)
+	if _, err = tx.Exec(ctx, `INSERT INTO creditgate.account_state (account) VALUES ($1)`, c.Account); err != nil {
+		return a, err
+	}
+	// It may be back after Postgres lost it.
+	_, err = tx.Exec(ctx, `UPDATE creditgate.held_account SET retry = true WHERE account = $1`, c.Account)
 	return a, err
 }
 

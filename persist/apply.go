@@ -112,7 +112,7 @@ func (a *Admin) applyGrants(ctx context.Context, ids []meter.ID) bool {
 	if len(ids) == 1 {
 		return a.apply(ctx, grantChange, ids[0]) != notApplied
 	}
-	grants, err := a.pendingGrants(context.WithoutCancel(ctx), ids)
+	grants, held, err := a.pendingGrants(context.WithoutCancel(ctx), ids)
 	if err != nil {
 		a.outages.Log(a.log, err).Int("grants", len(ids)).Msg("grants stay pending")
 		return false
@@ -134,7 +134,7 @@ func (a *Admin) applyGrants(ctx context.Context, ids []meter.ID) bool {
 	}
 	close(queue)
 	workers.Wait()
-	return !failed.Load()
+	return held == 0 && !failed.Load()
 }
 
 // applyGrant sends one grant. Whatever Redis does not simply take goes the usual way.
@@ -153,8 +153,9 @@ func (a *Admin) applyGrant(ctx context.Context, g meter.GrantChange) bool {
 	return a.apply(ctx, grantChange, g.Grant.ID) != notApplied
 }
 
-// pendingGrants reads what applying grants to Redis needs, with the cursors of the same snapshot.
-func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.GrantChange, err error) {
+// pendingGrants reads what applying grants to Redis needs, with the cursors of the same snapshot. Grants of accounts that
+// are held back are counted and stay pending: that they are says nothing of Redis.
+func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.GrantChange, held int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
 	keys := make([][16]byte, len(ids))
@@ -163,23 +164,32 @@ func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.
 	}
 	err = s.snapshot(ctx, "read grants", func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `SELECT g.account, g.reason, g.actor, g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops,
-				g.credits, g.effective_at, g.expires_at, g.created_at, p.cursor_pseq
+				g.credits, g.effective_at, g.expires_at, g.created_at, p.cursor_pseq,
+				EXISTS (SELECT FROM creditgate.held_account h WHERE h.account = g.account)
 			FROM creditgate.grant_lot g JOIN creditgate.account a ON a.id = g.account
 			JOIN creditgate.partition p ON (p.layout, p.partition) = (a.layout, a.partition)
 			WHERE g.id = ANY($1) AND g.status = 'pending'`, keys)
 		if err != nil {
 			return err
 		}
-		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c meter.GrantChange, err error) {
-			var effective, created time.Time
-			var expires *time.Time
-			g := &c.Grant
-			err = row.Scan(&c.Account, &c.Note.Reason, &c.Note.Actor, (*[16]byte)(&g.ID), &g.Bucket, &g.Rank, &g.Paid,
-				&g.Unlimited, &g.Stops, (*int64)(&g.Available), &effective, &expires, &created, &c.CheckedPseq)
+		var c meter.GrantChange
+		var effective, created time.Time
+		var expires *time.Time
+		var isHeld bool
+		g := &c.Grant
+		_, err = pgx.ForEachRow(rows, []any{
+			&c.Account, &c.Note.Reason, &c.Note.Actor, (*[16]byte)(&g.ID), &g.Bucket, &g.Rank, &g.Paid,
+			&g.Unlimited, &g.Stops, (*int64)(&g.Available), &effective, &expires, &created, &c.CheckedPseq, &isHeld,
+		}, func() error {
+			if isHeld {
+				held++
+				return nil
+			}
 			g.EffectiveMs, g.CreatedMs, g.ExpiresMs = effective.UnixMilli(), created.UnixMilli(), expiryToMs(expires)
-			return c, err
+			out = append(out, c)
+			return nil
 		})
 		return err
 	})
-	return out, err
+	return out, held, err
 }

@@ -17,6 +17,10 @@ type flushBatch struct {
 	hashes   [][32]byte
 	entries  int
 	lines    int
+	only     map[string]bool   // accounts that are booked; nil: all but …
+	except   map[string]bool   // … those that were held back before,
+	fresh    map[string]string // and those that are from now on, with the reason
+	held     []heldEntry
 	accounts map[string]int   // index in spans
 	grants   map[meter.ID]int // index in deltas
 	spans    []seqSpan
@@ -75,11 +79,12 @@ func (b *flushBatch) free(spare *sync.Pool) {
 	clear(b.spans)
 	clear(b.deltas)
 	clear(b.merged)
+	clear(b.held)
 	b.copies.add = nil
 	*b = flushBatch{
 		merged: b.merged[:0], hashes: b.hashes[:0], accounts: b.accounts, grants: b.grants, spans: b.spans[:0],
 		deltas: b.deltas[:0], granted: b.granted[:0], revoked: b.revoked[:0], moved: b.moved[:0],
-		reversed: b.reversed[:0], buckets: b.buckets[:0], copies: b.copies, args: b.args,
+		reversed: b.reversed[:0], buckets: b.buckets[:0], held: b.held[:0], copies: b.copies, args: b.args,
 	}
 	spare.Put(b)
 }
@@ -90,7 +95,7 @@ func (b *flushBatch) collect(layout meter.Layout, partition uint16, at meter.Cur
 	b.from, b.to = at, at
 	for i := range records {
 		rec := &records[i]
-		if b.entries >= batchEntries {
+		if b.entries+len(b.held) >= batchEntries {
 			break
 		}
 		if rec.Layout != layout.Number || rec.Partition != partition {
@@ -108,8 +113,12 @@ func (b *flushBatch) collect(layout meter.Layout, partition uint16, at meter.Cur
 				return broken(rec, "entry %d is of account %q, which belongs to partition %d",
 					i, e.Account, layout.PartitionOf(e.Account))
 			}
+			if !b.takes(e.Account) {
+				b.held = append(b.held, heldEntry{rec.Pseq, i, rec.OccurredMs, e})
+				continue
+			}
 			if err := b.add(e); err != nil {
-				return broken(rec, "entry %d (%s of %s): %w", i, e.Kind, e.Account, err)
+				return &entryError{e.Account, broken(rec, "entry %d (%s of %s): %w", i, e.Kind, e.Account, err)}
 			}
 		}
 		b.to.Position, b.to.Hash = rec.Position, chain(b.to.Hash, rec.Body)
@@ -120,10 +129,14 @@ func (b *flushBatch) collect(layout meter.Layout, partition uint16, at meter.Cur
 }
 
 // merge takes what batches of several partitions have; their cursors stay with them. It reports false when two
-// partitions touch one account or grant, which only a broken ledger does: by itself, the wrong one is found out.
+// partitions touch one account or grant, which only a broken ledger does: by itself, the wrong one is found out. So it
+// does when accounts are held back.
 func (b *flushBatch) merge(writes []*flushWrite) bool {
 	for _, w := range writes {
 		part := w.batch
+		if part.holding() {
+			return false
+		}
 		b.merged, b.hashes = append(b.merged, part.records...), append(b.hashes, part.hashes...)
 		b.granted, b.revoked = append(b.granted, part.granted...), append(b.revoked, part.revoked...)
 		b.moved, b.reversed = append(b.moved, part.moved...), append(b.reversed, part.reversed...)

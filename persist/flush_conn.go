@@ -76,7 +76,7 @@ func (c *flushConn) unlock(ctx context.Context, partition uint16, held *pgx.Conn
 	}
 }
 
-// cursor reads what is committed of a partition, and the epoch claimed for it.
+// cursor reads what is committed of a partition, the epoch claimed for it, and whose entries are held back.
 func (c *flushConn) cursor(ctx context.Context, w *flushWorker) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,6 +90,11 @@ func (c *flushConn) cursor(ctx context.Context, w *flushWorker) error {
 			Scan(&w.claimed, &w.at.Epoch, &w.at.Pseq, &hash)
 	})
 	copy(w.at.Hash[:], hash)
+	if err == nil {
+		err = c.use(ctx, writeTimeout, func(ctx context.Context) error {
+			return heldOf(ctx, c.conn, c.store.layoutNumber(), w)
+		})
+	}
 	return storeError("read flush cursor", err)
 }
 
@@ -221,6 +226,11 @@ func (c *flushConn) writeRows(ctx context.Context, tx pgx.Tx, writes []*flushWri
 	}
 	for _, w := range writes {
 		c.onStep(w.partition, StepCopied)
+	}
+	if b.holding() {
+		if err := c.holdRows(ctx, tx, writes[0].partition, b); err != nil {
+			return err
+		}
 	}
 	return project(ctx, tx, b)
 }

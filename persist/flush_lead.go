@@ -27,13 +27,18 @@ type flushWorker struct {
 	// … and when
 	reportedAt time.Time
 	trim       trimMarks
-	readMax    int       // records to ask for
-	strange    time.Time // since when Redis' epoch is not the claimed one; zero: it is
+	readMax    int             // records to ask for
+	strange    time.Time       // since when Redis' epoch is not the claimed one; zero: it is
+	heldBack   map[string]bool // accounts; see hold.go
+	releasedAt time.Time       // when it was last looked whether they can be booked
+	warnedAt   time.Time
 
 	// For the metrics, which are read from elsewhere.
 	oldestMs atomic.Int64  // when the oldest record that was read and not committed happened; 0: none
 	behind   atomic.Uint64 // records that Redis has and Postgres has not
 	broken   atomic.Bool
+	// Held back: accounts, their entries, and when the oldest of these happened.
+	heldAccounts, heldEntries, heldSinceMs atomic.Int64
 }
 
 // lockClass keeps our advisory locks apart from those of other programs in the database ("CG" and the layout).
@@ -45,6 +50,11 @@ func (w *flushWorker) lead(ctx context.Context) (flushed bool, err error) {
 	for w.held == nil {
 		if w.held, err = w.conn.lock(ctx, w.partition); err != nil {
 			return false, err
+		}
+		if w.held == nil { // another gateway shows them
+			w.heldAccounts.Store(0)
+			w.heldEntries.Store(0)
+			w.heldSinceMs.Store(0)
 		}
 		// Waiting inside pg_advisory_lock would keep a snapshot open and Postgres from vacuuming.
 		if w.held == nil && !sleep(ctx, lockInterval) {
@@ -83,7 +93,14 @@ func (w *flushWorker) write(ctx context.Context, b *flushBatch) error {
 // step reads once and writes what came, and returns how many records were committed.
 func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	f := w.flusher
-	records, epoch, err := f.source.Read(ctx, w.partition, w.at.Position, w.readMax, f.options.Wait)
+	wait := f.options.Wait
+	if len(w.heldBack) > 0 {
+		wait = min(wait, heldInterval)
+	}
+	if err := w.release(ctx); err != nil {
+		return 0, err
+	}
+	records, epoch, err := f.source.Read(ctx, w.partition, w.at.Position, w.readMax, wait)
 	if err != nil {
 		if errors.Is(err, meter.ErrPacked) {
 			err = fmt.Errorf("%w: %w", ErrLedgerBroken, err)
@@ -95,7 +112,10 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 		w.oldestMs.Store(0)
 		w.behind.Store(0)
 		w.broken.Store(false)
-		return 0, w.report(ctx, true)
+		if err := w.report(ctx, true); err != nil {
+			return 0, err
+		}
+		return 0, w.conn.cursor(ctx, w) // Postgres may have been restored to an older copy, and nothing else would tell
 	}
 	f.options.OnStep(w.partition, StepRead)
 	w.oldestMs.Store(records.List[0].OccurredMs)
@@ -104,11 +124,8 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	}
 	entries := 0
 	for rest := records.List; len(rest) > 0; {
-		batch := spareBatch(&f.store.batches)
-		if err := batch.collect(f.store.layout, w.partition, w.at, rest); err != nil {
-			return committed, err
-		}
-		if err := w.write(ctx, batch); err != nil {
+		batch, err := w.book(ctx, rest)
+		if err != nil {
 			if errors.Is(err, errCursorMoved) {
 				return committed, w.conn.cursor(ctx, w) // read again from where it is now
 			}
@@ -116,12 +133,19 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 		}
 		rest = rest[len(batch.records):]
 		committed += len(batch.records)
-		entries += batch.entries
+		entries += batch.entries + len(batch.held)
+		held := batch.holding()
 		batch.free(&f.store.batches)
 		if len(rest) > 0 {
 			w.oldestMs.Store(rest[0].OccurredMs)
 		}
 		w.trim.add(time.Now(), w.at.Position)
+		if held {
+			if err := w.conn.cursor(ctx, w); err != nil {
+				return committed, err
+			}
+			w.warnHeld()
+		}
 		if err := w.report(ctx, false); err != nil {
 			return committed, err
 		}
@@ -134,6 +158,22 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 		w.gather(ctx)
 	}
 	return committed, nil
+}
+
+// book commits a batch of the first of records. Accounts that it is refused for are held back.
+func (w *flushWorker) book(ctx context.Context, records []meter.Record) (*flushBatch, error) {
+	batch, err := w.collect(records, nil)
+	if err != nil {
+		before := w.at.Position
+		if moved := w.conn.cursor(ctx, w); moved == nil && w.at.Position != before {
+			err = errCursorMoved // the records between were written by another flusher, and Redis has forgotten them
+		}
+		return nil, err
+	}
+	if err = w.write(ctx, batch); holdable(err) {
+		return w.holdBack(ctx, batch, err)
+	}
+	return batch, err
 }
 
 // gather lets records come together until it is time, or until somebody waits for them. It is time for all partitions
@@ -187,13 +227,26 @@ func (w *flushWorker) caughtUp(ctx context.Context, read int) {
 	w.observe(ctx)
 }
 
-// observe asks Redis how far it is ahead. A failure leaves the metric as it was.
+// observe asks Redis how far it is ahead, and since when. A failure leaves the metrics as they were.
 func (w *flushWorker) observe(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if head, err := w.flusher.source.Head(ctx, w.partition); err == nil {
-		w.behind.Store(max(head.Pseq, w.at.Pseq) - w.at.Pseq)
+	head, err := w.flusher.source.Head(ctx, w.partition)
+	if err != nil {
+		return
 	}
+	w.behind.Store(max(head.Pseq, w.at.Pseq) - w.at.Pseq)
+	if head.Pseq <= w.at.Pseq || w.at.Pseq == 0 || w.oldestMs.Load() > 0 {
+		return
+	}
+	records, _, err := w.flusher.source.Read(ctx, w.partition, w.at.Position, 1, time.Second) // one is there
+	if err != nil {
+		return
+	}
+	if len(records.List) > 0 {
+		w.oldestMs.Store(records.List[0].OccurredMs)
+	}
+	records.Release()
 }
 
 // report tells Redis what is committed, when that or what may be trimmed has changed, and not more often than

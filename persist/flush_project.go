@@ -50,7 +50,7 @@ func project(ctx context.Context, tx pgx.Tx, b *flushBatch) error {
 		return err
 	}
 	if wrong = cmp.Or(wrong, unexpected("grants", changed, len(b.deltas))); wrong != nil {
-		return fmt.Errorf("%w%s", wrong, b.explain(ctx, tx))
+		return b.explain(ctx, tx, wrong)
 	}
 	return nil
 }
@@ -205,21 +205,25 @@ func (b *flushBatch) statuses() []expectation {
 	return out
 }
 
-// explain names one account whose seq is not what the batch continues, for the alarm. It says nothing when the seqs
-// are right or Postgres cannot be asked.
-func (b *flushBatch) explain(ctx context.Context, tx pgx.Tx) string {
+// explain adds to an error one account whose seq is not what the batch continues, for the alarm. It adds nothing when the
+// seqs are right or Postgres cannot be asked.
+func (b *flushBatch) explain(ctx context.Context, tx pgx.Tx, wrong error) error {
 	for _, span := range b.spans {
 		account := span.account
 		var seq uint64
 		err := tx.QueryRow(ctx, `SELECT seq FROM creditgate.account_state WHERE account = $1`, account).Scan(&seq)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			return fmt.Sprintf("; account %q is not in Postgres", account)
+			return fmt.Errorf("%w; account %q is not in Postgres", wrong, account)
 		case err != nil:
-			return ""
-		case seq != span.last: // the statement ran: a matching account stands at last now
-			return fmt.Sprintf("; account %q is at seq %d and the ledger goes on with %d", account, seq, span.first)
+			return wrong
+		case seq == span.last: // the statement ran: a matching account stands at last now
+		case seq >= span.first:
+			return fmt.Errorf("%w; account %q is at seq %d and the ledger goes on with %d: %w",
+				wrong, account, seq, span.first, errForked)
+		default:
+			return fmt.Errorf("%w; account %q is at seq %d and the ledger goes on with %d", wrong, account, seq, span.first)
 		}
 	}
-	return ""
+	return wrong
 }

@@ -7,8 +7,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"creditgate/meter"
 )
 
 // errCursorMoved says that another flusher was faster, that an unanswered COMMIT did happen, or that the partition
@@ -18,6 +16,9 @@ var errCursorMoved = errors.New("the flush cursor is not where it was")
 // flushError sorts out what retrying cannot help: Postgres refused the rows themselves (class 23, integrity, and 22,
 // data), which only a broken ledger can bring about.
 func flushError(partition uint16, err error) error {
+	if constraint, ok := violates(err, foreignKeyViolation); ok && constraint == "held_entry_account" {
+		return errCursorMoved // another flusher has booked what was held back of the account
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && (pg.Code[:2] == "23" || pg.Code[:2] == "22") {
 		return fmt.Errorf("%w: partition %d: %s (%s): %w", ErrLedgerBroken, partition, pg.Detail, pg.ConstraintName, err)
@@ -30,7 +31,7 @@ func copyLedger(ctx context.Context, tx pgx.Tx, layout int, b *flushBatch) error
 	tables := [...]struct {
 		name    string
 		columns []string
-		add     func(r *copyRows, layout, partition, columns int, rec *meter.Record, hash *[32]byte)
+		add     func(r *copyRows, b *flushBatch, layout, columns, i int)
 	}{{
 		"ledger_record", []string{"layout", "partition", "pseq", "epoch", "occurred_at", "body", "hash"}, addRecord,
 	}, {
@@ -44,9 +45,12 @@ func copyLedger(ctx context.Context, tx pgx.Tx, layout int, b *flushBatch) error
 			"revoked", "debt",
 		}, addLines,
 	}}
-	for _, t := range tables {
+	for n, t := range tables {
+		if n == 0 && b.only != nil {
+			continue // the records are there
+		}
 		err := copyTo(ctx, tx, t.name, t.columns, b.copies.begin(len(b.records), func(r *copyRows, i int) {
-			t.add(r, layout, int(b.records[i].Partition), len(t.columns), &b.records[i], &b.hashes[i])
+			t.add(r, b, layout, len(t.columns), i)
 		}))
 		if err != nil {
 			return err
@@ -55,23 +59,28 @@ func copyLedger(ctx context.Context, tx pgx.Tx, layout int, b *flushBatch) error
 	return nil
 }
 
-func addRecord(r *copyRows, layout, partition, columns int, rec *meter.Record, hash *[32]byte) {
+func addRecord(r *copyRows, b *flushBatch, layout, columns, i int) {
+	rec := &b.records[i]
 	r.row(columns)
 	r.integer(layout)
-	r.integer(partition)
+	r.integer(int(rec.Partition))
 	r.bigint(int64(rec.Pseq))
 	r.bigint(int64(rec.Epoch))
 	r.timestamp(rec.OccurredMs)
 	r.bytea(rec.Body)
-	r.bytea(hash[:])
+	r.bytea(b.hashes[i][:])
 }
 
-func addEntries(r *copyRows, layout, partition, columns int, rec *meter.Record, _ *[32]byte) {
+func addEntries(r *copyRows, b *flushBatch, layout, columns, i int) {
+	rec := &b.records[i]
 	for i := range rec.Entries {
 		e := &rec.Entries[i]
+		if !b.takes(e.Account) {
+			continue
+		}
 		r.row(columns)
 		r.integer(layout)
-		r.integer(partition)
+		r.integer(int(rec.Partition))
 		r.bigint(int64(rec.Pseq))
 		r.integer(i)
 		r.text(e.Kind.String())
@@ -92,14 +101,18 @@ func addEntries(r *copyRows, layout, partition, columns int, rec *meter.Record, 
 	}
 }
 
-func addLines(r *copyRows, layout, partition, columns int, rec *meter.Record, _ *[32]byte) {
+func addLines(r *copyRows, b *flushBatch, layout, columns, i int) {
+	rec := &b.records[i]
 	for i := range rec.Entries {
 		e := &rec.Entries[i]
+		if !b.takes(e.Account) {
+			continue
+		}
 		for n := range e.Lines {
 			l := &e.Lines[n]
 			r.row(columns)
 			r.integer(layout)
-			r.integer(partition)
+			r.integer(int(rec.Partition))
 			r.bigint(int64(rec.Pseq))
 			r.integer(i)
 			r.smallint(n)

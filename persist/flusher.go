@@ -26,9 +26,9 @@ type Source interface {
 	Reopen(partition uint16)
 }
 
-// ErrLedgerBroken says that a partition's ledger is not what it must be: a gap, an entry booked twice, a grant or an
-// account that Postgres does not know, amounts that do not add up. The partition stays where it is until a person
-// has looked; going on would hide it for ever.
+// ErrLedgerBroken says that the ledger is not what it must be. An account is held back whose grants or changes Postgres
+// does not know, or whose amounts do not add up: see hold.go. The whole partition stays where it is after a gap in pseq, an
+// entry booked twice, or a record that cannot be read, until a person has looked. Going on would hide it for ever.
 var ErrLedgerBroken = errors.New("ledger is broken")
 
 // Step is a moment in the life of a batch, for tests that end the process there.

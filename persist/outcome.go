@@ -2,6 +2,7 @@ package persist
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,6 +33,9 @@ func (s *Store) Outcome(
 			return err
 		}
 		entries, err := pgx.CollectRows(rows, scanSettled)
+		if err == nil && len(entries) < 2 { // what is held back would follow an expiry
+			err = outcomeHeld(ctx, tx, id)
+		}
 		if err != nil || len(entries) == 0 {
 			return err
 		}
@@ -45,6 +49,20 @@ func (s *Store) Outcome(
 		return err
 	})
 	return r, at, ok, err
+}
+
+// outcomeHeld is ErrHeldBack if an entry of the reservation is held back: that the ledger has none says nothing then.
+func outcomeHeld(ctx context.Context, tx pgx.Tx, id meter.ReservationID) error {
+	var account string
+	err := tx.QueryRow(ctx, `SELECT account FROM creditgate.held_entry WHERE subject = $1 AND layout = $2 AND partition = $3`,
+		[16]byte(id.ID), int(id.Layout), int(id.Partition)).Scan(&account)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = heldError(account)
+	}
+	return err
 }
 
 // KeyedOutcomes calls fn with every charged reservation of the partition that carried an Idempotency-Key and was

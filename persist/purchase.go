@@ -158,6 +158,9 @@ func (a *Admin) recordPurchase(ctx context.Context, tx pgx.Tx, n NewPurchase) (p
 		p.grant, err = grantOfPurchase(ctx, tx, p.id)
 		return p, err
 	}
+	if err := bookedByHand(ctx, tx, n.Ref); err != nil {
+		return p, err
+	}
 	now := a.clock.Now()
 	order, err := a.price(ctx, tx, n, now)
 	if err != nil {

@@ -31,6 +31,7 @@ type lineKey struct {
 type ledgerRows struct {
 	entries map[entryKey]entryRow
 	lines   map[lineKey]lineRow
+	held    map[entryKey]string // whose entries are held back
 }
 
 // entryRow is a row of ledger_entry beside its key: every column that the record's body decides. Credits are
@@ -155,7 +156,10 @@ func shown(v any) string {
 
 // rows reads what is stored decoded of the records from one pseq to another.
 func (v *chainVerifier) rows(ctx context.Context, from, to uint64) (*ledgerRows, error) {
-	out := &ledgerRows{entries: map[entryKey]entryRow{}, lines: map[lineKey]lineRow{}}
+	out := &ledgerRows{entries: map[entryKey]entryRow{}, lines: map[lineKey]lineRow{}, held: map[entryKey]string{}}
+	if err := v.held(ctx, from, to, out); err != nil {
+		return nil, err
+	}
 	rows, err := v.tx.Query(ctx, `SELECT pseq, idx, kind, account, seq, amount, subject, units, operation, policy_version,
 			key_id, reason, actor, key_hash, key_fingerprint, occurred_at
 		FROM creditgate.ledger_entry WHERE layout = $1 AND partition = $2 AND pseq BETWEEN $3 AND $4`,
@@ -194,4 +198,20 @@ func (v *chainVerifier) rows(ctx context.Context, from, to uint64) (*ledgerRows,
 		return nil
 	})
 	return out, err
+}
+
+// held reads which entries are held back.
+func (v *chainVerifier) held(ctx context.Context, from, to uint64, out *ledgerRows) error {
+	rows, err := v.tx.Query(ctx, `SELECT pseq, idx, account FROM creditgate.held_entry
+		WHERE layout = $1 AND partition = $2 AND pseq BETWEEN $3 AND $4`, int(v.layout), int(v.partition), from, to)
+	if err != nil {
+		return err
+	}
+	var at entryKey
+	var account string
+	_, err = pgx.ForEachRow(rows, []any{&at.pseq, &at.idx, &account}, func() error {
+		out.held[at] = account
+		return nil
+	})
+	return err
 }

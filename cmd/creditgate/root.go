@@ -72,7 +72,7 @@ func (a *app) root() *cobra.Command {
 	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(
 		a.serveCommand(), a.devCommand(), a.studioCommand(), a.migrateCommand(), a.policyCommand(),
-		a.inspectCommand(), a.verifyCommand(), a.versionCommand(),
+		a.inspectCommand(), a.verifyCommand(), a.ledgerCommand(), a.versionCommand(),
 	)
 	return root
 }
