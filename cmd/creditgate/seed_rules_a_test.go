@@ -41,6 +41,8 @@ func (c *seedAccount) generated(n int) {
 func tokensMakeImages(p *player) {
 	c := p.customer("maker")
 	require.Equal(p, http.StatusPaymentRequired, c.generate(1).status, "no credit, no image")
+	a := c.ask("POST", "/v1/images/edits", picture{Prompt: "a red bicycle"})
+	require.Equal(p, []any{http.StatusNotFound, "unpriced-route"}, []any{a.status, a.code()}, "no other route makes images")
 	require.Zero(p, c.calls())
 	c.buy("photos-15")
 	c.generated(1)
@@ -53,9 +55,12 @@ func onePhotoOneCredit(p *player) {
 	c.buy("photos-50")
 	c.generated(1)
 	c.generated(4)
-	a := c.ask("POST", "/v1/images/generations", picture{Prompt: "a large red bicycle", Size: "1024x1024"})
-	require.Equal(p, "1", a.charged(), "size does not matter, and n is 1")
-	c.has("purchased 44")
+	for _, size := range [...]string{"256x256", "512x512", "1024x1024", "1792x1024", "auto"} {
+		a := c.ask("POST", "/v1/images/generations", picture{Prompt: "a red bicycle", Size: size})
+		require.Equal(p, "1", a.header.Get("X-Credits-Reserved"), "one photo is meant where n is not sent")
+		require.Equal(p, "1", a.charged(), "%s: size does not matter, and n is 1", size)
+	}
+	c.has("purchased 40")
 }
 
 // The shop reports an order when it is paid; there is no second step.
@@ -70,13 +75,21 @@ func boughtIsThere(p *player) {
 
 func usedAnyTime(p *player) {
 	c := p.customer("sleeper")
-	c.buy("photos-15")
+	c.buyAll()
 	c.generated(1)
 	p.at("2026-05-03 03:15") // on a Sunday night
 	c.generated(1)
 	p.at("2027-08-15 23:59") // without any subscription, more than a year on
 	c.generated(1)
-	c.has("purchased 12")
+	c.has("purchased 212")
+}
+
+// buyAll buys each of the three packs.
+func (c *seedAccount) buyAll() {
+	for _, pack := range [...]string{"photos-15", "photos-50", "photos-150"} {
+		require.Nil(c, c.buy(pack).ExpiresAt, pack)
+	}
+	c.has("purchased 215")
 }
 
 func deductedByItself(p *player) {
@@ -93,20 +106,20 @@ func deductedByItself(p *player) {
 
 func remainUntilUsed(p *player) {
 	c := p.customer("keeper")
-	bought := c.buy("photos-50")
-	require.Nil(p, bought.ExpiresAt)
+	c.buyAll()
 	p.at("2031-03-01 00:00") // five years on
-	c.has("purchased 50")
+	c.has("purchased 215")
 	b := c.balance()
 	require.Nil(p, b.NextReset)
 	require.Nil(p, b.Buckets[0].NextExpiry)
 	c.generated(10)
-	c.has("purchased 40")
+	c.has("purchased 205")
 }
 
 func fifteenAreFifteen(p *player) {
 	c := p.customer("linear")
 	c.buy("photos-15")
+	require.Equal(p, http.StatusBadRequest, c.generate(11).status, "ten photos in one request, at most")
 	c.generated(10)
 	c.generated(4)
 	c.generated(1)
@@ -117,7 +130,12 @@ func fifteenAreFifteen(p *player) {
 }
 
 func orderGrants(p *player) {
-	c := p.customer("shopper")
+	c := p.customer("collector")
+	for pack, price := range map[string]int64{"photos-15": 150_00, "photos-50": 450_00, "photos-150": 1200_00} {
+		bought := c.buy(pack)
+		require.Equal(p, []any{price, "TRY"}, []any{bought.NetMinor, bought.Currency}, pack)
+	}
+	c = p.customer("shopper")
 	order := fields{"pack": "photos-15", "external_ref": c.name + "-order", "invoice_ref": "INV-7", "net_minor": 15000, "currency": "TRY"}
 	first := c.must("POST", c.path("/purchases"), order)
 	require.Equal(p, http.StatusCreated, first.status)

@@ -114,6 +114,8 @@ func revertIsFree(p *player) {
 		require.Equal(p, http.StatusOK, a.status, "%s", a.body)
 	}
 	c.has("promo 0, monthly 0, purchased 99")
+	a := p.member("poor", "basic", 0).ask("POST", "/studio/revert", batch(1))
+	require.Equal(p, http.StatusOK, a.status, "free at a balance of 0, too: %s", a.body)
 }
 
 func reportIsFree(p *player) {
@@ -124,14 +126,21 @@ func reportIsFree(p *player) {
 		require.Equal(p, http.StatusOK, a.status, "%s", a.body)
 	}
 	c.has("promo 0, monthly 0, purchased 99")
+	a := p.member("poor", "basic", 0).ask("POST", "/studio/report", photo{"photo-1"})
+	require.Equal(p, http.StatusOK, a.status, "free at a balance of 0, too: %s", a.body)
 }
 
 func batchIsPerPhoto(p *player) {
 	c := p.payer()
 	c.applied(3)
 	c.applied(7)
+	require.Equal(p, http.StatusBadRequest, c.apply(51).status, "50 photos in one request, at most")
 	require.Equal(p, "2", c.ask("POST", "/studio/apply", batch(3), headerFail, "1").charged(), "one of three failed")
 	c.has("promo 0, monthly 0, purchased 88")
+	a := c.form("/studio/apply", filePart{"photos", "1.png", "x"}, filePart{"photos", "2.png", "x"}, filePart{"photos", "3.png", "x"},
+		filePart{"background", "", "#dde7f0"})
+	require.Equal(p, "3", a.charged(), "three photos of a form: %s", a.body)
+	c.has("promo 0, monthly 0, purchased 85")
 }
 
 func twoStepsAreTwo(p *player) {

@@ -114,7 +114,13 @@ func resetIsShown(p *player) {
 	require.True(p, p.local("2026-04-01 00:00").Equal(b.NextReset.At))
 	require.Equal(p, "10", b.NextReset.Credits.String())
 	c.applied(10)
-	p.at("2026-03-28 12:00") // three days before
+	p.advised(c, "2026-03-24 12:00", "buy") // the reset is more than 7 days away
+	p.advised(c, "2026-03-25 12:00", "wait_for_reset")
+}
+
+// advised is what c is told by a refusal, at some time.
+func (p *player) advised(c *seedAccount, at, advice string) {
+	p.at(at)
 	a := c.apply(2)
 	require.Equal(p, http.StatusPaymentRequired, a.status)
 	refusal := decode[struct {
@@ -124,7 +130,7 @@ func resetIsShown(p *player) {
 		} `json:"advice"`
 	}](p, a)
 	require.True(p, p.local("2026-04-01 00:00").Equal(refusal.NextResetAt), "%s", a.body)
-	require.Equal(p, "wait_for_reset", refusal.Advice.Action, "%s", a.body)
+	require.Equal(p, advice, refusal.Advice.Action, "%s: %s", at, a.body)
 }
 
 func promotionForFourWeeks(p *player) {
@@ -181,6 +187,7 @@ func promotionOverTwoCycles(p *player) {
 }
 
 func nothingAtZero(p *player) {
+	require.Equal(p, http.StatusPaymentRequired, p.member("poor", "basic", 0).apply(1).status, "no credit, no action")
 	c := p.member("agency", "professional", 1)
 	c.applied(5)
 	calls := c.calls()

@@ -54,11 +54,19 @@ func buyWhenOut(p *player) {
 }
 
 func validOneYear(p *player) {
-	c := p.member("agency", "basic", 0)
+	c, plus := p.member("agency", "basic", 0), p.member("plus", "professional_plus", 1)
 	p.at("2026-03-10 10:00")
+	for _, pack := range [...]string{"plus-50", "plus-200", "plus-500"} {
+		ends := plus.buy(pack).ExpiresAt
+		require.True(p, ends != nil && p.local("2027-03-11 00:00").Equal(*ends), "%s: the end of 2027-03-10, not %v", pack, ends)
+	}
 	first := c.buy("basic-100")
 	p.at("2026-04-20 10:00")
 	c.buy("basic-500")
+	for _, pack := range [...]string{"basic-500", "basic-2000"} {
+		ends := p.member(pack, "basic", 0).buy(pack).ExpiresAt
+		require.True(p, ends != nil && p.local("2027-04-21 00:00").Equal(*ends), "%s: the end of 2027-04-20, not %v", pack, ends)
+	}
 	require.NotNil(p, first.ExpiresAt)
 	require.True(p, p.local("2027-03-11 00:00").Equal(*first.ExpiresAt), "the end of 2027-03-10, not %s", first.ExpiresAt)
 	p.at("2027-03-10 23:00")
@@ -75,6 +83,13 @@ func exactlyThreePacks(p *player) {
 	require.Len(p, p.member("basic", "basic", 1).offers(), 3)
 }
 
+// listPrices are those that the policy assumes, in cents.
+func listPrices() map[string]int64 {
+	return map[string]int64{
+		"plus-50": 45_00, "plus-200": 160_00, "plus-500": 350_00, "basic-100": 95_00, "basic-500": 425_00, "basic-2000": 1500_00,
+	}
+}
+
 func largerIsCheaper(p *player) {
 	for _, plan := range [...]string{"professional_plus", "basic"} {
 		last, discount := time.Duration(0), -1.0
@@ -83,6 +98,7 @@ func largerIsCheaper(p *player) {
 			if n > 0 {
 				require.Less(p, unit, last, "%s is cheaper by the credit", o.Name)
 			}
+			require.Equal(p, listPrices()[o.Name], o.NetMinor, o.Name)
 			require.Greater(p, o.DiscountPercent, discount)
 			price, err := strconv.ParseFloat(o.UnitPrice, 64)
 			require.NoError(p, err)
@@ -109,6 +125,11 @@ func noFurtherDiscount(p *player) {
 }
 
 func packsByPlan(p *player) {
+	stranger := p.customer("stranger")
+	require.Empty(p, stranger.offered(), "for sale without a subscription")
+	for pack := range listPrices() {
+		require.Equal(p, http.StatusForbidden, stranger.order(pack, nil).status, "%s without a subscription", pack)
+	}
 	plus := p.member("plus", "professional_plus", 1)
 	require.Equal(p, "plus-50 plus-200 plus-500", plus.offered())
 	require.Equal(p, "plus-50 plus-200 plus-500", p.member("professional", "professional", 1).offered())
@@ -146,6 +167,16 @@ func headerShowsBalance(p *player) {
 }
 
 func breakdownIsShown(p *player) {
+	all := p.member("all-plus", "professional", 2)
+	all.buy("plus-50")
+	all.buy("plus-200")
+	all.buy("plus-500")
+	all.has("promo 0, monthly 10, purchased 750")
+	all = p.member("all-basic", "basic", 2)
+	all.buy("basic-100")
+	all.buy("basic-500")
+	all.buy("basic-2000")
+	all.has("promo 0, monthly 0, purchased 2600")
 	p.at("2026-03-20 09:00")
 	c := p.member("agency", "professional_plus", 2)
 	c.buy("plus-50")

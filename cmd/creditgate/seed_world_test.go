@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -137,11 +138,16 @@ type seedItem struct {
 
 func (b *seedBackend) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	b.mu.Lock()
 	b.calls[r.Header.Get(headerWho)]++
 	b.mu.Unlock()
 	var job seedJob
 	_ = json.Unmarshal(body, &job)
+	photos := len(job.Photos)
+	if r.ParseMultipartForm(1<<20) == nil {
+		photos = len(r.MultipartForm.File["photos"])
+	}
 	rw.Header().Set("Content-Type", "application/json")
 	fail, _ := strconv.Atoi(r.Header.Get(headerFail))
 	if fail < 0 {
@@ -152,7 +158,7 @@ func (b *seedBackend) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		Results []seedItem `json:"results"`
 		Data    []seedItem `json:"data"`
 	}
-	for i := range max(job.N, len(job.Photos), 1) {
+	for i := range max(job.N, photos, 1) {
 		if i < fail {
 			answer.Results = append(answer.Results, seedItem{"failed"})
 			continue
