@@ -121,7 +121,7 @@ func (g *Gateway) history(account, query string) (historyView, *problem) {
 	defer cancel()
 	entries, err := g.ledger.Entries(ctx, account, before, limit+1)
 	if err != nil {
-		return historyView{}, g.storageProblem(err)
+		return historyView{}, g.readProblem(err)
 	}
 	more := len(entries) > limit
 	return newHistoryView(entries[:min(limit, len(entries))], more), nil
@@ -133,7 +133,7 @@ func cursorText(seq uint64) string { return strconv.FormatUint(seq, 10) }
 func (g *Gateway) ownReservation(x *exchange, text string) *problem {
 	id, err := meter.ParseReservationID(text)
 	if err != nil {
-		return noRoute(x.method, x.path)
+		return &problem{code: codeNotFound, detail: notAReservation(text)}
 	}
 	r, p := g.readReservation(id)
 	if p == nil && r.Account != x.who.Account {

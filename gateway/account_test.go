@@ -168,8 +168,8 @@ func TestControlPlane(t *testing.T) {
 	require.Equal(t, "conflict", r.json(t)["code"])
 	available, _ := b.wallet("acme")
 	require.Equal(t, meter.Credits(2500), available)
-	require.Equal(t, 200, b.control("PATCH", "/v1/accounts/acme/grants/"+id, `{"expires_at":"2030-01-01T00:00:00Z"}`).StatusCode)
-	require.Equal(t, 200, b.control("PATCH", "/v1/accounts/acme/grants/"+id, `{"expires_at":null}`).StatusCode)
+	require.Equal(t, 200, b.control("PATCH", "/v1/accounts/acme/grants/"+id, `{"expires_at":"2030-01-01T00:00:00Z","external_ref":"m1"}`).StatusCode)
+	require.Equal(t, 200, b.control("PATCH", "/v1/accounts/acme/grants/"+id, `{"expires_at":null,"external_ref":"m2"}`).StatusCode)
 	require.Equal(t, 201, b.control("POST", "/v1/accounts/acme/revocations",
 		`{"grant_id":"`+id+`","credits":1,"external_ref":"r1","reason":"chargeback"}`).StatusCode)
 
@@ -196,25 +196,25 @@ func TestControlPlaneRefusesBadInput(t *testing.T) {
 		status             int
 		param              string
 	}{
-		"unknown field":  {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x","colour":1}`, 400, ""},
+		"unknown field":  {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x","colour":1}`, 400, "colour"},
 		"no reference":   {"POST", grants, `{"bucket":"monthly","credits":1}`, 400, "external_ref"},
 		"bad reference":  {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"a b"}`, 400, "external_ref"},
 		"unknown bucket": {"POST", grants, `{"bucket":"gold","credits":1,"external_ref":"x"}`, 400, "bucket"},
 		"zero":           {"POST", grants, `{"bucket":"monthly","credits":0,"external_ref":"x"}`, 400, "credits"},
 		"negative":       {"POST", grants, `{"bucket":"monthly","credits":-1,"external_ref":"x"}`, 400, "credits"},
-		"four decimals":  {"POST", grants, `{"bucket":"monthly","credits":0.0001,"external_ref":"x"}`, 400, ""},
-		"string":         {"POST", grants, `{"bucket":"monthly","credits":"1","external_ref":"x"}`, 400, ""},
-		"exponent":       {"POST", grants, `{"bucket":"monthly","credits":1e3,"external_ref":"x"}`, 400, ""},
+		"four decimals":  {"POST", grants, `{"bucket":"monthly","credits":0.0001,"external_ref":"x"}`, 400, "credits"},
+		"string":         {"POST", grants, `{"bucket":"monthly","credits":"1","external_ref":"x"}`, 400, "credits"},
+		"exponent":       {"POST", grants, `{"bucket":"monthly","credits":1e3,"external_ref":"x"}`, 400, "credits"},
 		"no JSON":        {"POST", grants, `hello`, 400, ""},
 		"two objects":    {"POST", grants, `{}{}`, 400, ""},
 		"expiry before start": {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x",
 			"effective_at":"2027-01-01T00:00:00Z","expires_at":"2026-01-01T00:00:00Z"}`, 400, "expires_at"},
-		"bad time":        {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x","expires_at":"tomorrow"}`, 400, ""},
-		"bad account id":  {"PUT", "/v1/accounts/a%20b", `{}`, 404, ""},
-		"long account id": {"PUT", "/v1/accounts/" + strings.Repeat("a", 65), `{}`, 404, ""},
+		"bad time":        {"POST", grants, `{"bucket":"monthly","credits":1,"external_ref":"x","expires_at":"tomorrow"}`, 400, "expires_at"},
+		"bad account id":  {"PUT", "/v1/accounts/a%20b", `{}`, 400, "account"},
+		"long account id": {"PUT", "/v1/accounts/" + strings.Repeat("a", 65), `{}`, 400, "account"},
 		"unknown product": {"PUT", "/v1/accounts/new", `{"product":"x"}`, 400, "product"},
-		"expiry missing":  {"PATCH", grants + "/" + meter.NewID(time.Now()).String(), `{}`, 400, "expires_at"},
-		"no such grant":   {"PATCH", grants + "/" + meter.NewID(time.Now()).String(), `{"expires_at":null}`, 404, ""},
+		"expiry missing":  {"PATCH", grants + "/" + meter.NewID(time.Now()).String(), `{"external_ref":"m"}`, 400, "expires_at"},
+		"no such grant":   {"PATCH", grants + "/" + meter.NewID(time.Now()).String(), `{"expires_at":null,"external_ref":"m"}`, 404, ""},
 		"two targets": {"POST", revocations, `{"grant_id":"a","purchase_ref":"b","external_ref":"x",
 			"reason":"y"}`, 400, "grant_id"},
 		"no reason":           {"POST", revocations, `{"purchase_ref":"b","external_ref":"x"}`, 400, "reason"},
@@ -282,7 +282,15 @@ func TestReservationsByHand(t *testing.T) {
 	r = b.control("POST", path+"/extend", `{"lease_seconds":3600}`)
 	require.Equal(t, 200, r.StatusCode, "%s", r.body)
 	require.Greater(t, r.json(t)["lease_expires_at"], v["lease_expires_at"])
-	require.Equal(t, 400, b.control("POST", path+"/commit", `{"credits":5}`).StatusCode)
+	outcome := func(r *reply, status int, code, state string, charged float64) {
+		t.Helper()
+		v := r.json(t)
+		require.Equal(t, status, r.StatusCode, "%s", r.body)
+		require.Equal(t, []any{code, state, path[len("/v1/reservations/"):]}, []any{v["code"], v["state"], v["reservation_id"]})
+		require.InDelta(t, 4, v["reserved"], 0)
+		require.InDelta(t, charged, v["charged"], 0)
+	}
+	outcome(b.control("POST", path+"/commit", `{"credits":5}`), 400, "amount-exceeds-hold", "held", 0)
 	r = b.control("POST", path+"/commit", `{"credits":1.5}`)
 	require.Equal(t, 200, r.StatusCode, "%s", r.body)
 	v = r.json(t)
@@ -290,14 +298,23 @@ func TestReservationsByHand(t *testing.T) {
 	require.InDelta(t, 1.5, v["charged"], 0)
 	require.InDelta(t, 2.5, v["returned"], 0)
 	require.Equal(t, 200, b.control("POST", path+"/commit", `{"credits":1.5}`).StatusCode, "the same again")
-	require.Equal(t, 409, b.control("POST", path+"/commit", `{"credits":2}`).StatusCode)
-	require.Equal(t, 409, b.control("POST", path+"/release", ``).StatusCode)
-	require.Equal(t, 409, b.control("POST", path+"/extend", `{"lease_seconds":60}`).StatusCode)
+	outcome(b.control("POST", path+"/commit", `{"credits":2}`), 409, "amount-conflict", "committed", 1.5)
+	outcome(b.control("POST", path+"/release", ``), 409, "reservation-committed", "committed", 1.5)
+	outcome(b.control("POST", path+"/extend", `{"lease_seconds":60}`), 409, "reservation-committed", "committed", 1.5)
 
 	v = reserve(`{"account":"acme","credits":4}`).json(t)
-	r = b.control("POST", "/v1/reservations/"+v["id"].(string)+"/release", "")
+	path = "/v1/reservations/" + v["id"].(string)
+	r = b.control("POST", path+"/release", "")
 	require.Equal(t, 200, r.StatusCode)
 	require.Equal(t, "released", r.json(t)["state"])
+	outcome(b.control("POST", path+"/commit", ``), 409, "reservation-released", "released", 0)
+	outcome(b.control("POST", path+"/extend", `{"lease_seconds":60}`), 409, "reservation-released", "released", 0)
+
+	path = "/v1/reservations/" + reserve(`{"account":"acme","credits":4,"lease_seconds":1}`).json(t)["id"].(string)
+	require.Eventually(t, func() bool {
+		return b.control("GET", path, "").json(t)["state"] == "expired"
+	}, 20*time.Second, 20*time.Millisecond)
+	outcome(b.control("POST", path+"/extend", `{"lease_seconds":60}`), 409, "reservation-expired", "expired", 0)
 	r = reserve(`{"account":"acme","credits":100}`)
 	require.Equal(t, 402, r.StatusCode)
 	require.InDelta(t, 8.5, r.json(t)["available"], 0)

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"net/netip"
 
+	"github.com/valyala/fasthttp"
+
 	"creditgate/meter"
 )
 
@@ -23,17 +25,24 @@ type authenticator struct {
 	accountHeader string
 }
 
-// authenticate finds out who asks. A suspended account is refused here, free operations included.
+// authenticate finds out who asks.
 func (g *Gateway) authenticate(x *exchange) *problem {
 	who, err := g.auth.identify(g.base, x)
 	if err != nil {
 		return g.stranger(x, err)
 	}
 	x.who = who
-	if who.Suspended {
-		return &problem{code: codeSuspended, detail: "account " + who.Account + " is suspended"}
-	}
 	return nil
+}
+
+// checkSuspension refuses what a suspended account asks for, free operations included, but not what only shows the
+// account: its holder may see what is left and how it came to that.
+func (g *Gateway) checkSuspension(x *exchange) *problem {
+	if !x.who.Suspended || x.own && x.method == fasthttp.MethodGet {
+		return nil
+	}
+	return &problem{code: codeSuspended, detail: "account " + x.who.Account + " is suspended: nothing can be " +
+		"spent until the operator lifts that; GET " + g.set.Prefix + "/balance and " + g.set.Prefix + "/history still work"}
 }
 
 // stranger says why nobody is behind a request.

@@ -25,6 +25,7 @@ const (
 
 type balanceView struct {
 	Account     string         `json:"account"`
+	Suspended   bool           `json:"suspended,omitempty"`
 	Available   *meter.Credits `json:"available"` // null: unlimited
 	Held        meter.Credits  `json:"held"`
 	Debt        meter.Credits  `json:"debt"`
@@ -278,7 +279,7 @@ func (g *Gateway) balance(who *Identity) (balanceView, *problem) {
 	w := g.wallet(who, d)
 	known, owed := g.statement(&w, who.Account)
 	v := balanceView{
-		Account: who.Account, Available: w.available(), Held: w.account.Held(), Debt: w.debt() + owed,
+		Account: who.Account, Suspended: who.Suspended, Available: w.available(), Held: w.account.Held(), Debt: w.debt() + owed,
 		Buckets: w.bucketViews(known), Plan: optional(w.term.Plan), NextReset: w.resetView(),
 	}
 	if v.NextReset != nil {

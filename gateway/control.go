@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
 	"errors"
-	"io"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -130,10 +128,18 @@ func (g *Gateway) routeControl(c *call) (int, any, *problem) {
 		return 0, nil, &problem{code: codeUnauthenticated, detail: "send the admin token as Authorization: Bearer <token>"}
 	}
 	if found == nil {
-		return 0, nil, noRoute(method, c.path)
+		p := noRoute(method, c.path)
+		if methods := g.others(c); len(methods) > 0 {
+			p.detail = c.path + " does not take " + method + "; it takes " + strings.Join(methods, " and ")
+		}
+		return 0, nil, p
 	}
 	c.static = found.pattern
-	if p := c.readHead(); p != nil {
+	p := c.checkNames()
+	if p == nil {
+		p = c.readHead()
+	}
+	if p != nil {
 		return 0, nil, p
 	}
 	return found.serve(c)
@@ -158,7 +164,33 @@ func (c *call) readTarget() (p *problem) {
 	return nil
 }
 
-// matches compares the path to a pattern and keeps the names in it.
+// checkNames refuses an id in the path that none can have. A 404 would send the caller to look for it.
+func (c *call) checkNames() *problem {
+	n := 0
+	for segment := range strings.SplitSeq(c.static, "/") {
+		if param, ok := strings.CutPrefix(segment, "{"); ok {
+			if !meter.ValidName(c.names[n]) {
+				p := badName(strings.TrimSuffix(param, "}"), c.names[n])
+				p.detail = "the path's " + p.detail
+				return p
+			}
+			n++
+		}
+	}
+	return nil
+}
+
+// others are the methods that a path takes.
+func (g *Gateway) others(c *call) (methods []string) {
+	for _, r := range g.routes {
+		if c.matches(r.pattern) {
+			methods = append(methods, r.method)
+		}
+	}
+	return methods
+}
+
+// matches compares the path to a pattern and keeps what stands for the names in it.
 func (c *call) matches(pattern string) bool {
 	path, names := c.path, 0
 	for range segmentsMax {
@@ -170,9 +202,6 @@ func (c *call) matches(pattern string) bool {
 		case more != there:
 			return false
 		case strings.HasPrefix(want, "{"):
-			if !meter.ValidName(have) {
-				return false
-			}
 			c.names[names] = have
 			names++
 		case want != have:
@@ -206,10 +235,9 @@ func (c *call) readHead() *problem {
 	if raw := string(c.head.idempotencyKey); raw != "" {
 		key, ok := parseIdempotencyKey(raw)
 		if !ok || !meter.ValidName(key) {
-			return &problem{
-				code: codeInvalid, param: "Idempotency-Key",
-				detail: "Idempotency-Key must match [A-Za-z0-9._-]{1,64} here, where it is the external_ref",
-			}
+			p := badName("Idempotency-Key", raw)
+			p.detail += "; on this port it is the external_ref"
+			return p
 		}
 		c.ref = key
 	}
@@ -225,26 +253,13 @@ func plainText(s string) bool {
 	return true
 }
 
-// decode reads a JSON body strictly: a field that nobody would read is an error with its name.
+// decode reads a JSON body strictly: a field that nobody would read is an error. No body is an empty object.
 func (c *call) decode(into any) *problem {
-	body := c.ctx.PostBody()
-	if len(bytes.TrimSpace(body)) == 0 {
-		body = []byte("{}")
+	body := bytes.TrimSpace(c.ctx.PostBody())
+	if len(body) == 0 {
+		return nil
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		p := &problem{code: codeInvalid, detail: "the body is not what this route takes: " +
-			strings.TrimPrefix(err.Error(), "json: ")}
-		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			p.param = wrong.Field
-		}
-		return p
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return &problem{code: codeInvalid, detail: "the body has something after its JSON object"}
-	}
-	return nil
+	return readObject(body, into)
 }
 
 // reference settles on the one name under which a mutation is idempotent.
@@ -261,11 +276,14 @@ func (c *call) reference(external string, required bool) (string, *problem) {
 	if external == "" && !required {
 		return "", nil
 	}
-	if !meter.ValidName(external) {
+	if external == "" {
 		return "", &problem{
 			code: codeInvalid, param: "external_ref",
-			detail: "external_ref, or an Idempotency-Key, is required and must match [A-Za-z0-9._-]{1,64}",
+			detail: "external_ref is required, or an Idempotency-Key in its place, so that repeating the call is safe; it " + nameForm,
 		}
+	}
+	if !meter.ValidName(external) {
+		return "", badName("external_ref", external)
 	}
 	return external, nil
 }
@@ -280,8 +298,18 @@ func checkReason(s string) *problem {
 	return nil
 }
 
-// storageProblem maps what an Admin or a Ledger answered.
+// storageProblem maps what a change was answered with.
 func (g *Gateway) storageProblem(err error) *problem {
+	return g.storageAnswer(err, "whether the change was recorded is not known: repeat the call as it was, with the same "+
+		"external_ref where it has one")
+}
+
+// readProblem maps what a question was answered with.
+func (g *Gateway) readProblem(err error) *problem {
+	return g.storageAnswer(err, "Postgres did not answer, so this cannot be read at the moment; nothing was changed, ask again")
+}
+
+func (g *Gateway) storageAnswer(err error, unavailable string) *problem {
 	if r, ok := errors.AsType[*RefusalError](err); ok {
 		return refusal(r)
 	}
@@ -290,13 +318,16 @@ func (g *Gateway) storageProblem(err error) *problem {
 		return &problem{code: codeNotFound, detail: "there is no such account"}
 	case errors.Is(err, ErrUnknown):
 		return &problem{code: codeNotFound, detail: "there is nothing by that id"}
+	case errors.Is(err, ErrInvalid):
+		g.log.Warn().Err(err).Msg("storage refused a value")
+		return &problem{code: codeInvalid, detail: "a value is outside of what can be stored; the log says which"}
 	case errors.Is(err, ErrConflict):
 		return &problem{
-			code:   codeConflict,
-			detail: "the same reference was used with another content, or the change contradicts what is recorded",
+			code: codeConflict, param: "external_ref",
+			detail: "this external_ref was used before with another content; send that content again, or another external_ref",
 		}
 	case errors.Is(err, ErrTooMany):
-		return &problem{code: codeConflict, detail: err.Error()}
+		return &problem{code: codeChangeRefused, detail: err.Error()}
 	case errors.Is(err, ErrTooManyGrants):
 		return &problem{code: codeTooManyGrants, detail: "the account has " +
 			strconv.Itoa(meter.GrantsMax) + " live grants already; let some be used up or revoke them"}
@@ -304,10 +335,7 @@ func (g *Gateway) storageProblem(err error) *problem {
 	if !g.outages.Counts(err) {
 		g.log.Error().Err(err).Msg("storage failed")
 	}
-	return &problem{
-		code: codeStorageUnavailable, retryAfter: retryMeteringSeconds,
-		detail: "the change was not recorded, or not certainly: repeat it with the same reference",
-	}
+	return &problem{code: codeStorageUnavailable, retryAfter: retryMeteringSeconds, detail: unavailable}
 }
 
 // changed is the status of a mutation: 201 new, 200 repeated, 202 when Redis follows later.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"strconv"
+	"strings"
 
 	"github.com/valyala/fasthttp"
 
@@ -37,7 +38,8 @@ func (g *Gateway) putAccount(c *call) (int, any, *problem) {
 	if b.Product != nil && g.policies.Policy(*b.Product) == nil {
 		return 0, nil, &problem{
 			code: codeInvalid, param: "product",
-			detail: "no policy is loaded for product " + strconv.Quote(*b.Product),
+			detail: "product " + strconv.Quote(shorten(*b.Product)) + " has no policy here; there are policies of " +
+				strings.Join(g.policies.Products(), ", "),
 		}
 	}
 	ctx, cancel := g.within(storageTimeout)
@@ -55,13 +57,13 @@ func (g *Gateway) putAccount(c *call) (int, any, *problem) {
 func (g *Gateway) readAdminAccount(account string) (AccountState, error) {
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
-	return g.admin.Account(ctx, account)
+	return g.admin.AccountState(ctx, account)
 }
 
 func (g *Gateway) getAccount(c *call) (int, any, *problem) {
 	a, err := g.readAdminAccount(c.names[0])
 	if err != nil {
-		return 0, nil, g.storageProblem(err)
+		return 0, nil, g.readProblem(err)
 	}
 	return fasthttp.StatusOK, newAccountView(a), nil
 }

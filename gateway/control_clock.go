@@ -70,8 +70,8 @@ func (g *Gateway) putClock(c *call) (int, any, *problem) {
 		err = g.testClock.Advance(ctx, by)
 	}
 	switch {
-	case errors.Is(err, ErrConflict):
-		return 0, nil, &problem{code: codeConflict, detail: "time only goes on, and at most 200 years: " +
+	case errors.Is(err, ErrRefused):
+		return 0, nil, &problem{code: codeChangeRefused, detail: "time only goes on, and at most 200 years: " +
 			"it is " + g.clockView().Now + " already"}
 	case err != nil:
 		g.log.Error().Err(err).Msg("cannot move the test clock")

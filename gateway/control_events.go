@@ -43,7 +43,7 @@ func (g *Gateway) getEvents(c *call) (int, any, *problem) {
 	for {
 		page, err := g.readEvents(q)
 		if err != nil {
-			return 0, nil, g.storageProblem(err)
+			return 0, nil, g.readProblem(err)
 		}
 		if len(page.Events) > 0 || time.Until(until) <= 0 || g.draining.Load() {
 			if page.Events == nil {
@@ -98,7 +98,7 @@ func (g *Gateway) eventQuery(raw string) (q EventQuery, wait time.Duration, p *p
 			}
 		case "account":
 			if q.Account = v[0]; !meter.ValidName(q.Account) {
-				return bad(name, "account must match [A-Za-z0-9._-]{1,64}")
+				return q, 0, badName(name, q.Account)
 			}
 		case "wait":
 			seconds, err := strconv.Atoi(strings.TrimSuffix(v[0], "s"))

@@ -233,7 +233,7 @@ func TestBadWebhooksAreRefused(t *testing.T) {
 		r := b.control(http.MethodPost, "/v1/webhooks/billing/redeliver", body)
 		require.Equal(t, http.StatusBadRequest, r.StatusCode, body)
 	}
-	require.Equal(t, http.StatusNotFound, b.control(http.MethodPut, "/v1/webhooks/a%20b", `{}`).StatusCode)
+	require.Equal(t, http.StatusBadRequest, b.control(http.MethodPut, "/v1/webhooks/a%20b", `{}`).StatusCode)
 	require.Empty(t, b.notices.webhooks)
 	b.notices.err = gateway.ErrTooMany
 	require.Equal(t, http.StatusConflict,

@@ -91,7 +91,7 @@ func orZero(t *time.Time) time.Time {
 func (g *Gateway) rank(account, bucket string) (uint8, *problem) {
 	a, err := g.readAdminAccount(account)
 	if err != nil {
-		return 0, g.storageProblem(err)
+		return 0, g.readProblem(err)
 	}
 	p := g.policies.Policy(a.Product)
 	if p == nil {
@@ -99,8 +99,13 @@ func (g *Gateway) rank(account, bucket string) (uint8, *problem) {
 	}
 	rank, ok := p.Rank(bucket)
 	if !ok {
-		return 0, &problem{code: codeInvalid, param: "bucket", detail: strconv.Quote(bucket) + " is not a bucket of " +
-			a.Product + "; it has " + strings.Join(p.Buckets, ", ")}
+		detail := "bucket " + strconv.Quote(shorten(bucket)) + " is not known; "
+		if bucket == "" {
+			detail = "bucket is required; "
+		}
+		return 0, &problem{
+			code: codeInvalid, param: "bucket", detail: detail + a.Product + " has " + strings.Join(p.Buckets, ", "),
+		}
 	}
 	return rank, nil
 }
@@ -132,7 +137,7 @@ func (g *Gateway) patchGrant(c *call) (int, any, *problem) {
 	if p := c.decode(&b); p != nil {
 		return 0, nil, p
 	}
-	ref, p := c.reference(b.ExternalRef, false)
+	ref, p := c.reference(b.ExternalRef, true)
 	if p == nil {
 		p = checkReason(b.Reason)
 	}
@@ -144,7 +149,7 @@ func (g *Gateway) patchGrant(c *call) (int, any, *problem) {
 	}
 	id, err := meter.ParseID(c.names[1])
 	if err != nil {
-		return 0, nil, &problem{code: codeNotFound, detail: "there is no grant " + c.names[1]}
+		return 0, nil, &problem{code: codeNotFound, detail: notAGrant(c.names[1])}
 	}
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
@@ -155,6 +160,10 @@ func (g *Gateway) patchGrant(c *call) (int, any, *problem) {
 		return 0, nil, g.storageProblem(err)
 	}
 	return changed(s.Applied, true), newGrantView(s), nil
+}
+
+func notAGrant(text string) string {
+	return strconv.Quote(shorten(text)) + " is not the id of a grant, which is a UUID such as 01a204b5-3456-7300-b1bf-0e6873ebea51"
 }
 
 type revocationBody struct {
@@ -213,16 +222,16 @@ func (g *Gateway) postRevocation(c *call) (int, any, *problem) {
 func (b *revocationBody) target(r *NewRevocation) *problem {
 	switch {
 	case (b.GrantID == "") == (b.PurchaseRef == ""):
-		return &problem{code: codeInvalid, param: "grant_id", detail: "name one of grant_id and purchase_ref"}
+		return &problem{code: codeInvalid, param: "grant_id", detail: "send one of grant_id and purchase_ref"}
 	case b.PurchaseRef != "" && !meter.ValidName(b.PurchaseRef):
-		return &problem{code: codeInvalid, param: "purchase_ref", detail: "purchase_ref must match [A-Za-z0-9._-]{1,64}"}
+		return badName("purchase_ref", b.PurchaseRef)
 	case b.Reason == "":
-		return &problem{code: codeInvalid, param: "reason", detail: "a revocation needs a reason"}
+		return &problem{code: codeInvalid, param: "reason", detail: "reason is required: a revocation takes credit from a customer"}
 	}
 	if b.GrantID != "" {
 		id, err := meter.ParseID(b.GrantID)
 		if err != nil {
-			return &problem{code: codeInvalid, param: "grant_id", detail: b.GrantID + " is not the id of a grant"}
+			return &problem{code: codeInvalid, param: "grant_id", detail: "grant_id: " + notAGrant(b.GrantID)}
 		}
 		r.GrantID = id
 	}

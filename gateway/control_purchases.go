@@ -94,14 +94,10 @@ func (g *Gateway) postPurchase(c *call) (int, any, *problem) {
 // check refuses what is wrong whatever the policy says; the rest is refused by whoever knows the policy.
 func (b *purchaseBody) check() *problem {
 	switch {
-	case b.Pack == "":
-		return &problem{code: codeInvalid, param: "pack", detail: "pack is required: the name of one of the policy's packs"}
 	case b.Quantity != nil && *b.Quantity < 1:
-		return &problem{code: codeInvalid, param: "quantity", detail: "quantity must be at least 1"}
+		return &problem{code: codeInvalid, param: "quantity", detail: "quantity must be a whole number from 1; leave it out for 1"}
 	case !plainText(b.InvoiceRef):
 		return &problem{code: codeInvalid, param: "invoice_ref", detail: "invoice_ref must be printable ASCII characters"}
-	case b.PurchasedAt != nil && b.PurchasedAt.IsZero(), b.PaidAt != nil && b.PaidAt.IsZero():
-		return &problem{code: codeInvalid, param: "purchased_at", detail: "a time in the year 1 is none"}
 	}
 	return nil
 }
@@ -111,7 +107,7 @@ func (g *Gateway) getPurchase(c *call) (int, any, *problem) {
 	defer cancel()
 	s, err := g.purchases.PurchaseState(ctx, c.names[0])
 	if err != nil {
-		return 0, nil, g.storageProblem(err)
+		return 0, nil, g.readProblem(err)
 	}
 	return fasthttp.StatusOK, newPurchaseView(s), nil
 }
@@ -196,10 +192,11 @@ func (g *Gateway) postReversal(c *call) (int, any, *problem) {
 
 // refusal is the problem of what the policy, or what is recorded, forbids.
 func refusal(r *RefusalError) *problem {
-	p := &problem{code: codeConflict, detail: r.Detail, param: r.Param}
+	p := &problem{code: codeChangeRefused, detail: r.Detail, param: r.Param}
 	for is, code := range map[error]code{
-		ErrInvalid: codeInvalid, ErrNotEligible: codeNotEligible, ErrSubscriptionRequired: codeSubscriptionRequired,
-		ErrNotRefundable: codeNotRefundable,
+		ErrUnknown: codeNotFound, ErrConflict: codeConflict, ErrInvalid: codeInvalid, ErrNotEligible: codeNotEligible,
+		ErrSubscriptionRequired: codeSubscriptionRequired, ErrNotRefundable: codeNotRefundable,
+		ErrGrantUsedUp: codeGrantUsedUp, ErrExceedsGrant: codeExceedsGrant,
 	} {
 		if errors.Is(r.Is, is) {
 			p.code = code

@@ -115,7 +115,6 @@ func TestBadPurchases(t *testing.T) {
 	b := setup(t)
 	buy, pay := "/v1/accounts/acme/purchases", "/v1/purchases/order-1/payment"
 	for name, c := range map[string]struct{ url, body, param string }{
-		"no pack":            {buy, `{"external_ref":"x"}`, "pack"},
 		"no reference":       {buy, `{"pack":"p"}`, "external_ref"},
 		"bad reference":      {buy, `{"pack":"p","external_ref":"a b"}`, "external_ref"},
 		"unknown field":      {buy, `{"pack":"p","external_ref":"x","price":3}`, ""},
@@ -124,7 +123,7 @@ func TestBadPurchases(t *testing.T) {
 		"money with a point": {buy, `{"pack":"p","external_ref":"x","net_minor":45.5}`, "net_minor"},
 		"money as text":      {buy, `{"pack":"p","external_ref":"x","net_minor":"45"}`, "net_minor"},
 		"no time":            {buy, `{"pack":"p","external_ref":"x","purchased_at":"yesterday"}`, ""},
-		"year 1":             {buy, `{"pack":"p","external_ref":"x","paid_at":"0001-01-01T00:00:00Z"}`, "purchased_at"},
+		"year 1":             {buy, `{"pack":"p","external_ref":"x","paid_at":"0001-01-01T00:00:00Z"}`, "paid_at"},
 		"invoice number":     {buy, `{"pack":"p","external_ref":"x","invoice_ref":"\u0007"}`, "invoice_ref"},
 		"not an object":      {buy, `[]`, ""},
 		"two objects":        {buy, `{"pack":"p","external_ref":"x"}{}`, ""},
@@ -160,6 +159,9 @@ func TestRefusedPurchases(t *testing.T) {
 		"subscription-required": {gateway.ErrSubscriptionRequired, 403},
 		"not-refundable":        {gateway.ErrNotRefundable, 409},
 		"conflict":              {gateway.ErrConflict, 409},
+		"change-refused":        {gateway.ErrRefused, 409},
+		"grant-used-up":         {gateway.ErrGrantUsedUp, 409},
+		"exceeds-grant":         {gateway.ErrExceedsGrant, 409},
 	} {
 		b.house.till.err = &gateway.RefusalError{Is: c.is, Param: "pack", Detail: "this account may buy none"}
 		r := b.control("POST", "/v1/accounts/acme/purchases", `{"pack":"p","external_ref":"x"}`)

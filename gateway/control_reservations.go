@@ -25,9 +25,9 @@ type reserveBody struct {
 func (b *reserveBody) check() *problem {
 	switch {
 	case !meter.ValidName(b.Account):
-		return &problem{code: codeInvalid, param: "account", detail: "account must match [A-Za-z0-9._-]{1,64}"}
+		return badName("account", b.Account)
 	case b.Operation != "" && !meter.ValidName(b.Operation):
-		return &problem{code: codeInvalid, param: "operation", detail: "operation must match [A-Za-z0-9._-]{1,64}"}
+		return badName("operation", b.Operation)
 	}
 	return positive(b.Credits)
 }
@@ -103,11 +103,16 @@ func leaseOf(s int64) (time.Duration, *problem) {
 	return time.Duration(s) * time.Second, nil
 }
 
+func notAReservation(text string) string {
+	return strconv.Quote(shorten(text)) + " is not the id of a reservation, which looks like " +
+		"1-00-01a204b5-3456-7300-b1bf-0e6873ebea51"
+}
+
 // named reads the reservation in the path.
 func (g *Gateway) named(c *call) (meter.Reservation, *problem) {
 	id, err := meter.ParseReservationID(c.names[0])
 	if err != nil {
-		return meter.Reservation{}, &problem{code: codeNotFound, detail: c.names[0] + " is not a reservation"}
+		return meter.Reservation{}, &problem{code: codeNotFound, detail: notAReservation(c.names[0])}
 	}
 	return g.readReservation(id)
 }
@@ -139,12 +144,13 @@ func (g *Gateway) postCommit(c *call) (int, any, *problem) {
 		}
 		if amount > r.Amount {
 			return 0, nil, &problem{
-				code: codeInvalid, param: "credits",
-				detail: "only " + r.Amount.String() + " credits are reserved; to charge nothing, release",
+				code: codeExceedsHold, param: "credits", outcome: &r,
+				detail: amount.String() + " credits are more than the " + r.Amount.String() + " that are reserved; commit at " +
+					"most these, and reserve anew for the rest",
 			}
 		}
 	}
-	return g.settleByHand(r, func(ctx context.Context) (meter.Decision, error) {
+	return g.settleByHand(r, "commit", func(ctx context.Context) (meter.Decision, error) {
 		return g.meter.Commit(ctx, meter.Settle{
 			ID: r.ID, Account: r.Account, Amount: amount, Reserved: r.Amount, Note: r.Note,
 		})
@@ -159,7 +165,7 @@ func (g *Gateway) postRelease(c *call) (int, any, *problem) {
 	if p != nil {
 		return 0, nil, p
 	}
-	return g.settleByHand(r, func(ctx context.Context) (meter.Decision, error) {
+	return g.settleByHand(r, "release", func(ctx context.Context) (meter.Decision, error) {
 		return g.meter.Release(ctx, meter.Settle{ID: r.ID, Account: r.Account})
 	})
 }
@@ -179,34 +185,60 @@ func (g *Gateway) postExtend(c *call) (int, any, *problem) {
 	if p != nil {
 		return 0, nil, p
 	}
-	return g.settleByHand(r, func(ctx context.Context) (meter.Decision, error) {
+	return g.settleByHand(r, "extend", func(ctx context.Context) (meter.Decision, error) {
 		return g.lookup.Extend(ctx, r.ID, lease)
 	})
 }
 
 // settleByHand carries one verb out and shows the reservation after it.
 func (g *Gateway) settleByHand(
-	before meter.Reservation, verb func(context.Context) (meter.Decision, error),
+	before meter.Reservation, verb string, do func(context.Context) (meter.Decision, error),
 ) (int, any, *problem) {
 	ctx, cancel := g.within(g.set.SettleBudget)
 	defer cancel()
-	d, err := verb(ctx)
+	d, err := do(ctx)
 	if err != nil {
 		g.outages.Log(g.log, err).Str("account", before.Account).Stringer("reservation", before.ID).
 			Msg("cannot settle for the control plane")
 		return 0, nil, meteringUnavailable("the outcome is not known at the moment; repeating the call is safe")
 	}
 	if d.Code != meter.CodeOK {
-		state := before.State
+		now := before
 		if d.Reservation.State != 0 {
-			state = d.Reservation.State
+			now.State, now.Charged = d.Reservation.State, d.Reservation.Charged
 		}
-		return 0, nil, &problem{code: codeConflict, detail: "reservation " + before.ID.String() + " is " +
-			state.String() + "; nothing was changed"}
+		return 0, nil, notHeld(now, verb)
 	}
 	after := d.Reservation
 	if len(after.Draws) == 0 {
 		after.Draws = before.Draws
 	}
 	return fasthttp.StatusOK, newReservationView(after, g.bucketsFor(after)), nil
+}
+
+// notHeld says what became of a reservation that a verb came too late for.
+func notHeld(r meter.Reservation, verb string) *problem {
+	p := &problem{code: codeChangeRefused, outcome: &r}
+	p.detail = "reservation " + r.ID.String() + " is " + r.State.String()
+	switch r.State {
+	case meter.Committed, meter.Late:
+		p.code = codeCommitted
+		p.detail += " with " + r.Charged.String() + " credits charged"
+		if verb == "commit" {
+			p.code, p.param = codeAmountConflict, "credits"
+			p.detail += "; only a commit of the same amount can be repeated"
+		}
+	case meter.Released:
+		p.code = codeReleased
+		p.detail += "; its credits went back, reserve anew"
+	case meter.Expired:
+		p.code = codeExpired
+		p.detail += "; its lease ended and its credits went back, reserve anew"
+	case meter.Uncollected:
+		p.code = codeExpired
+		p.detail += "; its lease had ended, and its commit found no credit to charge"
+	case meter.Held: // another call changed it meanwhile
+	}
+	p.detail += "; nothing was changed by this " + verb
+	return p
 }

@@ -82,9 +82,6 @@ func (g *Gateway) putSubscription(c *call) (int, any, *problem) {
 	if p != nil {
 		return 0, nil, p
 	}
-	if !meter.ValidName(b.Plan) {
-		return 0, nil, &problem{code: codeInvalid, param: "plan", detail: "plan is required: the name of a plan of the policy"}
-	}
 	var yearly *bool
 	if b.Period != nil {
 		if *b.Period != period(false) && *b.Period != period(true) {
@@ -114,7 +111,7 @@ func (g *Gateway) getSubscription(c *call) (int, any, *problem) {
 	defer cancel()
 	s, err := g.subscriptions.Subscription(ctx, c.names[0])
 	if err != nil {
-		return 0, nil, g.storageProblem(err)
+		return 0, nil, g.readProblem(err)
 	}
 	return fasthttp.StatusOK, newSubscriptionView(s), nil
 }
@@ -175,6 +172,9 @@ func (g *Gateway) putOverride(c *call) (int, any, *problem) {
 	if p := checkReason(b.Reason); p != nil {
 		return 0, nil, p
 	}
+	if b.Kind == "" && b.Credits == nil { // the missing kind is told first, by those who know the kinds
+		b.Credits = new(meter.Credits)
+	}
 	if b.Credits == nil || *b.Credits < 0 {
 		return 0, nil, &problem{code: codeInvalid, param: "credits", detail: "credits must be a number from 0, such as 500 or 0.25"}
 	}
@@ -211,13 +211,13 @@ func (g *Gateway) deleteOverride(c *call) (int, any, *problem) {
 
 func (g *Gateway) getOverrides(c *call) (int, any, *problem) {
 	if _, err := g.readAdminAccount(c.names[0]); err != nil {
-		return 0, nil, g.storageProblem(err)
+		return 0, nil, g.readProblem(err)
 	}
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
 	all, err := g.subscriptions.Overrides(ctx, c.names[0])
 	if err != nil {
-		return 0, nil, g.storageProblem(err)
+		return 0, nil, g.readProblem(err)
 	}
 	out := struct {
 		Overrides []overrideView `json:"overrides"`

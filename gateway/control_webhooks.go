@@ -55,6 +55,11 @@ func (g *Gateway) putWebhook(c *call) (int, any, *problem) {
 	if p := c.decode(&b); p != nil {
 		return 0, nil, p
 	}
+	if b.URL == "" {
+		return 0, nil, &problem{
+			code: codeInvalid, param: "url", detail: "url is required: where events are posted to, such as https://example.com/hook",
+		}
+	}
 	if err := g.webhooks.CheckURL(b.URL); err != nil {
 		return 0, nil, &problem{code: codeInvalid, param: "url", detail: err.Error()}
 	}
@@ -86,7 +91,7 @@ func (g *Gateway) getWebhook(c *call) (int, any, *problem) {
 	defer cancel()
 	s, err := g.webhooks.Webhook(ctx, c.names[0])
 	if err != nil {
-		return 0, nil, g.storageProblem(err)
+		return 0, nil, g.readProblem(err)
 	}
 	return fasthttp.StatusOK, newWebhookView(s), nil
 }
@@ -96,7 +101,7 @@ func (g *Gateway) getWebhooks(*call) (int, any, *problem) {
 	defer cancel()
 	all, err := g.webhooks.Webhooks(ctx)
 	if err != nil {
-		return 0, nil, g.storageProblem(err)
+		return 0, nil, g.readProblem(err)
 	}
 	out := struct {
 		Webhooks []webhookView `json:"webhooks"`

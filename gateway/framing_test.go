@@ -230,7 +230,7 @@ func TestFramingOfTheControlPlane(t *testing.T) { //nolint:tparallel // the subt
 		t.Run(name, func(t *testing.T) {
 			b.house.forget("smuggled")
 			statuses, bodies := talk(t, b.admin, f.bytes("X-Api-Key: none\r\nAuthorization: Bearer "+adminToken+"\r\n")+next)
-			_, err := b.house.Account(t.Context(), "smuggled")
+			_, err := b.house.AccountState(t.Context(), "smuggled")
 			if !f.refused {
 				require.Equal(t, []int{200, 201}, statuses, "%s", bodies)
 				require.NoError(t, err)

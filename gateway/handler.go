@@ -59,10 +59,13 @@ func (g *Gateway) admit(x *exchange) *problem {
 	if p := g.authenticate(x); p != nil {
 		return p
 	}
+	x.own = strings.HasPrefix(x.path, g.set.Prefix) && (len(x.path) == len(g.set.Prefix) || x.path[len(g.set.Prefix)] == '/')
+	if p := g.checkSuspension(x); p != nil {
+		return p
+	}
 	if n := x.ctx.Request.Header.ContentLength(); n > g.set.RequestBodyMax {
 		return bodyTooLarge(g.set.RequestBodyMax)
 	}
-	x.own = strings.HasPrefix(x.path, g.set.Prefix) && (len(x.path) == len(g.set.Prefix) || x.path[len(g.set.Prefix)] == '/')
 	if x.own {
 		return nil
 	}

@@ -528,7 +528,7 @@ func (h *house) PutAccount(_ context.Context, c gateway.AccountChange) (gateway.
 	return a, nil
 }
 
-func (h *house) Account(_ context.Context, account string) (gateway.AccountState, error) {
+func (h *house) AccountState(_ context.Context, account string) (gateway.AccountState, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	a, ok := h.accounts[account]

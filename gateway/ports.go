@@ -179,8 +179,7 @@ type UsageRow struct {
 var (
 	// ErrUnknown says that the key, account or grant does not exist.
 	ErrUnknown = errors.New("unknown")
-	// ErrConflict says that the reference was used before with another content, or that the change contradicts
-	// what is recorded.
+	// ErrConflict says that the reference was used before with another content.
 	ErrConflict = errors.New("conflict")
 	// ErrTooManyGrants says that the account has meter.GrantsMax live grants.
 	ErrTooManyGrants = errors.New("too many grants")
@@ -199,7 +198,7 @@ type Admin interface {
 // Accounts creates, reads and suspends accounts.
 type Accounts interface {
 	PutAccount(ctx context.Context, c AccountChange) (AccountState, error)
-	Account(ctx context.Context, account string) (AccountState, error) // meter.ErrNoAccount
+	AccountState(ctx context.Context, account string) (AccountState, error) // meter.ErrNoAccount
 }
 
 // AccountChange creates an account or changes what is not nil.
@@ -310,7 +309,7 @@ type RevocationState struct {
 }
 
 // TestClock moves time, for all gateways on a test database. Both answer when what became due by then is done, and with
-// ErrConflict when time would go back, or too far.
+// ErrRefused when time would go back, or too far.
 type TestClock interface {
 	Advance(ctx context.Context, by time.Duration) error
 	MoveTo(ctx context.Context, now time.Time) error

@@ -8,8 +8,14 @@ import (
 	"creditgate/meter"
 )
 
-// Sentinels of a RefusalError, besides ErrUnknown and ErrConflict.
+// Sentinels of a RefusalError, besides ErrConflict.
 var (
+	// ErrRefused says that what is recorded, or the policy, forbids the change.
+	ErrRefused = errors.New("refused")
+	// ErrGrantUsedUp says that the grant holds nothing any more, so that its expiry cannot move.
+	ErrGrantUsedUp = errors.New("grant used up")
+	// ErrExceedsGrant says that the grant has less than what is to be taken back.
+	ErrExceedsGrant = errors.New("more than the grant has")
 	// ErrInvalid says that a value is none that can be taken.
 	ErrInvalid = errors.New("invalid")
 	// ErrNotEligible says that the account may not buy this pack.

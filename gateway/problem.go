@@ -31,7 +31,15 @@ const (
 	codeInProgress           code = "request-in-progress"
 	codeMismatch             code = "idempotency-mismatch"
 	codeReplayUnavailable    code = "replay-unavailable"
-	codeConflict             code = "conflict"
+	codeConflict             code = "conflict" // a reference was used before for something else
+	codeChangeRefused        code = "change-refused"
+	codeGrantUsedUp          code = "grant-used-up"
+	codeExceedsGrant         code = "exceeds-grant"
+	codeCommitted            code = "reservation-committed"
+	codeReleased             code = "reservation-released"
+	codeExpired              code = "reservation-expired"
+	codeAmountConflict       code = "amount-conflict"
+	codeExceedsHold          code = "amount-exceeds-hold"
 	codeTooManyGrants        code = "too-many-grants"
 	codeNotEligible          code = "pack-not-eligible"
 	codeSubscriptionRequired code = "subscription-required"
@@ -79,7 +87,15 @@ func problems() map[code]meaning {
 		codeInProgress:           {fasthttp.StatusConflict, "Request with this key is in progress", retryYes},
 		codeMismatch:             {fasthttp.StatusUnprocessableEntity, "Key was used for another request", retryNo},
 		codeReplayUnavailable:    {fasthttp.StatusConflict, "Answer is no longer stored", retryNo},
-		codeConflict:             {fasthttp.StatusConflict, "Conflict", retryNo},
+		codeConflict:             {fasthttp.StatusConflict, "Reference was used for another change", retryNo},
+		codeChangeRefused:        {fasthttp.StatusConflict, "Change contradicts what is recorded", retryNo},
+		codeGrantUsedUp:          {fasthttp.StatusConflict, "Grant is used up", retryNo},
+		codeExceedsGrant:         {fasthttp.StatusConflict, "More than the grant still has", retryNo},
+		codeCommitted:            {fasthttp.StatusConflict, "Reservation is committed", retryNo},
+		codeReleased:             {fasthttp.StatusConflict, "Reservation is released", retryNo},
+		codeExpired:              {fasthttp.StatusConflict, "Reservation is expired", retryNo},
+		codeAmountConflict:       {fasthttp.StatusConflict, "Committed with another amount", retryNo},
+		codeExceedsHold:          {fasthttp.StatusBadRequest, "More than is reserved", retryNo},
 		codeTooManyGrants:        {fasthttp.StatusConflict, "Too many grants", retryNo},
 		codeNotEligible:          {fasthttp.StatusForbidden, "Pack is not for this account", retryNo},
 		codeSubscriptionRequired: {fasthttp.StatusForbidden, "Subscription required", retryNo},
@@ -105,7 +121,7 @@ type problem struct {
 	final      bool   // no repeat cures this one, although its code's row says true
 	shortfall  *shortfall
 	limit      *fairUseLimit
-	replay     *meter.Reservation
+	outcome    *meter.Reservation // what became of the reservation that is in the way
 	mistakes   *policyProblems
 	ready      *readiness
 	answer     *upstreamAnswer
@@ -141,9 +157,12 @@ type shortfall struct {
 	Advice          *adviceView   `json:"advice"`
 }
 
-// replayed is what a replay-unavailable problem adds: the request was paid, and by which reservation.
-type replayed struct {
+// settledView is what a problem adds whose cause is the state of a reservation. replay-unavailable is one: the request
+// was paid, and by which reservation.
+type settledView struct {
 	Reservation string        `json:"reservation_id"`
+	State       string        `json:"state"`
+	Reserved    meter.Credits `json:"reserved"`
 	Charged     meter.Credits `json:"charged"`
 }
 
@@ -156,7 +175,7 @@ type problemView struct {
 	RequestID string `json:"request_id"`
 	*shortfall
 	*fairUseLimit
-	*replayed
+	*settledView
 	*policyProblems
 	*upstreamAnswer
 	*readiness
@@ -191,8 +210,8 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	if p.param != "" {
 		view.Error.Param = &p.param
 	}
-	if p.replay != nil {
-		view.replayed = &replayed{Reservation: p.replay.ID.String(), Charged: p.replay.Charged}
+	if r := p.outcome; r != nil {
+		view.settledView = &settledView{r.ID.String(), r.State.String(), r.Amount, r.Charged}
 	}
 	body, err := json.Marshal(view)
 	if err != nil { // only strings and numbers are in it

@@ -24,6 +24,8 @@ func TestProblemTable(t *testing.T) {
 		"metering-unavailable": 503, "upstream-uncountable": 502,
 		// Beyond the data plane's table: the control plane's own.
 		"pack-not-eligible": 403, "subscription-required": 403, "not-refundable": 409,
+		"change-refused": 409, "grant-used-up": 409, "exceeds-grant": 409, "reservation-committed": 409,
+		"reservation-released": 409, "reservation-expired": 409, "amount-conflict": 409, "amount-exceeds-hold": 400,
 		"too-many-grants": 409, "storage-unavailable": 503, "internal-error": 500, "invalid-policy": 422,
 	}
 	table := problems()
@@ -65,7 +67,15 @@ func TestShouldRetry(t *testing.T) {
 		codeInProgress:           {"true", "the first request's answer comes"},
 		codeMismatch:             {"false", "the key stays taken by another request"},
 		codeReplayUnavailable:    {"false", "the answer does not come back; a new key would be charged again"},
-		codeConflict:             {"false", "it contradicts a recorded fact"},
+		codeConflict:             {"false", "the reference stays taken"},
+		codeChangeRefused:        {"false", "it contradicts a recorded fact"},
+		codeGrantUsedUp:          {"false", "nothing is left of the grant"},
+		codeExceedsGrant:         {"false", "the grant has less"},
+		codeCommitted:            {"false", "the outcome is final"},
+		codeReleased:             {"false", "the outcome is final"},
+		codeExpired:              {"false", "the outcome is final"},
+		codeAmountConflict:       {"false", "the outcome is final"},
+		codeExceedsHold:          {"false", "the hold stays as it is"},
 		codeTooManyGrants:        {"false", "grants have to be used up or revoked first"},
 		codeNotEligible:          {"false", "the plan has to change first"},
 		codeSubscriptionRequired: {"false", "a subscription has to begin first"},

@@ -55,7 +55,7 @@ func (g *Gateway) replay(x *exchange) *problem {
 		g.metrics.answers.WithLabelValues("missing").Inc()
 		x.ctx.Response.Header.Reset()
 		return &problem{
-			code: codeReplayUnavailable, replay: first,
+			code: codeReplayUnavailable, outcome: first,
 			detail: "the request with this Idempotency-Key was answered and charged, but its answer is not stored; " +
 				"use a new key to have the work done, and charged, again",
 		}

@@ -225,7 +225,8 @@ func TestCutBody(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode)
 }
 
-func TestSuspendedIsRefusedForFreeOperationsToo(t *testing.T) {
+// A suspended account spends nothing, and still sees what it has.
+func TestSuspended(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	key := b.account("acme", meter.Credit)
@@ -236,6 +237,14 @@ func TestSuspendedIsRefusedForFreeOperationsToo(t *testing.T) {
 		require.Equal(t, "account-suspended", r.json(t)["code"])
 	}
 	require.Zero(t, b.backend.calls.Load())
+	require.Equal(t, 403, b.post("/credits/quote/plain", key, "").StatusCode)
+	for _, path := range []string{"/balance", "/history", "/usage", "/packs"} {
+		r := b.do("GET", b.data+"/credits"+path, key, "")
+		require.Equal(t, 200, r.StatusCode, "%s: %s", path, r.body)
+	}
+	r := b.do("GET", b.data+"/credits/balance", key, "").json(t)
+	require.Equal(t, true, r["suspended"])
+	require.InDelta(t, 1, r["available"], 0)
 }
 
 // TestNeverOversold: many clients, one account, fewer credits than requests.

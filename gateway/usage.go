@@ -69,7 +69,7 @@ func (g *Gateway) usage(who *Identity, query string) (usageView, *problem) {
 		return err
 	})
 	if err != nil {
-		if p := g.storageProblem(err); p.code != codeStorageUnavailable {
+		if p := g.readProblem(err); p.code != codeStorageUnavailable {
 			return usageView{}, p
 		}
 		return usageView{}, &problem{

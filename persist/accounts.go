@@ -107,7 +107,8 @@ func unsubscribed(ctx context.Context, tx pgx.Tx, account, product string, now t
 
 func (s *Store) createAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (AccountState, error) {
 	if !meter.ValidName(*c.Product) {
-		return AccountState{}, fmt.Errorf("%w: a new account needs a product matching [A-Za-z0-9._-]{1,64}", ErrInvalid)
+		return AccountState{}, refuse(ErrInvalid, "product",
+			"product is required for a new account, since there are policies of several products")
 	}
 	suspended := c.Suspended != nil && *c.Suspended
 	a, err := scanAccount(tx.QueryRow(ctx, `INSERT INTO creditgate.account

@@ -2,7 +2,6 @@ package persist
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -44,11 +43,6 @@ const applyTimeout = 3 * time.Second
 // policies; where there are several, each new account must name its own.
 func NewAdmin(store *Store, engine Engine, policies *policy.Catalog, log zerolog.Logger) *Admin {
 	return &Admin{Store: store, engine: engine, policies: policies, log: log}
-}
-
-// Account returns an account, or meter.ErrNoAccount. It shadows Store.Account, which is the engine's view.
-func (a *Admin) Account(ctx context.Context, account string) (AccountState, error) {
-	return a.AccountState(ctx, account)
 }
 
 // PutAccount creates or changes an account. A change of suspended reaches Redis in the same call.
@@ -95,7 +89,7 @@ func (a *Admin) MoveExpiry(ctx context.Context, m ExpiryChange) (GrantState, err
 	}
 	result := a.apply(ctx, expiryChange, r.id)
 	if result == nothingToApply && !r.repeated { // a repeated one may also have been superseded
-		return GrantState{}, fmt.Errorf("%w: %s", ErrGrantGone, m.GrantID)
+		return GrantState{}, refuse(ErrGrantGone, "", "grant %s holds nothing any more, so its expiry cannot move", m.GrantID)
 	}
 	state, err := a.GrantState(ctx, m.Account, m.GrantID)
 	state.Applied, state.Repeated = result == applied, r.repeated

@@ -287,7 +287,7 @@ func TestAccountsAndKeys(t *testing.T) {
 	b := setup(t)
 	_, err := b.admin.PutAccount(t.Context(), persist.AccountChange{Account: "ada"})
 	require.ErrorIs(t, err, persist.ErrInvalid, "a new account needs a product")
-	_, err = b.admin.Account(t.Context(), "ada")
+	_, err = b.admin.AccountState(t.Context(), "ada")
 	require.ErrorIs(t, err, meter.ErrNoAccount)
 	b.putAccount(t, "ada")
 	b.putAccount(t, "bob")

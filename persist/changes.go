@@ -109,7 +109,7 @@ func earlier(ctx context.Context, tx pgx.Tx, table, ref string, content []byte) 
 		return r, false, nil
 	}
 	if err == nil && !same {
-		err = fmt.Errorf("%w: %q", ErrRefConflict, ref)
+		err = refConflict(ref)
 	}
 	r.repeated = true
 	return r, true, err
@@ -140,7 +140,11 @@ func (s *Store) recordGrant(ctx context.Context, tx pgx.Tx, g NewGrant) (recorde
 	if err := s.checkRoom(ctx, tx, g.Account); err != nil {
 		return recorded{}, err
 	}
-	r.id = meter.NewID(s.clock.Now())
+	now := s.clock.Now()
+	if g.EffectiveAt.IsZero() && !g.ExpiresAt.IsZero() && !g.ExpiresAt.After(now) {
+		return recorded{}, g.endsFirst()
+	}
+	r.id = meter.NewID(now)
 	return r, g.insert(ctx, tx, r.id)
 }
 
@@ -162,18 +166,24 @@ func (s *Store) checkRoom(ctx context.Context, tx pgx.Tx, account string) error 
 	return err
 }
 
+func (g NewGrant) endsFirst() error {
+	return refuse(ErrInvalid, "expires_at", "expires_at %s must be later than effective_at, which is now where it is not given",
+		g.ExpiresAt.Format(time.RFC3339))
+}
+
 func (g NewGrant) check() error {
 	switch {
 	case !meter.ValidName(g.Ref):
-		return fmt.Errorf("%w: reference %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, g.Ref)
+		return refuse(ErrInvalid, "external_ref", "external_ref %q must match [A-Za-z0-9._-]{1,64}", g.Ref)
 	case !meter.ValidName(g.Bucket):
-		return fmt.Errorf("%w: bucket %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, g.Bucket)
+		return refuse(ErrInvalid, "bucket", "bucket %q must match [A-Za-z0-9._-]{1,64}", g.Bucket)
 	case g.Credits <= 0 || !g.Credits.Valid():
-		return fmt.Errorf("%w: a grant of %s credits; it must be above 0 and at most %s", ErrInvalid, g.Credits, meter.MaxCredits)
+		return refuse(ErrInvalid, "credits", "credits is %s; a grant has more than 0 and at most %s", g.Credits, meter.MaxCredits)
 	case !g.ExpiresAt.IsZero() && !g.ExpiresAt.After(g.EffectiveAt):
-		return fmt.Errorf("%w: the grant would expire before it begins", ErrInvalid)
+		return g.endsFirst()
 	case g.ExpiresAt.UnixMilli() > meter.Never || g.EffectiveAt.UnixMilli() > meter.Never:
-		return fmt.Errorf("%w: the grant's dates are too far away", ErrInvalid)
+		return refuse(ErrInvalid, "expires_at", "effective_at and expires_at must lie before %s; leave expires_at out for never",
+			fromMs(meter.Never).Format(time.DateOnly))
 	}
 	return nil
 }
@@ -218,10 +228,11 @@ func (g NewGrant) insert(ctx context.Context, tx pgx.Tx, id meter.ID) error {
 // insertRevocation records a revocation as pending and returns how much it takes.
 func (s *Store) insertRevocation(ctx context.Context, v NewRevocation) (r recorded, err error) {
 	if !meter.ValidName(v.Ref) {
-		return r, fmt.Errorf("%w: reference %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, v.Ref)
+		return r, refuse(ErrInvalid, "external_ref", "external_ref %q must match [A-Za-z0-9._-]{1,64}", v.Ref)
 	}
 	if v.Credits < 0 || !v.Credits.Valid() {
-		return r, fmt.Errorf("%w: a revocation of %s credits", ErrInvalid, v.Credits)
+		return r, refuse(ErrInvalid, "credits", "credits is %s; a revocation takes more than 0 and at most %s",
+			v.Credits, meter.MaxCredits)
 	}
 	err = s.tx(ctx, "record revocation "+v.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, v.Account); err != nil {
@@ -252,7 +263,7 @@ func (s *Store) recordRevocation(ctx context.Context, tx pgx.Tx, v NewRevocation
 		credits = left
 	}
 	if credits > left || credits == 0 {
-		return r, fmt.Errorf("%w: %s of grant %s can still be revoked", ErrExceedsGrant, left, grant)
+		return r, refuse(ErrExceedsGrant, "credits", "at most %s credits of grant %s can still be revoked", left, grant)
 	}
 	if r.id, err = s.nextOf(ctx, tx, grant); err != nil {
 		return r, err
@@ -296,10 +307,11 @@ func revocable(ctx context.Context, tx pgx.Tx, v NewRevocation) (grant meter.ID,
 // insertMove records an expiry move as pending.
 func (s *Store) insertMove(ctx context.Context, m ExpiryChange) (r recorded, err error) {
 	if !meter.ValidName(m.Ref) {
-		return r, fmt.Errorf("%w: reference %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, m.Ref)
+		return r, refuse(ErrInvalid, "external_ref", "external_ref %q must match [A-Za-z0-9._-]{1,64}", m.Ref)
 	}
 	if m.ExpiresAt.UnixMilli() > meter.Never {
-		return r, fmt.Errorf("%w: the expiry is too far away", ErrInvalid)
+		return r, refuse(ErrInvalid, "expires_at", "expires_at must lie before %s; null is never",
+			fromMs(meter.Never).Format(time.DateOnly))
 	}
 	err = s.tx(ctx, "record expiry move "+m.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, m.Account); err != nil {
@@ -339,7 +351,7 @@ func (s *Store) recordMove(ctx context.Context, tx pgx.Tx, m ExpiryChange) (reco
 // the other.
 func refRace(err error, ref string) error {
 	if _, ok := violates(err, uniqueViolation); ok {
-		return fmt.Errorf("%w: %q", ErrRefConflict, ref)
+		return refConflict(ref)
 	}
 	return err
 }

@@ -92,7 +92,7 @@ func (s *Store) awaitBooked(ctx context.Context, account string, id meter.ID) bo
 func (a *Admin) Reverse(ctx context.Context, v NewReversal) (ReversalState, error) {
 	var r recorded
 	if !meter.ValidName(v.Ref) {
-		return ReversalState{}, fmt.Errorf("%w: reference %q must match [A-Za-z0-9._-]{1,64}", ErrInvalid, v.Ref)
+		return ReversalState{}, refuse(ErrInvalid, "external_ref", "external_ref %q must match [A-Za-z0-9._-]{1,64}", v.Ref)
 	}
 	err := a.tx(ctx, "record reversal "+v.Ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, v.Account); err != nil {
@@ -273,8 +273,8 @@ func (s *Store) findPurchase(ctx context.Context, tx pgx.Tx, v *NewRevocation) e
 	case err != nil:
 		return err
 	case v.Reason != reasonRefund && v.Reason != reasonChargeback && v.Reason != reasonError:
-		return refuse(ErrInvalid, "reason", "reason %q of taking back a purchase must be %s, %s or %s", v.Reason,
-			reasonRefund, reasonChargeback, reasonError)
+		return refuseChoice("reason", v.Reason, "that of taking back a purchase is "+reasonRefund+", "+reasonChargeback+
+			" or "+reasonError)
 	case v.Reason == reasonRefund && !p.refundable:
 		return refuse(ErrNotRefundable, "", "pack %s was sold without a right to a refund; a chargeback or an error can be "+
 			"taken back", p.pack)

@@ -141,7 +141,7 @@ func TestAdminChangesAreOfTheMovedTime(t *testing.T) {
 	b.clock.Set(1000 * 24 * time.Hour)
 	id := b.addAccount(t, "ada")
 	require.WithinDuration(t, b.clock.Now(), time.UnixMilli(id.CreatedMs()), time.Minute)
-	a, err := b.admin.Account(t.Context(), "ada")
+	a, err := b.admin.AccountState(t.Context(), "ada")
 	require.NoError(t, err)
 	require.WithinDuration(t, b.clock.Now(), a.CreatedAt, time.Minute)
 

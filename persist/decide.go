@@ -130,18 +130,19 @@ func (c SubscriptionChange) term(p *policy.Policy, current policy.Term, active b
 		for i, known := range p.Plans {
 			names[i] = known.Name
 		}
-		return w, refuse(ErrInvalid, "plan", "plan %q is not one of %s; it has %s", c.Plan, p.Name, listed(names))
+		return w, refuseChoice("plan", c.Plan, p.Name+" has "+listed(names))
 	}
 	w.Plan = c.Plan
 	switch {
 	case c.Slots != nil && *c.Slots > policy.SlotsMax:
-		return w, refuse(ErrInvalid, "slots", "%d slots; at most %d", *c.Slots, policy.SlotsMax)
+		return w, refuse(ErrInvalid, "slots", "slots is %d; it is at most %d", *c.Slots, policy.SlotsMax)
 	case c.Slots != nil:
 		w.Slots = *c.Slots
 	case active:
 		w.Slots = current.Slots
 	case plan.UsesSlots():
-		return w, refuse(ErrInvalid, "slots", "slots is missing: what plan %s gives depends on it", c.Plan)
+		return w, refuse(ErrInvalid, "slots", "slots is required: what plan %s gives depends on it; send a whole number such as 2",
+			c.Plan)
 	}
 	if w.Yearly = active && current.Yearly; c.Yearly != nil {
 		w.Yearly = *c.Yearly

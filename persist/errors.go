@@ -58,6 +58,19 @@ func (r *RefusalError) Error() string { return r.Is.Error() + ": " + r.Detail }
 // Unwrap is the sentinel.
 func (r *RefusalError) Unwrap() error { return r.Is }
 
+// refuseChoice refuses a value that must be one of those that known tells, and says so when it is missing, too.
+func refuseChoice(param, value, known string) error {
+	if value == "" {
+		return refuse(ErrInvalid, param, "%s is required; %s", param, known)
+	}
+	return refuse(ErrInvalid, param, "%s %q is not known; %s", param, value, known)
+}
+
+func refConflict(external string) error {
+	return refuse(ErrRefConflict, "external_ref", "external_ref %q was used before with another content, and what was "+
+		"recorded then stays; send the same content to repeat it, or another external_ref", external)
+}
+
 func refuse(is error, param, format string, args ...any) error {
 	return &RefusalError{Is: is, Param: param, Detail: fmt.Sprintf(format, args...)}
 }

@@ -68,7 +68,7 @@ func (s *Store) CreateKey(ctx context.Context, k NewKey) (out KeyCreated, err er
 			return err
 		}
 		if account != k.Account {
-			return fmt.Errorf("%w: %q made a key of another account", ErrRefConflict, k.Ref)
+			return refuse(ErrRefConflict, "external_ref", "external_ref %q made an API key of another account; use another one", k.Ref)
 		}
 		out = KeyCreated{KeyID: meter.ID(first).String(), Repeated: true}
 		return nil

@@ -58,9 +58,9 @@ func (n NewOverride) check(p *policy.Policy) error {
 	_, bucket := p.Rank(n.Target)
 	switch kind := overrideKind(n.Kind); {
 	case !meter.ValidName(n.Ref):
-		return refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
+		return refuse(ErrInvalid, "external_ref", "external_ref %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
 	case kind == 0:
-		return refuse(ErrInvalid, "kind", "kind %q is not known; it is contingent, fair_use or unit_credits", n.Kind)
+		return refuseChoice("kind", n.Kind, "it is contingent, fair_use or unit_credits")
 	case n.Credits < 0 || n.Credits > policy.AmountMax || n.Credits == 0 && kind == policy.UnitCredits:
 		return refuse(ErrInvalid, "credits", "%s credits; a contingent is 0 or more, a price above 0, at most %s",
 			n.Credits, policy.AmountMax)
@@ -71,7 +71,7 @@ func (n NewOverride) check(p *policy.Policy) error {
 	case kind == policy.UnitCredits:
 		return n.checkPrice(p)
 	case !bucket:
-		return refuse(ErrInvalid, "target", "target %q is not a bucket of %s; it has %s", n.Target, p.Name, listed(p.Buckets))
+		return refuseChoice("target", n.Target, "it is a bucket of "+p.Name+", which has "+listed(p.Buckets))
 	case kind == policy.FairUse && !unlimited:
 		return refuse(ErrInvalid, "target", "target %q is unlimited in no plan of %s; use kind contingent", n.Target, p.Name)
 	}
@@ -94,7 +94,7 @@ func (n NewOverride) checkPrice(p *policy.Policy) error {
 		}
 	}
 	if !slices.Contains(names, n.Target) {
-		return refuse(ErrInvalid, "target", "target %q is not a priced operation of %s; it has %s", n.Target, p.Name, listed(names))
+		return refuseChoice("target", n.Target, "it is a priced operation of "+p.Name+", which has "+listed(names))
 	}
 	return nil
 }
@@ -147,7 +147,7 @@ func (a *Admin) PutOverride(ctx context.Context, n NewOverride) (state OverrideS
 		var same bool
 		err := tx.QueryRow(ctx, `SELECT fingerprint = $2 FROM creditgate.override WHERE external_ref = $1`, n.Ref, content).Scan(&same)
 		if err == nil && !same {
-			return fmt.Errorf("%w: %q", ErrRefConflict, n.Ref)
+			return refConflict(n.Ref)
 		}
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return err

@@ -30,9 +30,9 @@ const (
 func (n NewPayment) check(now time.Time) error {
 	switch {
 	case !meter.ValidName(n.Ref):
-		return refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
+		return refuse(ErrInvalid, "external_ref", "external_ref %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
 	case n.Status != PaymentPaid && n.Status != PaymentOverdue:
-		return refuse(ErrInvalid, "status", "status %q must be %s or %s", n.Status, PaymentPaid, PaymentOverdue)
+		return refuseChoice("status", n.Status, "it is "+PaymentPaid+" or "+PaymentOverdue)
 	case n.At.After(now.Add(clockSkewMax)):
 		return refuse(ErrInvalid, "at", "at lies in the future; it is %s now", now.UTC().Format(time.RFC3339))
 	}

@@ -38,7 +38,7 @@ type order struct {
 func (n NewPurchase) check(now time.Time) error {
 	switch {
 	case !meter.ValidName(n.Ref):
-		return refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
+		return refuse(ErrInvalid, "external_ref", "external_ref %q must match [A-Za-z0-9._-]{1,64}", n.Ref)
 	case n.Quantity < 1 || n.Quantity > quantityMax:
 		return refuse(ErrInvalid, "quantity", "quantity %d must lie between 1 and %d", n.Quantity, quantityMax)
 	case len(n.InvoiceRef) > invoiceRefMax:
@@ -105,7 +105,7 @@ func choose(rules *policy.Policy, name, plan string, at time.Time) (*policy.Pack
 	pack, ok := rules.Pack(name)
 	switch {
 	case !ok:
-		return nil, refuse(ErrInvalid, "pack", "%q is not a pack of %s; %s", name, rules.Name, offer)
+		return nil, refuseChoice("pack", name, offer)
 	case rules.MayBuy(plan, pack):
 		return pack, nil
 	case plan == "":

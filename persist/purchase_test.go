@@ -98,7 +98,7 @@ func TestPurchaseEligibility(t *testing.T) {
 		"too many":              {persist.NewPurchase{Account: "ada", Pack: "small", Quantity: 1001}, persist.ErrInvalid, "between 1 and 1000"},
 		"negative tax":          {persist.NewPurchase{Account: "ada", Pack: "small", TaxMinor: -1}, persist.ErrInvalid, "tax_minor"},
 		"an account of nobody":  {persist.NewPurchase{Account: "nobody", Pack: "small"}, meter.ErrNoAccount, ""},
-		"a bad reference":       {persist.NewPurchase{Account: "ada", Pack: "small", Ref: "a b"}, persist.ErrInvalid, "reference"},
+		"a bad reference":       {persist.NewPurchase{Account: "ada", Pack: "small", Ref: "a b"}, persist.ErrInvalid, "external_ref"},
 		"a long invoice number": {persist.NewPurchase{Account: "ada", Pack: "small", InvoiceRef: fmt.Sprintf("%121d", 1)}, persist.ErrInvalid, "120"},
 	} {
 		if c.buy.Ref == "" {

@@ -151,7 +151,7 @@ func (a *Admin) changeSubscription(
 	ctx context.Context, account string, by ref, decide func(*policy.Policy, *subscriber, time.Time) (decision, error),
 ) (state Subscription, err error) {
 	if by.external != "" && !meter.ValidName(by.external) {
-		return state, refuse(ErrInvalid, "external_ref", "reference %q must match [A-Za-z0-9._-]{1,64}", by.external)
+		return state, refuse(ErrInvalid, "external_ref", "external_ref %q must match [A-Za-z0-9._-]{1,64}", by.external)
 	}
 	err = a.tx(ctx, "change subscription of "+account, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, account); err != nil {

@@ -168,8 +168,8 @@ func TestWhatASubscriptionCannotBe(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	invalid := persist.ErrInvalid
-	f("it has premium, plus, pro, basic", invalid, persist.SubscriptionChange{Plan: "gold"})
-	f("slots is missing", invalid, persist.SubscriptionChange{Plan: "plus"})
+	f("studio has premium, plus, pro, basic", invalid, persist.SubscriptionChange{Plan: "gold"})
+	f("slots is required", invalid, persist.SubscriptionChange{Plan: "plus"})
 	f("1000001 slots; at most 1000000", invalid, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(1000001))})
 	f("starts_at", invalid, persist.SubscriptionChange{Plan: "basic", StartsAt: s.time(t, "2031-01-01 00:00")})
 	f("anchor_at", invalid, persist.SubscriptionChange{Plan: "basic", AnchorAt: s.time(t, "2027-01-20 00:00")})
@@ -262,7 +262,7 @@ func TestAccountMovesToAnotherProduct(t *testing.T) {
 	stays := func(when string) {
 		t.Helper()
 		requireRefused(t, move(), persist.ErrRefused, "product", `plan "pro" of product "studio"`, "DELETE /v1/accounts/ada/subscription")
-		a, err := s.admin.Account(t.Context(), "ada")
+		a, err := s.admin.AccountState(t.Context(), "ada")
 		require.NoError(t, err)
 		require.Equal(t, "studio", a.Product, when)
 		require.False(t, a.Suspended, "nothing of it counts")

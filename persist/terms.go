@@ -3,7 +3,6 @@ package persist
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -25,7 +24,7 @@ func earlierTerm(ctx context.Context, tx pgx.Tx, by ref) (bool, error) {
 		return false, nil
 	}
 	if err == nil && !same {
-		err = fmt.Errorf("%w: %q", ErrRefConflict, by.external)
+		err = refConflict(by.external)
 	}
 	return err == nil, err
 }

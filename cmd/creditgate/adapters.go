@@ -43,15 +43,22 @@ func asGateway(err error) error {
 	if r, ok := errors.AsType[*persist.RefusalError](err); ok {
 		return asRefusal(r)
 	}
+	for missing, noun := range map[error]string{
+		persist.ErrNoKey: "API key of this account", persist.ErrNoGrant: "grant of this account",
+		persist.ErrNoPurchase: "purchase", persist.ErrNoRevocation: "revocation of this account",
+		persist.ErrNoSubscription: "subscription of this account", persist.ErrNoOverride: "override of this account",
+		events.ErrNoEndpoint: "webhook",
+	} {
+		if errors.Is(err, missing) {
+			return &gateway.RefusalError{Is: gateway.ErrUnknown, Detail: "there is no such " + noun}
+		}
+	}
 	var is error
 	switch {
-	case errors.Is(err, persist.ErrNoKey), errors.Is(err, persist.ErrNoGrant), errors.Is(err, persist.ErrNoPurchase),
-		errors.Is(err, persist.ErrNoRevocation), errors.Is(err, persist.ErrNoSubscription), errors.Is(err, persist.ErrNoOverride),
-		errors.Is(err, events.ErrNoEndpoint):
-		is = gateway.ErrUnknown
-	case errors.Is(err, persist.ErrRefConflict), errors.Is(err, persist.ErrGrantGone),
-		errors.Is(err, persist.ErrExceedsGrant), errors.Is(err, persist.ErrInvalid):
+	case errors.Is(err, persist.ErrRefConflict):
 		is = gateway.ErrConflict
+	case errors.Is(err, persist.ErrInvalid):
+		is = gateway.ErrInvalid
 	case errors.Is(err, events.ErrTooManyEndpoints):
 		is = gateway.ErrTooMany
 	case errors.Is(err, persist.ErrTooManyGrants):
@@ -63,8 +70,14 @@ func asGateway(err error) error {
 }
 
 func asRefusal(r *persist.RefusalError) error {
-	is := gateway.ErrConflict
+	is := gateway.ErrRefused
 	switch {
+	case errors.Is(r.Is, persist.ErrRefConflict):
+		is = gateway.ErrConflict
+	case errors.Is(r.Is, persist.ErrGrantGone):
+		is = gateway.ErrGrantUsedUp
+	case errors.Is(r.Is, persist.ErrExceedsGrant):
+		is = gateway.ErrExceedsGrant
 	case errors.Is(r.Is, persist.ErrInvalid):
 		is = gateway.ErrInvalid
 	case errors.Is(r.Is, persist.ErrNotEligible):
@@ -170,8 +183,8 @@ func (a admin) PutAccount(ctx context.Context, c gateway.AccountChange) (gateway
 	return gateway.AccountState(state), asGateway(err)
 }
 
-func (a admin) Account(ctx context.Context, account string) (gateway.AccountState, error) {
-	state, err := a.Admin.Account(ctx, account)
+func (a admin) AccountState(ctx context.Context, account string) (gateway.AccountState, error) {
+	state, err := a.Admin.AccountState(ctx, account)
 	return gateway.AccountState(state), asGateway(err)
 }
 

@@ -35,7 +35,7 @@ func (t testClock) MoveTo(ctx context.Context, now time.Time) error {
 
 func clockError(err error) error {
 	if errors.Is(err, persist.ErrClockBack) || errors.Is(err, persist.ErrInvalid) {
-		return fmt.Errorf("%w: %w", gateway.ErrConflict, err)
+		return fmt.Errorf("%w: %w", gateway.ErrRefused, err)
 	}
 	return err
 }

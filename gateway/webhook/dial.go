@@ -53,14 +53,14 @@ func (n Networks) CheckURL(s string) error {
 	addr, notIP := netip.ParseAddr(u.Hostname())
 	literal := notIP == nil
 	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		return errors.New("url must begin with https://, such as https://example.com/hook")
 	case u.Hostname() == "" || u.User != nil || u.Fragment != "":
 		return errors.New("url must have a host, and neither user nor fragment")
 	case u.Scheme == "https" && literal && !n.has(addr.Unmap()) && !public(addr.Unmap()):
 		return fmt.Errorf("url: %s %w; name its network in webhook_networks", addr, errForbidden)
 	case u.Scheme == "https":
 		return nil
-	case u.Scheme != "http":
-		return errors.New("url must begin with https://")
 	case literal && n.has(addr.Unmap()), u.Hostname() == "localhost" && n.has(netip.AddrFrom4([4]byte{127, 0, 0, 1})):
 		return nil
 	}
