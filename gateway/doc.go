@@ -14,6 +14,7 @@
 //	forward.go     to the backend and back
 //	delivered.go   what the answer is worth, and whether it passes
 //	roundtrip.go   one request on a backend's connection
+//	early.go       an answer that comes before the request was sent whole
 //	headers.go     which header fields pass in each direction
 //	settle.go      reserve, commit, release, and the journal when the meter is away
 //	fair_use.go    refusals of an account that is used up without having paid: fair use, free operations at zero
@@ -38,7 +39,7 @@
 //	server.go      listeners, connections, shutdown
 //	newcomers.go   connections that were never used, which hold up no shutdown
 //	deadline.go    connections whose deadlines cost nothing to move
-//	hungup_*.go    whether the peer of an idle connection has gone
+//	hungup_*.go    whether the peer of an idle connection has gone, or of a busy one has refused
 //
 // Two choices that the code alone does not explain. A response without a length is buffered like any other, so that
 // its charge can stand in a header; only event streams are passed on as they come, an event late: the last one waits

@@ -10,3 +10,5 @@ type idleProbe struct{}
 func newIdleProbe(net.Conn) *idleProbe { return nil }
 
 func (*idleProbe) hungUp() bool { return false }
+
+func (*idleProbe) refused() bool { return false }

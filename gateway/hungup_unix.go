@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"bytes"
 	"net"
 	"syscall"
 )
@@ -13,7 +14,8 @@ type idleProbe struct {
 	raw  syscall.RawConn
 	peek func(fd uintptr)
 	gone bool
-	b    [1]byte
+	n    int // bytes of b that the peer has sent
+	b    [len("HTTP/1.1 4")]byte
 }
 
 func newIdleProbe(c net.Conn) *idleProbe {
@@ -23,6 +25,7 @@ func newIdleProbe(c net.Conn) *idleProbe {
 	}
 	p.peek = func(fd uintptr) {
 		n, _, err := syscall.Recvfrom(int(fd), p.b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		p.n = max(n, 0)
 		p.gone = n > 0 || (err != syscall.EAGAIN && err != syscall.EINTR)
 	}
 	return p
@@ -36,4 +39,13 @@ func (p *idleProbe) hungUp() bool {
 	}
 	err := p.raw.Control(p.peek) // not Read: it would fail on the last request's deadline
 	return p.gone || err != nil
+}
+
+// refused reports whether the peer has begun to answer with an error.
+func (p *idleProbe) refused() bool {
+	if p.raw == nil || p.raw.Control(p.peek) != nil || p.n < len(p.b) || !bytes.HasPrefix(p.b[:], []byte("HTTP/1.")) {
+		return false
+	}
+	class := p.b[len(p.b)-1]
+	return class == '4' || class == '5'
 }

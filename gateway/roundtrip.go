@@ -35,19 +35,10 @@ func (u *upstream) roundTrip(x *exchange, resp *fasthttp.Response, left time.Dur
 	}
 	conn := cc.Conn()
 	bc := backendOf(conn)
-	if err = bc.begin(); err == nil {
-		err = conn.SetDeadline(x.deadline)
-	}
-	if err == nil {
-		bw := u.client.AcquireWriter(conn)
-		if err = x.out.Write(bw); err == nil {
-			err = bw.Flush()
-		}
-		u.client.ReleaseWriter(bw)
-	}
-	if err != nil {
+	failed := u.write(conn, bc, x)
+	if failed != nil && !bc.mayHaveAnswered(failed, x.deadline) {
 		u.client.CloseConn(cc)
-		return bc.sent, err
+		return bc.sent, failed
 	}
 	resp.Reset()
 	resp.Header.SetNoDefaultContentType(true) // fasthttp would call an untyped answer text/plain
@@ -57,13 +48,35 @@ func (u *upstream) roundTrip(x *exchange, resp *fasthttp.Response, left time.Dur
 	if err = resp.ReadLimitBody(br, 0); err != nil {
 		u.client.ReleaseReader(br)
 		u.client.CloseConn(cc)
+		if failed != nil {
+			err = failed
+		}
 		return bc.sent, err
 	}
+	if failed != nil {
+		_ = conn.SetReadDeadline(x.deadline) // the body has the usual time
+	}
 	x.carrier = carrier{
-		pool: u.client, lease: cc, conn: bc, br: br, resp: resp,
-		keep: !resp.ConnectionClose() && !x.out.ConnectionClose(), whole: resp.BodyStream() == nil,
+		pool: u.client, lease: cc, conn: bc, br: br, resp: resp, whole: resp.BodyStream() == nil,
+		keep: failed == nil && !resp.ConnectionClose() && !x.out.ConnectionClose(),
 	}
 	return true, nil
+}
+
+// write sends x.out.
+func (u *upstream) write(conn net.Conn, bc *backendConn, x *exchange) error {
+	if err := bc.begin(); err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(x.deadline); err != nil {
+		return err
+	}
+	bw := u.client.AcquireWriter(conn)
+	defer u.client.ReleaseWriter(bw)
+	if err := x.out.Write(bw); err != nil {
+		return err
+	}
+	return bw.Flush()
 }
 
 // Read reads the body. fasthttp takes a chunked body that is cut between two chunks for a whole one; but a whole one is
@@ -138,7 +151,11 @@ func (c *backendConn) begin() error {
 }
 
 func (c *backendConn) Write(b []byte) (int, error) {
-	n, err := c.patientConn.Write(b)
+	write := c.patientConn.Write
+	if len(b) > lookAbove {
+		write = c.writeLong
+	}
+	n, err := write(b)
 	if n > 0 {
 		c.used, c.sent = true, true
 	}
