@@ -16,6 +16,7 @@
 //	roundtrip.go   one request on a backend's connection
 //	early.go       an answer that comes before the request was sent whole
 //	headers.go     which header fields pass in each direction
+//	relocate.go    fields that name a backend, such as Location
 //	settle.go      reserve, commit, release, and the journal when the meter is away
 //	fair_use.go    refusals of an account that is used up without having paid: fair use, free operations at zero
 //	stream.go      responses that are passed on as they come, and settled before their end

@@ -22,6 +22,7 @@ func (g *Gateway) forward(x *exchange, resp *fasthttp.Response) *problem {
 	if err != nil {
 		return g.upstreamFailed(x, err, sent)
 	}
+	g.upstreams.relocate(&resp.Header)
 	return nil
 }
 

@@ -60,6 +60,7 @@ func (g *Gateway) replay(x *exchange) *problem {
 				"use a new key to have the work done, and charged, again",
 		}
 	}
+	g.upstreams.relocate(&x.ctx.Response.Header) // of an answer that a version before stored
 	g.metrics.answers.WithLabelValues("replayed").Inc()
 	x.outcome = outcomeReplayed
 	x.reservedAs(first.ID)

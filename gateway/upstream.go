@@ -32,6 +32,7 @@ type upstreams struct {
 type upstream struct {
 	name    string // host:port, the metric label
 	host    string // the Host header
+	scheme  string
 	client  *fasthttp.HostClient
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 }
@@ -66,9 +67,9 @@ func newUpstreams(s *Settings, m *metrics) (*upstreams, error) {
 func newUpstream(s *Settings, m *metrics, u *url.URL) *upstream {
 	addr := u.Host
 	if u.Port() == "" {
-		addr = net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+		addr = net.JoinHostPort(u.Hostname(), defaultPort(u.Scheme))
 	}
-	up := &upstream{name: addr, host: u.Host}
+	up := &upstream{name: addr, host: u.Host, scheme: u.Scheme}
 	dialBackend := dialPlain
 	if u.Scheme == "https" {
 		dialBackend = dialTLS(&tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12})
