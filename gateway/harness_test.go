@@ -617,6 +617,8 @@ func (h *house) Redis() outage.State { return h.engine.RedisState() }
 
 func (h *house) Postgres() outage.State { return outage.State{Up: true} }
 
+func (h *house) Held() int { return 0 }
+
 func (h *house) Closed() []meter.PartitionState {
 	h.mu.Lock()
 	defer h.mu.Unlock()

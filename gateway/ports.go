@@ -320,4 +320,5 @@ type Health interface {
 	Redis() outage.State
 	Postgres() outage.State
 	Closed() []meter.PartitionState // those that take no reservations
+	Held() int                      // accounts that are charged, and whose ledger Postgres cannot book
 }

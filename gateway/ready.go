@@ -22,8 +22,10 @@ type readiness struct {
 	Redis    serverView `json:"redis"`
 	Postgres serverView `json:"postgres"`
 	// Closed are the partitions that take no reservations.
-	Closed    []meter.PartitionState `json:"closed_partitions"`
-	TestClock string                 `json:"test_clock,omitempty"` // how far ahead, such as +365d; absent in production
+	Closed []meter.PartitionState `json:"closed_partitions"`
+	// Held counts accounts that wait for a person: see `creditgate ledger held`. The gateway that flushes knows them.
+	Held      int    `json:"held_accounts,omitempty"`
+	TestClock string `json:"test_clock,omitempty"` // how far ahead, such as +365d; absent in production
 }
 
 // serverView is how one server stands.
@@ -47,6 +49,7 @@ func (g *Gateway) getReady(*call) (int, any, *problem) {
 	r := &readiness{
 		Redis: newServerView(g.health.Redis()), Postgres: newServerView(g.health.Postgres()),
 		Closed: append([]meter.PartitionState{}, g.health.Closed()...), TestClock: g.clockText(),
+		Held: g.health.Held(),
 	}
 	reasons := r.reasons()
 	if g.draining.Load() {

@@ -249,6 +249,14 @@ func (w *flushWorker) warnHeld() {
 			"`creditgate ledger held` lists what is missing and the command that books it")
 }
 
+// Held counts the accounts that are held back in the partitions that this flusher leads.
+func (f *Flusher) Held() (accounts int) {
+	for _, w := range f.workers {
+		accounts += int(w.heldAccounts.Load())
+	}
+	return accounts
+}
+
 // heldOf reads which accounts of a partition are held back, and since when an entry waits.
 func heldOf(ctx context.Context, conn *pgx.Conn, layout int, w *flushWorker) error {
 	var names []string

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"creditgate/meter"
+	"creditgate/meter/policy"
 )
 
 // LostBooking is what a person knows of a change that Postgres has lost. The record has its credits, its time, and which
@@ -160,6 +161,10 @@ func (a *Admin) insertLostGrant(ctx context.Context, tx pgx.Tx, l LostBooking, e
 	if !ok {
 		return fmt.Errorf("%w: bucket %q; product %s has %s", ErrInvalid, l.Bucket, product, strings.Join(p.Buckets, ", "))
 	}
+	cycle, err := a.lostCycle(ctx, tx, &l, e)
+	if err != nil {
+		return err
+	}
 	if l.EffectiveAt.IsZero() {
 		l.EffectiveAt = fromMs(l.ID.CreatedMs())
 	}
@@ -171,7 +176,7 @@ func (a *Admin) insertLostGrant(ctx context.Context, tx pgx.Tx, l LostBooking, e
 		return err
 	}
 	var taken string
-	err := tx.QueryRow(ctx, `SELECT account FROM creditgate.purchase WHERE external_ref = $1
+	err = tx.QueryRow(ctx, `SELECT account FROM creditgate.purchase WHERE external_ref = $1
 		UNION ALL SELECT account FROM creditgate.grant_lot WHERE external_ref = $1`, l.Ref).Scan(&taken)
 	if err == nil {
 		return fmt.Errorf("%w: order %q of account %q is in Postgres: its grant was not lost", ErrRefConflict, l.Ref, taken)
@@ -179,7 +184,39 @@ func (a *Admin) insertLostGrant(ctx context.Context, tx pgx.Tx, l LostBooking, e
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
-	return g.insert(ctx, tx, l.ID)
+	if err := g.insert(ctx, tx, l.ID); err != nil || cycle == nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO creditgate.cycle_grant (account, key, revision, grant_id, expires_at, policy_version)
+		SELECT $1::text, $2::text, coalesce(max(revision), 0) + 1, $3::uuid, $4::timestamptz, $5::text
+		FROM creditgate.cycle_grant WHERE account = $1::text AND key = $2::text`,
+		l.Account, cycle.Key, [16]byte(l.ID), g.ExpiresAt, p.Version())
+	return err
+}
+
+// lostCycle finds what a subscription is due that a lost grant by policy was, and completes what was said with it. The
+// issuer would give it once more otherwise. It is nil for a grant that no subscription is due now.
+func (a *Admin) lostCycle(ctx context.Context, tx pgx.Tx, l *LostBooking, e meter.Entry) (*policy.Due, error) {
+	if e.Note.Actor != byPolicy {
+		return nil, nil //nolint:nilnil // most grants are of no cycle
+	}
+	now := a.clock.Now().Truncate(time.Millisecond).UTC()
+	s, p, err := a.subscriber(ctx, tx, l.Account, now)
+	if err != nil {
+		return nil, err
+	}
+	w, _, _ := s.plan(p, now)
+	for _, i := range w.issue {
+		if i.Bucket != l.Bucket || i.Credits != e.Amount || !l.EffectiveAt.IsZero() && !l.EffectiveAt.Equal(i.EffectiveAt) {
+			continue
+		}
+		l.EffectiveAt, l.FairUse = i.EffectiveAt, i.Unlimited
+		if l.ExpiresAt.IsZero() {
+			l.ExpiresAt = i.ExpiresAt
+		}
+		return &i.Due, nil
+	}
+	return nil, nil //nolint:nilnil // its subscription was lost too, or ended
 }
 
 // bookedByHand refuses a purchase whose grant a person has booked.

@@ -238,3 +238,42 @@ func (h *house) bookLost(t *testing.T, l persist.LostBooking) {
 	require.Equal(t, [][]any{{"grace", "restore of Postgres"}}, h.query(t,
 		`SELECT actor, reason FROM creditgate.booked_change WHERE id = $1`, [16]byte(l.ID)))
 }
+
+// A grant that a subscription was given and Postgres lost is not given once more.
+func TestLostGrantOfACycleIsNotIssuedAgain(t *testing.T) {
+	t.Parallel()
+	s := newDesk(t, 1)
+	s.putAccount(t, "ada")
+	s.put(t, persist.SubscriptionChange{Account: "ada", Plan: "plus", Slots: new(uint32(2))})
+	s.flush(t)
+	s.at(t, "2027-02-01 00:00")
+	require.NotZero(t, s.issue(t))
+	given := s.query(t, `SELECT key, revision, grant_id FROM creditgate.cycle_grant ORDER BY key`)
+	s.query(t, `CREATE TABLE public.lost AS SELECT grant_id FROM creditgate.cycle_grant
+		WHERE key LIKE 'monthly%' ORDER BY expires_at DESC LIMIT 1`)
+	for _, table := range []string{"cycle_grant", "grant_state"} {
+		s.query(t, `DELETE FROM creditgate.`+table+` WHERE grant_id IN (SELECT grant_id FROM public.lost)`)
+	}
+	s.query(t, `DELETE FROM creditgate.grant_lot WHERE id IN (SELECT grant_id FROM public.lost)`)
+	s.query(t, `UPDATE creditgate.subscription_due SET due_at = '2027-02-01'`)
+
+	s.flush(t)
+	held, err := s.store.HeldBack(t.Context())
+	require.NoError(t, err)
+	require.Len(t, held, 1)
+	require.Len(t, held[0].Lost, 1)
+	require.Zero(t, s.issue(t), "what an account was given is not known while it is held back")
+	_, err = s.admin.BookLost(t.Context(), persist.LostBooking{
+		Account: "ada", ID: held[0].Lost[0].ID, Ref: "cycle-of-march", Bucket: "monthly", Reason: "restore", Actor: "grace",
+	})
+	require.NoError(t, err)
+	stop := s.startFlusher(t, persist.FlushOptions{})
+	require.Eventually(t, func() bool {
+		held, err := s.store.HeldBack(context.Background())
+		return err == nil && len(held) == 0
+	}, 20*time.Second, 10*time.Millisecond)
+	stop()
+	require.Zero(t, s.issue(t), "it was given")
+	require.Equal(t, given, s.query(t, `SELECT key, revision, grant_id FROM creditgate.cycle_grant ORDER BY key`))
+	s.requireNoDrift(t)
+}

@@ -297,7 +297,10 @@ func (j journalled) Append(s meter.Settle, attempted time.Time) error {
 type health struct {
 	engine   *meter.Engine
 	postgres *outage.Server
+	flusher  *persist.Flusher
 }
+
+func (h health) Held() int { return h.flusher.Held() }
 
 func (h health) Redis() outage.State { return h.engine.RedisState() }
 

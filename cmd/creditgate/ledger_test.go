@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +72,10 @@ func TestLedgerBooksWhatPostgresLost(t *testing.T) {
 	found := regexp.MustCompile(`creditgate ledger book ada ([0-9a-f-]{36}) --ref ORDER`).FindStringSubmatch(out)
 	require.NotNil(t, found, out)
 	require.Contains(t, out, "ada grant of 50 credits")
+	require.Eventually(t, func() bool {
+		status, ready := g.ask(t, http.MethodGet, "/readyz", "")
+		return status == http.StatusOK && strings.Contains(ready, `"held_accounts":1`)
+	}, patience, 10*time.Millisecond, "it serves, and says so")
 	status, out = command(t, w.env(), "verify")
 	require.Equal(t, 1, status, out)
 	require.Contains(t, out, "creditgate ledger book ada "+found[1])

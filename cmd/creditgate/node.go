@@ -125,7 +125,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
 		Admin: admin{changes}, Purchases: purchases{changes}, Subscriptions: subscriptions{changes},
-		Health: health{n.engine, n.postgres},
+		Health: health{n.engine, n.postgres, n.flusher},
 		Feed:   feed{told}, Webhooks: webhooks{told, networks},
 		Registerer: metrics, Gatherer: metrics, Log: log, Outages: outages,
 	})
