@@ -88,6 +88,7 @@ type call struct {
 	ref    string    // Idempotency-Key
 	names  [2]string // what the pattern's braces matched, in order
 	static string    // the pattern, the metric label
+	target string    // what was made, where its id is not in the path
 }
 
 func (g *Gateway) serveControl(ctx *fasthttp.RequestCtx) {
@@ -98,9 +99,13 @@ func (g *Gateway) serveControl(ctx *fasthttp.RequestCtx) {
 			g.problems.write(&ctx.Response, &problem{code: codeInternal, detail: "the gateway failed"}, c.id)
 		}
 		g.metrics.admin.WithLabelValues(c.static, strconv.Itoa(ctx.Response.StatusCode())).Inc()
+		g.tellChange(c)
 	}()
 	ctx.Response.Header.Set("X-Request-Id", c.id)
 	status, body, p := g.routeControl(c)
+	if made, ok := body.(interface{ target() string }); ok {
+		c.target = made.target()
+	}
 	if p == nil && body != nil {
 		p = writeJSON(&ctx.Response, status, body)
 	} else if p == nil && status != 0 {
@@ -125,6 +130,7 @@ func (g *Gateway) routeControl(c *call) (int, any, *problem) {
 		}
 	}
 	if (found == nil || !found.open) && !g.admits(c) {
+		g.refused.one(g.base, c)
 		return 0, nil, &problem{code: codeUnauthenticated, detail: "send the admin token as Authorization: Bearer <token>"}
 	}
 	if found == nil {

@@ -89,7 +89,7 @@ func (n *notices) Webhooks(context.Context) ([]gateway.WebhookState, error) {
 	return out, n.err
 }
 
-func (n *notices) DeleteWebhook(_ context.Context, name string) error {
+func (n *notices) DeleteWebhook(_ context.Context, name, _ string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.webhooks, name)

@@ -199,7 +199,7 @@ func (g *Gateway) putOverride(c *call) (int, any, *problem) {
 func (g *Gateway) deleteOverride(c *call) (int, any, *problem) {
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
-	s, err := g.subscriptions.EndOverride(ctx, c.names[0], c.names[1])
+	s, err := g.subscriptions.EndOverride(ctx, c.names[0], c.names[1], c.actor)
 	if err != nil {
 		return 0, nil, g.storageProblem(err)
 	}

@@ -115,7 +115,7 @@ func (g *Gateway) getWebhooks(*call) (int, any, *problem) {
 func (g *Gateway) deleteWebhook(c *call) (int, any, *problem) {
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
-	if err := g.webhooks.DeleteWebhook(ctx, c.names[0]); err != nil {
+	if err := g.webhooks.DeleteWebhook(ctx, c.names[0], c.actor); err != nil {
 		return 0, nil, g.storageProblem(err)
 	}
 	return fasthttp.StatusNoContent, nil, nil

@@ -39,7 +39,7 @@ type Webhooks interface {
 	PutWebhook(ctx context.Context, w NewWebhook) (WebhookState, error)
 	Webhook(ctx context.Context, name string) (WebhookState, error)
 	Webhooks(ctx context.Context) ([]WebhookState, error)
-	DeleteWebhook(ctx context.Context, name string) error
+	DeleteWebhook(ctx context.Context, name, actor string) error
 	// Redeliver queues events after an id again, a bounded number of them; next goes on.
 	Redeliver(ctx context.Context, name string, after int64) (queued, next int64, err error)
 	// CheckURL says why nothing could be posted to a URL.

@@ -20,7 +20,7 @@ type Subscriptions interface {
 	// PutOverride records what was negotiated. A *Refusal where the policy has no place for it.
 	PutOverride(ctx context.Context, n NewOverride) (OverrideState, error)
 	// EndOverride ends it now; ErrUnknown if the account has none under this reference.
-	EndOverride(ctx context.Context, account, ref string) (OverrideState, error)
+	EndOverride(ctx context.Context, account, ref, actor string) (OverrideState, error)
 	// Overrides lists them, those that are over too.
 	Overrides(ctx context.Context, account string) ([]OverrideState, error)
 }

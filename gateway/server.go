@@ -52,6 +52,7 @@ type Gateway struct {
 	log       zerolog.Logger
 	outages   *outage.Watch
 	backend   *outage.Server // all of them together
+	refused   *refusedTokens
 
 	//nolint:containedctx // not a request's: the ground on which calls stand that outlive their request
 	base      context.Context // of calls that must outlive their request; ends when a shutdown runs out of time
@@ -98,6 +99,7 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 	g.outages, g.backend = o.Outages, outage.New(outage.Options{
 		Name: "The backend", Means: "its requests get 502 or 504, nothing is charged", Log: o.Log,
 	})
+	g.refused = newRefusedTokens(o.Log, refusedWindow)
 	g.exchanges.New = newExchange
 	g.base, g.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	g.routes = g.controlRoutes()

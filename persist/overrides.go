@@ -198,7 +198,7 @@ func (a *Admin) reread(ctx context.Context, tx pgx.Tx, account string, now time.
 
 // EndOverride lets an override end now; one that has not begun never does. ErrNoOverride if the account has none under
 // this reference.
-func (a *Admin) EndOverride(ctx context.Context, account, ref string) (OverrideState, error) {
+func (a *Admin) EndOverride(ctx context.Context, account, ref, actor string) (OverrideState, error) {
 	err := a.tx(ctx, "end override "+ref, func(tx pgx.Tx) error {
 		if err := lockAccount(ctx, tx, account); err != nil {
 			return err
@@ -209,6 +209,9 @@ func (a *Admin) EndOverride(ctx context.Context, account, ref string) (OverrideS
 			return err
 		}
 		now = s.moment(now)
+		if err := NameActor(ctx, tx, actor); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `UPDATE creditgate.override SET until_at = greatest(from_at, $3)
 			WHERE external_ref = $2 AND account = $1 AND (until_at IS NULL OR until_at > $3)`, account, ref, now)
 		if err != nil || tag.RowsAffected() == 0 {

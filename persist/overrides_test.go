@@ -29,14 +29,14 @@ func TestOverridesAreGivenAndEnd(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, state.Created)
 	s.at(t, "2027-01-12 09:00")
-	state, err = s.admin.EndOverride(t.Context(), "ada", "deal-1")
+	state, err = s.admin.EndOverride(t.Context(), "ada", "deal-1", "ops")
 	require.NoError(t, err)
 	require.WithinDuration(t, s.time(t, "2027-01-12 09:00"), state.Until, time.Minute)
 	s.requireGiven(t, "ada", `
 		20 monthly 27-01-10 09:00 to 27-02-01 00:00
 		80 monthly 27-01-10 09:00 to 27-02-01 00:00
 		20 monthly 27-02-01 00:00 to 27-03-01 00:00`)
-	_, err = s.admin.EndOverride(t.Context(), "ada", "deal-2")
+	_, err = s.admin.EndOverride(t.Context(), "ada", "deal-2", "ops")
 	require.ErrorIs(t, err, persist.ErrNoOverride)
 	ask.Credits++
 	_, err = s.admin.PutOverride(t.Context(), ask)

@@ -183,3 +183,9 @@ func timeOrZero(t *time.Time) time.Time {
 	}
 	return t.UTC()
 }
+
+// NameActor tells a transaction who is behind it, for changes whose rows do not say so; see creditgate.audit.
+func NameActor(ctx context.Context, tx pgx.Tx, actor string) error {
+	_, err := tx.Exec(ctx, `SELECT set_config('creditgate.actor', $1, true)`, actor)
+	return err
+}

@@ -273,8 +273,8 @@ func (s subscriptions) PutOverride(ctx context.Context, n gateway.NewOverride) (
 	return gateway.OverrideState(state), asGateway(err)
 }
 
-func (s subscriptions) EndOverride(ctx context.Context, account, ref string) (gateway.OverrideState, error) {
-	state, err := s.admin.EndOverride(ctx, account, ref)
+func (s subscriptions) EndOverride(ctx context.Context, account, ref, actor string) (gateway.OverrideState, error) {
+	state, err := s.admin.EndOverride(ctx, account, ref, actor)
 	return gateway.OverrideState(state), asGateway(err)
 }
 

@@ -55,8 +55,8 @@ func (w webhooks) Webhooks(ctx context.Context) ([]gateway.WebhookState, error) 
 	return out, asGateway(err)
 }
 
-func (w webhooks) DeleteWebhook(ctx context.Context, name string) error {
-	return asGateway(w.feed.DeleteEndpoint(ctx, name))
+func (w webhooks) DeleteWebhook(ctx context.Context, name, actor string) error {
+	return asGateway(w.feed.DeleteEndpoint(ctx, name, actor))
 }
 
 func (w webhooks) Redeliver(ctx context.Context, name string, after int64) (queued, next int64, err error) {

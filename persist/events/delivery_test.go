@@ -255,7 +255,7 @@ func TestThirtyTwoWebhooksAreTheMost(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, all, events.EndpointsMax)
 	h.endpoint(t, all[0].Name)
-	require.NoError(t, h.feed.DeleteEndpoint(t.Context(), all[0].Name))
+	require.NoError(t, h.feed.DeleteEndpoint(t.Context(), all[0].Name, "ops"))
 	_, err = h.feed.Endpoint(t.Context(), all[0].Name)
 	require.ErrorIs(t, err, events.ErrNoEndpoint)
 	h.endpoint(t, "another")

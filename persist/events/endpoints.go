@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"creditgate/persist"
 )
 
 // EndpointsMax is how many webhooks there may be: each event is queued for each.
@@ -132,8 +134,15 @@ func (f *Feed) endpoints(ctx context.Context, name string) ([]Endpoint, error) {
 }
 
 // DeleteEndpoint removes a webhook and what was to be posted to it. Deleting it again is no error.
-func (f *Feed) DeleteEndpoint(ctx context.Context, name string) error {
-	if _, err := f.pool.Exec(ctx, `DELETE FROM creditgate.webhook WHERE name = $1`, name); err != nil {
+func (f *Feed) DeleteEndpoint(ctx context.Context, name, actor string) error {
+	err := pgx.BeginFunc(ctx, f.pool, func(tx pgx.Tx) error {
+		if err := persist.NameActor(ctx, tx, actor); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `DELETE FROM creditgate.webhook WHERE name = $1`, name)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("delete webhook: %w", err)
 	}
 	return nil
