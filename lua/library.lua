@@ -39,4 +39,5 @@ local KEYS, account_raw -- of the present call: its keys, and account key → pa
 --include lib/batch.lua
 --include apply.lua
 --include open.lua
+--include lock.lua
 --include store_answer.lua

@@ -13,6 +13,7 @@
 //	lib/batch.lua       read, compute, write, answer
 //	apply.lua           function: a batch of operations
 //	open.lua            function: a new epoch for a partition
+//	lock.lua            function: who sweeps
 //	store_answer.lua    function: answers kept for replay, outside the credit keys
 package lua
 
@@ -31,10 +32,14 @@ var files embed.FS
 // the code: gateways of two versions may use one Redis, and loading what is there already changes nothing.
 type Library struct {
 	Source string
+	// Script is the same as a script, which runs the function that its last argument names. A Redis that is full refuses
+	// FUNCTION LOAD, and runs a script that allows it. It defines the whole library at each call.
+	Script string
 
 	ApplySettle  string
 	ApplyReserve string
 	Open         string
+	Lock         string
 	StoreAnswer  string
 }
 
@@ -51,12 +56,23 @@ func Load() (Library, error) {
 func New(body string) Library {
 	sum := sha256.Sum256([]byte(body))
 	version := "_" + hex.EncodeToString(sum[:6])
+	named := "local VERSION = '" + version + "'\n" + body
 	return Library{
-		Source:      "#!lua name=creditgate" + version + "\nlocal VERSION = '" + version + "'\n" + body,
+		Source:      "#!lua name=creditgate" + version + "\n" + named,
+		Script:      scriptBegin + named + scriptEnd,
 		ApplySettle: "apply_settle" + version, ApplyReserve: "apply_reserve" + version,
-		Open: "open" + version, StoreAnswer: "store_answer" + version,
+		Open: "open" + version, Lock: "lock" + version, StoreAnswer: "store_answer" + version,
 	}
 }
+
+// What makes a script of the library.
+const (
+	scriptBegin = `#!lua flags=allow-oom
+local script_keys, script_args, functions = KEYS, ARGV, {}
+local redis = {call = redis.call, register_function = function(f) functions[f.function_name] = f.callback end}
+`
+	scriptEnd = "\nreturn functions[table.remove(script_args)](script_keys, script_args)\n"
+)
 
 // Body is the source without the lines that name it.
 func (l Library) Body() string {

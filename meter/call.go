@@ -11,9 +11,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// call is one FCALL: the operations of one flight, those that settle first, for one partition in Cluster or for any
-// number elsewhere. KEYS and ARGV are described in lua/apply.lua. Calls are used again: what they grew to fit a
-// flight is kept for the next ones.
+// call is one FCALL, or EVAL where that is not possible: the operations of one flight, those that settle first, for one
+// partition in Cluster or for any number elsewhere. KEYS and ARGV are described in lua/apply.lua. Calls are used again:
+// what they grew to fit a flight is kept for the next ones.
 type call struct {
 	function any // its name
 	ops      []*op
@@ -23,7 +23,7 @@ type call struct {
 	number   [PartitionsMax]uint16 // partition → section number, from 1; 0: none yet
 	accounts map[string]uint16     // account → position in KEYS, from 1
 	slots    map[slotRef]uint16    // outcome slot or key day → position in KEYS
-	args     []any                 // FCALL function numkeys key… packed
+	args     []any                 // FCALL function numkeys key… packed, or EVAL script numkeys key… packed function
 	texts    []text                // what args of this call point to
 	names    []byte                // the keys themselves
 	packed   text                  // the one ARGV
@@ -66,8 +66,8 @@ func newCalls() *sync.Pool {
 	}}
 }
 
-// build encodes the operations, which are in ops.
-func (c *call) build(function string, partitions []*partition, now time.Time, offset time.Duration) {
+// build encodes the operations, which are in ops, for a function of the library; with a script, for that to run it.
+func (c *call) build(function, script string, partitions []*partition, now time.Time, offset time.Duration) {
 	c.now, c.offset = now, offset
 	if c.function != function {
 		c.function = function // which allocates: a name in an interface
@@ -79,6 +79,9 @@ func (c *call) build(function string, partitions []*partition, now time.Time, of
 	clear(c.accounts)
 	clear(c.slots)
 	c.args, c.texts, c.names = append(c.args[:0], "fcall", c.function, nil), c.texts[:0], c.names[:0]
+	if script != "" {
+		c.args[0], c.args[1] = "eval", script
+	}
 	c.packed.b = appendInt48(c.packed.b[:0], now.UnixMilli())
 	c.packed.b = append(c.packed.b, 0, 0, 0, 0)
 	if c.offset != 0 {
@@ -101,6 +104,9 @@ func (c *call) build(function string, partitions []*partition, now time.Time, of
 	}
 	c.args[2] = len(c.args) - callKeysAt
 	c.args = append(c.args, &c.packed)
+	if script != "" {
+		c.args = append(c.args, c.function)
+	}
 }
 
 // callMoved is added to the number of sections when an offset follows. In production there is none, and it costs nothing.

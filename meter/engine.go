@@ -71,7 +71,8 @@ type Engine struct {
 	closed  *outage.Server // what fails because a partition is not open
 	wasAway bool           // at the last check; belongs to it
 
-	fullUntilMs atomic.Int64 // until then Redis is taken to be full: see newCalls
+	fullUntilMs   atomic.Int64 // until then Redis is taken to be full: see newCalls
+	scriptUntilMs atomic.Int64 // until then it is taken to be full and without the library, so that settlements go by script
 }
 
 // New connects lazily: a Redis that is away is reported by Ready, not by New.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -129,7 +130,8 @@ func send(ctx context.Context, client redis.UniversalClient, calls []*call) {
 // Redis said that it is full: it refuses a call with reservations then, and would refuse what settles along with them.
 func (e *Engine) newCalls(calls []*call, ops []*op) []*call {
 	now, offset := e.read()
-	apart := time.Now().UnixMilli() < e.fullUntilMs.Load()
+	ms := time.Now().UnixMilli()
+	apart := ms < e.fullUntilMs.Load()
 	first := 0
 	for _, reserves := range [...]bool{false, true} {
 		for _, o := range ops {
@@ -152,11 +154,14 @@ func (e *Engine) newCalls(calls []*call, ops []*op) []*call {
 		}
 	}
 	for _, c := range calls {
-		function := e.library.ApplySettle
-		if c.reserves() {
+		function, script := e.library.ApplySettle, ""
+		switch {
+		case c.reserves():
 			function = e.library.ApplyReserve
+		case ms < e.scriptUntilMs.Load():
+			script = e.library.Script
 		}
-		c.build(function, e.partitions, now, offset)
+		c.build(function, script, e.partitions, now, offset)
 	}
 	return calls
 }
@@ -180,16 +185,28 @@ func (e *Engine) finish(ctx context.Context, client redis.UniversalClient, c *ca
 		return c.ops, err
 	}
 	if isUnloaded(err) {
-		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, errors.Join(err, loadLibrary(ctx, client, e.library)))
+		loaded := loadLibrary(ctx, client, e.library)
+		if isFull(loaded) && c.settles() {
+			e.noteFull(&e.fullUntilMs, &e.scriptUntilMs)
+			return e.attempt(until(ctx), c.ops)
+		}
+		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, errors.Join(err, loaded))
 	}
-	if redis.HasErrorPrefix(err, "OOM") && c.settles() && c.reserves() {
-		e.fullUntilMs.Store(time.Now().Add(fullFor).UnixMilli())
+	if isFull(err) && c.settles() && c.reserves() {
+		e.noteFull(&e.fullUntilMs)
 		return e.attempt(until(ctx), c.ops)
 	}
-	if !strings.Contains(err.Error(), "@user_function") { // OOM, LOADING, BUSY, READONLY, MISCONF, …: it did not run
+	if !strings.Contains(err.Error(), "@user_") { // OOM, LOADING, BUSY, READONLY, MISCONF, …: it did not run
 		return c.ops, fmt.Errorf("%w: %w: %w", errRefused, ErrNotSent, err)
 	}
 	return e.halves(ctx, c, err)
+}
+
+// noteFull remembers for a while what a Redis that is full refuses.
+func (e *Engine) noteFull(untilMs ...*atomic.Int64) {
+	for _, u := range untilMs {
+		u.Store(time.Now().Add(fullFor).UnixMilli())
+	}
 }
 
 // until is when a flight must be over.

@@ -59,32 +59,35 @@ func (l *LedgerReader) readUnder(
 	return l.under(ctx, p, epoch, after, limit)
 }
 
-// under reads records and, in the same transaction, the epoch that Redis has them under. Another than the partition
+// under reads records and, before and after them, the epoch that Redis has them under. Another than the partition
 // was opened with means that this Redis was left behind by a failover, or that another gateway has opened it: what
 // it says is not for Postgres. Within one epoch there is only one history, so the incarnation need not be compared:
-// a Redis that lost the end of it still tells no other.
+// a Redis that lost the end of it still tells no other. An epoch never comes back, so one that is the same before and
+// after was the same between. It is not a transaction, which Redis refuses when it is full: reading is what makes room.
 //
 // The reply is taken as it is sent: go-redis' form of it, a map for each record, took half of what a charged request
-// made the flusher allocate. Inside a transaction it still follows a Cluster that moved the partition, since it is told
-// so before the transaction is carried out; what it does not do there is to try again on another connection, which the
-// flusher does.
+// made the flusher allocate. So a Cluster that moved the partition is followed by the two others only, and the flusher
+// reads again.
 func (l *LedgerReader) under(
 	ctx context.Context, p *partition, epoch uint64, after Position, limit int,
 ) (*Records, error) {
 	keys := l.engine.layout.Keys(p.number)
 	records, _ := l.spare.Get().(*Records) // the pool makes no other
-	tx := l.engine.client().TxPipeline()
-	has := tx.Get(ctx, keys.Meta())
-	_ = tx.Process(ctx, redis.NewRawWriteToCmd(ctx, records.begin(), // a pipeline only queues
+	pipe := l.engine.client().Pipeline()
+	before := pipe.Get(ctx, keys.Meta())
+	_ = pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, records.begin(), // a pipeline only queues
 		"xrange", keys.Ledger(), "("+after.String(), "+", "count", limit))
-	if _, err := tx.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	behind := pipe.Get(ctx, keys.Meta())
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return nil, unread(p, err) // without the memory: who knows who still writes to it
 	}
-	b, _ := has.Bytes()
-	if m, err := UnpackMeta(b); err != nil || m.Epoch != epoch {
-		records.Release()
-		p.shut(epoch, CodeEpoch)
-		return nil, unread(p, fmt.Errorf("%w: %d and not %d", errOtherEpoch, m.Epoch, epoch))
+	for _, has := range [...]*redis.StringCmd{before, behind} {
+		b, _ := has.Bytes()
+		if m, err := UnpackMeta(b); err != nil || m.Epoch != epoch {
+			records.Release()
+			p.shut(epoch, CodeEpoch)
+			return nil, unread(p, fmt.Errorf("%w: %d and not %d", errOtherEpoch, m.Epoch, epoch))
+		}
 	}
 	if err := records.unpack(l.engine.layout.Number, p.number); err != nil {
 		records.Release()

@@ -67,7 +67,8 @@ func (e *Engine) openPartition(ctx context.Context, p *partition) error {
 	if err := CheckRedis(ctx, client); err != nil {
 		return err
 	}
-	if err := loadLibrary(ctx, client, e.library); err != nil {
+	// A Redis that is full takes no library. It may have it, and if not, what makes room goes by script.
+	if err := loadLibrary(ctx, client, e.library); err != nil && !isFull(err) {
 		return err
 	}
 	if err := e.checkLayout(ctx, client); err != nil {
@@ -192,7 +193,7 @@ func (e *Engine) callOpen(
 ) error {
 	keys := e.layout.Keys(partition)
 	now, offset := e.read()
-	reply, err := e.client().FCall(ctx, e.library.Open,
+	reply, err := e.function(ctx, e.library.Open,
 		[]string{keys.Meta(), keys.Ledger(), keys.Open(), keys.Slots()},
 		mode, epoch, expected, flushed.Pseq, flushed.Epoch, now.UnixMilli(), offset.Milliseconds()).Int64Slice()
 	if err != nil {
@@ -278,10 +279,16 @@ const layoutKey = "creditgate:layout"
 
 func (e *Engine) checkLayout(ctx context.Context, client redis.UniversalClient) error {
 	want := fmt.Sprintf("%d/%d", e.layout.Number, e.layout.Partitions)
-	if err := client.SetNX(ctx, layoutKey, want, 0).Err(); err != nil {
+	have, err := client.Get(ctx, layoutKey).Result() // first, since a Redis that is full takes no SET
+	if errors.Is(err, redis.Nil) {
+		if err = client.SetNX(ctx, layoutKey, want, 0).Err(); err == nil {
+			have, err = client.Get(ctx, layoutKey).Result()
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("layout: %w", err)
 	}
-	if have := client.Get(ctx, layoutKey).Val(); have != want {
+	if have != want {
 		return fmt.Errorf("%w: Redis was filled under layout %s, this gateway has %s (number/partitions); "+
 			"drain and rebuild to change it", ErrFenced, have, want)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,6 +104,27 @@ func (e *Engine) reconnect(bad redis.UniversalClient, why error) {
 
 // isUnloaded reports whether a Redis answered that it does not have the library: it is new, or lost everything.
 func isUnloaded(err error) bool { return redis.HasErrorPrefix(err, "Function not found") }
+
+// isFull reports whether Redis refused a command because its memory is at maxmemory.
+func isFull(err error) bool { return redis.HasErrorPrefix(err, "OOM") }
+
+// function calls a function of the library that runs when Redis is full too.
+func (e *Engine) function(ctx context.Context, name string, keys []string, args ...any) *redis.Cmd {
+	client := e.client()
+	cmd := client.FCall(ctx, name, keys, args...)
+	if !isUnloaded(cmd.Err()) {
+		return cmd
+	}
+	err := loadLibrary(ctx, client, e.library)
+	switch {
+	case isFull(err):
+		return client.Eval(ctx, e.library.Script, keys, append(slices.Clip(args), name)...)
+	case err != nil:
+		cmd.SetErr(err)
+		return cmd
+	}
+	return client.FCall(ctx, name, keys, args...)
+}
 
 // loadLibrary gives the library to every master that does not have it. Its name ends with a digest of its code, so
 // one that is there is the same.

@@ -95,15 +95,7 @@ func (s *sweep) run(ctx context.Context, slots bool) error {
 
 // lockSweep takes or keeps a lock. It guards no credit, so it may be lost at any time.
 func (e *Engine) lockSweep(ctx context.Context, key string) (bool, error) {
-	got, err := e.client().SetNX(ctx, key, e.name, sweepLock).Result()
-	if err != nil || got {
-		return got, err
-	}
-	holder, err := e.client().Get(ctx, key).Result()
-	if err != nil || holder != e.name {
-		return false, ignoreNil(err)
-	}
-	return true, e.client().PExpire(ctx, key, sweepLock).Err()
+	return e.function(ctx, e.library.Lock, []string{key}, e.name, sweepLock.Milliseconds()).Bool()
 }
 
 func ignoreNil(err error) error {

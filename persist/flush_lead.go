@@ -93,7 +93,7 @@ func (w *flushWorker) write(ctx context.Context, b *flushBatch) error {
 // step reads once and writes what came, and returns how many records were committed.
 func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	f := w.flusher
-	wait := f.options.Wait
+	wait := w.trim.wait(time.Now(), f.options.Wait)
 	if len(w.heldBack) > 0 {
 		wait = min(wait, heldInterval)
 	}

@@ -28,3 +28,18 @@ func TestTrimWaitsForTheLag(t *testing.T) {
 		require.LessOrEqual(t, len(trim.marks), trimMarksMax+1)
 	}
 }
+
+// An idle ledger is trimmed when it is time, and not when the next record comes.
+func TestFlusherWaitsNoLongerThanForTheNextTrim(t *testing.T) {
+	t.Parallel()
+	const most = 5 * time.Second
+	trim := trimMarks{lag: 3 * time.Second}
+	start := time.Unix(1_790_000_000, 0)
+	require.Equal(t, most, trim.wait(start, most), "nothing to trim")
+	trim.add(start, meter.Position{Epoch: 1, Pseq: 1})
+	require.Equal(t, 3*time.Second, trim.wait(start, most))
+	require.Equal(t, 2*time.Second, trim.wait(start.Add(time.Second), most))
+	require.Equal(t, trimEvery, trim.wait(start.Add(10*time.Second), most), "not more often")
+	trim.lag = time.Hour
+	require.Equal(t, most, trim.wait(start, most))
+}
