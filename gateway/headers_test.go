@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"crypto/rand"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -186,8 +187,12 @@ func TestRequestInProgress(t *testing.T) {
 	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 20*time.Second, time.Millisecond)
 	r := b.post("/plain", key, "", "Idempotency-Key", "k")
 	require.Equal(t, 409, r.StatusCode)
-	require.Equal(t, "request-in-progress", r.json(t)["code"])
-	require.Equal(t, "1", r.Header.Get("Retry-After"))
+	p := r.json(t)
+	require.Equal(t, "request-in-progress", p["code"])
+	require.Equal(t, "1", r.Header.Get("Retry-After"), "the gateway runs: its request may end at any moment")
+	end, err := time.Parse(time.RFC3339, fmt.Sprint(p["lease_expires_at"]))
+	require.NoError(t, err)
+	require.WithinRange(t, end, time.Now(), time.Now().Add(2*time.Minute))
 	close(proceed)
 	require.Equal(t, 200, (<-done).StatusCode)
 	require.Equal(t, "true", b.post("/plain", key, "", "Idempotency-Key", "k").Header.Get("Idempotent-Replayed"))

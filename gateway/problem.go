@@ -122,6 +122,7 @@ type problem struct {
 	shortfall  *shortfall
 	limit      *fairUseLimit
 	outcome    *meter.Reservation // what became of the reservation that is in the way
+	lease      *leaseEnd
 	mistakes   *policyProblems
 	ready      *readiness
 	answer     *upstreamAnswer
@@ -144,6 +145,11 @@ func newUpstreamAnswer(resp *fasthttp.Response) *upstreamAnswer {
 // fairUseLimit is what a fair-use-exceeded problem adds; null if it never ends by itself.
 type fairUseLimit struct {
 	ResetsAt *string `json:"resets_at"`
+}
+
+// leaseEnd is what a request-in-progress problem adds: by then the first request is settled, or its credits come back.
+type leaseEnd struct {
+	ExpiresAt string `json:"lease_expires_at"`
 }
 
 // shortfall is what an insufficient-credits problem adds.
@@ -176,6 +182,7 @@ type problemView struct {
 	*shortfall
 	*fairUseLimit
 	*settledView
+	*leaseEnd
 	*policyProblems
 	*upstreamAnswer
 	*readiness
@@ -203,9 +210,9 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	}
 	view := problemView{
 		Type: "/problems/" + string(p.code), Title: m.title, Status: m.status, Detail: p.detail, Code: p.code,
-		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit, policyProblems: p.mistakes, upstreamAnswer: p.answer,
-		readiness: p.ready,
-		Error:     openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
+		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit, leaseEnd: p.lease, policyProblems: p.mistakes,
+		upstreamAnswer: p.answer, readiness: p.ready,
+		Error: openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
 	}
 	if p.param != "" {
 		view.Error.Param = &p.param

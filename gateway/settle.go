@@ -13,6 +13,9 @@ import (
 // retrySoonSeconds is how long a client waits for reservations of its own to be settled.
 const retrySoonSeconds = 1
 
+// sweepSeconds is how long after the end of a lease its credits are back: leases are looked at every second.
+const sweepSeconds = 1
+
 // reserveCredits holds the request's price. Nothing is asked of Redis for a free one.
 func (g *Gateway) reserveCredits(x *exchange) *problem {
 	if !x.priced() {
@@ -65,10 +68,7 @@ func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
 			detail: "the account has too many unfinished requests; wait for some to end",
 		}
 	case meter.CodeKeyInProgress:
-		return &problem{
-			code: codeInProgress, retryAfter: retrySoonSeconds,
-			detail: "a request with this Idempotency-Key is not finished; ask again for its answer",
-		}
+		return inProgress(d)
 	case meter.CodeKeyMismatch:
 		return &problem{
 			code: codeMismatch, param: "Idempotency-Key",
@@ -82,6 +82,24 @@ func (g *Gateway) reserveDenied(x *exchange, d meter.Decision) *problem {
 			Str("request_id", x.requestID()).Msg("unexpected answer to a reserve")
 		return meteringUnavailable("credits cannot be reserved at the moment; nothing was sent to the backend or charged")
 	}
+}
+
+// inProgress answers a repeat whose first request is not settled. While the gateway that has it runs, it may end at any
+// moment, and its lease is no measure of that. Once that gateway has stopped, the key is free when the lease is over, and
+// no repeat is of use before.
+func inProgress(d meter.Decision) *problem {
+	end := timeText(time.UnixMilli(d.Reservation.DeadlineMs))
+	p := &problem{
+		code: codeInProgress, retryAfter: retrySoonSeconds, lease: &leaseEnd{ExpiresAt: end},
+		detail: "a request with this Idempotency-Key is not finished; ask again for its answer",
+	}
+	if d.HolderGone {
+		left := max(0, d.Reservation.DeadlineMs-d.NowMs)
+		p.retryAfter = int((left+999)/1000) + sweepSeconds
+		p.detail = "the gateway that had the request with this Idempotency-Key has stopped before it was finished; " +
+			"its credits come back when its lease ends, at " + end + "; repeat the request then"
+	}
+	return p
 }
 
 // insufficient is the 402 of a priced request.

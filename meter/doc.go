@@ -31,6 +31,7 @@
 //	partition.go    whether a partition is open, and its fence
 //	opening.go      comparing a partition with Postgres before it is used
 //	run.go          what runs beside the verbs
+//	alive.go        that this gateway runs, for the others
 //	sweeper.go      leases and old outcomes
 //	lapser.go       what grants have left when they end
 //	ledger.go       reading the ledger for whoever persists it; records.go is what that brings

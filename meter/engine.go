@@ -65,6 +65,7 @@ type Engine struct {
 	loads      singleflight.Group
 	orphans    chan Settle // reserves of unknown outcome, to be released
 	name       string      // of this engine among those that share a Redis
+	mark       mark        // of its reservations
 
 	outages *outage.Watch
 	server  *outage.Server // Redis
@@ -93,7 +94,8 @@ func New(o Options) (*Engine, error) {
 		library: library, calls: newCalls(), records: newRecords(),
 		ops:     &sync.Pool{New: func() any { return new(op) }},
 		metrics: newEngineMetrics(o.Metrics), breaker: newBreaker(), orphans: make(chan Settle, orphansMax),
-		name: NewID(time.Now()).String(), newClient: func() (redis.UniversalClient, error) { return NewRedis(o.RedisURL) },
+		name: NewID(time.Now()).String(), mark: newMark(),
+		newClient: func() (redis.UniversalClient, error) { return NewRedis(o.RedisURL) },
 	}
 	client, err := e.newClient()
 	if err != nil {
@@ -126,7 +128,9 @@ func (e *Engine) now() time.Time {
 
 // NewReservationID makes an id for a reservation of the account.
 func (e *Engine) NewReservationID(account string) ReservationID {
-	return e.layout.NewReservationID(NewID(e.now()), account)
+	id := NewID(e.now())
+	e.mark.putInto(&id)
+	return e.layout.NewReservationID(id, account)
 }
 
 // Reserve sets credit aside. When any attempt stayed without an answer and the reservation is not held in the end, a
@@ -147,6 +151,9 @@ func (e *Engine) Reserve(ctx context.Context, r Reserve) (Decision, error) {
 		e.orphan(Settle{ID: r.ID, Account: r.Account})
 	}
 	e.ops.Put(o) // not after a panic: a flight may still have it then
+	if err == nil && d.Code == CodeKeyInProgress {
+		d.HolderGone = e.isGone(ctx, d.Reservation.ID.ID)
+	}
 	return d, err
 }
 

@@ -25,6 +25,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { e.lapseLoop(ctx); return nil })
 	g.Go(func() error { e.server.Run(ctx); return nil })
+	g.Go(func() error { e.aliveLoop(ctx); return nil })
 	for range orphanReleasers {
 		g.Go(func() error { e.releaseLoop(ctx); return nil })
 	}

@@ -143,6 +143,9 @@ type Decision struct {
 	// Reservation is the reservation concerned: for OK and Conflict the one named, for KeyInProgress and
 	// KeyReplay the one that has the key.
 	Reservation Reservation
+	// HolderGone is told with KeyInProgress: the gateway that made the reservation has stopped, so that the key is free
+	// only when the lease is over.
+	HolderGone bool
 	// Account is the account's state when the code is Insufficient, or when it was asked for.
 	Account Account
 	// NowMs is the partition's clock when it decided, Unix milliseconds.
