@@ -202,7 +202,7 @@ func (s *lapseRound) lapse(part []Lapse) error {
 		for _, o := range ops {
 			s.take(o)
 		}
-		ops = slices.DeleteFunc(ops, func(o *op) bool { return o.err != nil || o.code != CodeNotLoaded || !s.load("lapse", o) })
+		ops = s.load("lapse", slices.DeleteFunc(ops, func(o *op) bool { return o.err != nil || o.code != CodeNotLoaded }))
 	}
 	if len(s.shut) == len(s.partitions) && s.first != nil {
 		return s.first

@@ -76,27 +76,6 @@ func (e *Engine) loadOp(account string, partition uint16, a Account, epoch uint6
 	return newOp(verbLoad, partition, NewID(e.now()), account).u64(epoch).bytes16(AppendAccount(nil, a))
 }
 
-// addHolds moves what open reservations hold of the account from available to held.
-func (e *Engine) addHolds(ctx context.Context, account string, partition uint16, a *Account) error {
-	seen := map[ID]bool{}
-	return e.eachOpen(ctx, partition, func(r Reservation) error {
-		if r.Account != account || seen[r.ID.ID] {
-			return nil
-		}
-		seen[r.ID.ID] = true
-		a.Holds++
-		for _, d := range r.Draws {
-			for i := range a.Grants {
-				if g := &a.Grants[i]; g.ID == d.Grant {
-					g.Available -= d.Amount
-					g.Held += d.Amount
-				}
-			}
-		}
-		return nil
-	})
-}
-
 // eachOpen is scanOpen for those who need every reservation: one that cannot be read may be the one that holds an
 // account's credit.
 func (e *Engine) eachOpen(ctx context.Context, partition uint16, fn func(Reservation) error) error {

@@ -36,6 +36,8 @@ type partition struct {
 	wake   chan struct{} // asks the opener to look; holds one
 	reason string
 	since  time.Time // when it was closed
+
+	holds holdsSeeker
 }
 
 func newPartition(number uint16, k Keys) *partition {
@@ -44,6 +46,7 @@ func newPartition(number uint16, k Keys) *partition {
 		sectionKeys: [sectionKeysMax]any{k.Meta(), k.Open(), k.Ledger(), k.Slots()},
 		opened:      make(chan struct{}), wake: make(chan struct{}, 1), reason: "not opened yet",
 		since: time.Now(),
+		holds: newHoldsSeeker(),
 	}
 	p.wake <- struct{}{}
 	return p

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -137,6 +138,7 @@ func (s *sweep) expire(due []*op) error {
 	if err := s.send(due); err != nil {
 		return err
 	}
+	var cold []*op
 	for _, o := range due {
 		switch {
 		case o.err != nil:
@@ -144,23 +146,34 @@ func (s *sweep) expire(due []*op) error {
 		case o.code == CodeOK:
 			s.metrics.expired.Inc()
 		case o.code == CodeNotLoaded:
-			s.load("hold", o)
+			cold = append(cold, o)
 		case o.code == CodeNotDue || o.code == CodeUnknown: // settled or extended since the scan
 		default:
 			s.skip("hold", fmt.Errorf("expire %s: %s: %s", o.id, o.code, o.body))
 		}
 	}
+	s.load("hold", cold)
 	return nil
 }
 
-// load brings the account of an operation into Redis, to be sent again.
-func (s *sweep) load(what string, o *op) (loaded bool) {
-	if err := s.loadAccount(s.loads, o.account, o.partition, o.id); err != nil {
-		s.skip(what, err)
-		return false
+// load brings the accounts of operations into Redis, side by side, so that they share a look at what is held. It returns
+// the operations that are to be sent again.
+func (s *sweep) load(what string, cold []*op) (again []*op) {
+	errs := make([]error, len(cold)) // at most flightMax
+	var loads sync.WaitGroup
+	for i, o := range cold {
+		loads.Go(func() { errs[i] = s.loadAccount(s.loads, o.account, o.partition, o.id) })
 	}
-	s.loaded++
-	return true
+	loads.Wait()
+	for i, o := range cold {
+		if errs[i] != nil {
+			s.skip(what, errs[i])
+			continue
+		}
+		s.loaded++
+		again = append(again, o)
+	}
+	return again
 }
 
 // SweepNow books everything that is due now, whoever has the locks: after a test clock was moved, so that what follows
