@@ -70,7 +70,8 @@ fmt: $(LINT) ## Format the code
 # Without cgo the binary runs wherever it is copied to, and needs no C compiler here.
 build: ## Build ./creditgate
 	@.ci/install go
-	CGO_ENABLED=0 go build -o creditgate ./cmd/creditgate
+	@[ -x creditgate ] || echo "Compiling ./creditgate. The first time takes about two minutes."
+	@CGO_ENABLED=0 go build -o creditgate ./cmd/creditgate
 
 clean: ## Remove what was built; .creditgate, the data of make run, stays
 	rm -rf creditgate .bin .demo

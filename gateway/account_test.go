@@ -330,7 +330,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	}})
 	require.Error(t, err)
 	for _, want := range []string{
-		"127.0.0.1:9000", "http://x/path", "admin_token", "key_ttl", "prefix", "nonsense", "breaker_ratio", "Options.Meter",
+		"write http://127.0.0.1:9000", "write http://x", "admin_token", "key_ttl", "prefix", "nonsense", "breaker_ratio", "Options.Meter",
 	} {
 		require.ErrorContains(t, err, want)
 	}

@@ -205,13 +205,22 @@ func (s *Settings) validate() error {
 }
 
 func parseUpstream(s string) (*url.URL, error) {
-	u, err := url.Parse(s)
-	if err != nil {
-		return nil, fmt.Errorf("upstream: %w", err)
+	if !strings.Contains(s, "://") {
+		return nil, fmt.Errorf("upstream: %q has no scheme; write http://%s, or https:// for TLS", shorten(s), shorten(s))
 	}
-	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || strings.Trim(u.Path, "/") != "" ||
-		u.RawQuery != "" || u.User != nil {
-		return nil, fmt.Errorf("upstream: %q must be http:// or https:// and a host, without a path", s)
+	u, err := url.Parse(s)
+	switch {
+	case err != nil: // the text may have a password in it
+		return nil, errors.New("upstream: is not a URL; write http://host:port, such as http://127.0.0.1:9000")
+	case u.User != nil:
+		return nil, fmt.Errorf("upstream: %s must not have a user or password; write %s://%s", u.Redacted(), u.Scheme, u.Host)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("upstream: %q must begin with http:// or https://", s)
+	case u.Host == "":
+		return nil, fmt.Errorf("upstream: %q has no host; write http://host:port, such as http://127.0.0.1:9000", s)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("upstream: %q must have neither path nor query, since a request's own path is forwarded; write %s://%s",
+			s, u.Scheme, u.Host)
 	}
 	return u, nil
 }

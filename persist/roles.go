@@ -46,3 +46,20 @@ func ensure(ctx context.Context, ownerURL, sql string) (err error) {
 	}
 	return nil
 }
+
+// TooMuchPower says by which right the store's login may do more than a gateway needs: change or remove the ledger.
+// Empty: it has none.
+func (s *Store) TooMuchPower(ctx context.Context) (login, why string, err error) {
+	var super, owner bool
+	err = s.pool.QueryRow(ctx, `SELECT current_user, r.rolsuper, pg_has_role(current_user, n.nspowner, 'MEMBER')
+		FROM pg_roles r, pg_namespace n WHERE r.rolname = current_user AND n.nspname = 'creditgate'`).Scan(&login, &super, &owner)
+	switch {
+	case err != nil:
+		return "", "", storeError("read the login's rights", err)
+	case super:
+		return login, "is a superuser", nil
+	case owner:
+		return login, "owns the schema creditgate", nil
+	}
+	return login, "", nil
+}

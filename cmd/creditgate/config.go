@@ -73,7 +73,7 @@ func (c *config) load(flags *pflag.FlagSet, environ []string) error {
 	}
 	for _, s := range c.settings() {
 		name := envName(s.name)
-		if text, set := env[name]; set && text != "" && !flagged(s.name) {
+		if text, set := env[name]; set && !flagged(s.name) {
 			if err := known[s.name].value.Set(text); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %s", name, s.hide(err, text)))
 			}

@@ -287,11 +287,23 @@ func (n *node) checkDatabase(ctx context.Context) error {
 	if err := n.store.EnsureLayout(ctx); err != nil {
 		return err
 	}
+	n.warnOfPower(ctx)
 	err := n.store.EnsureClock(ctx, n.config.TestClock)
 	if err == nil && n.config.TestClock {
 		n.log.Warn().Time("now", n.clock.Now()).Dur("offset", n.clock.Offset()).Msg("test clock: time can be moved")
 	}
 	return err
+}
+
+// warnOfPower says when a login may do more than the ledger's guards allow: a leaked URL could then rewrite the books.
+func (n *node) warnOfPower(ctx context.Context) {
+	login, why, err := n.store.TooMuchPower(ctx)
+	if err != nil || why == "" { // without an answer the checks around this one say what is wrong
+		return
+	}
+	n.log.Warn().Str("login", login).Msgf("postgres_url: its login %s, so it may change and remove the ledger; make one that "+
+		"may not (CREATE ROLE creditgate_gateway LOGIN PASSWORD '...' IN ROLE %s) and leave this one to migrate_url",
+		why, persist.WriterRole)
 }
 
 // await polls until done says so, at most limit; what names that which may be left over.

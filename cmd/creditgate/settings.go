@@ -76,7 +76,7 @@ func (c *config) required() []setting {
 			"Postgres that keeps the ledger, as a member of the role creditgate_writer. Required",
 		},
 		{
-			"migrate_url", text(&c.MigrateURL), true,
+			"migrate_url", mayBeEmpty(text(&c.MigrateURL)), true,
 			"the same database as the owner of the schema, for creditgate migrate only",
 		},
 		{"policy", text(&c.Policy), false, "policy file, or a directory of them, one product each. Required"},
@@ -89,7 +89,7 @@ func (c *config) required() []setting {
 			"directory of the settlement journal, on a disk that outlives the process; one per gateway",
 		},
 		{
-			"replay_redis_url", text(&c.ReplayRedisURL), true,
+			"replay_redis_url", mayBeEmpty(text(&c.ReplayRedisURL)), true,
 			"Redis that stores answers for Idempotency-Keys, at most 256 MiB in all. Empty: redis_url",
 		},
 	}
@@ -99,14 +99,14 @@ func (c *config) required() []setting {
 func (c *config) towardsBackend() []setting {
 	g := &c.Gateway
 	return []setting{
-		{"upstream_timeout", duration(&g.UpstreamTimeout), false, "how long the backend may take for its whole response"},
+		{"upstream_timeout", span(&g.UpstreamTimeout), false, "how long the backend may take for its whole response"},
 		{
 			"settle_budget", durationFrom(&g.SettleBudget, 100*time.Millisecond, 2*time.Second), false,
 			"how long a call to Redis may take, reserve and settlement each, retries included; 100ms to 2s",
 		},
-		{"lease_margin", duration(&g.LeaseMargin), false, "what a reservation outlasts upstream_timeout + settle_budget by"},
+		{"lease_margin", span(&g.LeaseMargin), false, "what a reservation outlasts upstream_timeout + settle_budget by"},
 		{
-			"upstream_idle", duration(&g.UpstreamIdle), false,
+			"upstream_idle", span(&g.UpstreamIdle), false,
 			"how long an idle connection to the backend is kept; shorter than the backend's own keep-alive (gunicorn " +
 				"2s, Node and uvicorn 5s)",
 		},
@@ -116,12 +116,12 @@ func (c *config) towardsBackend() []setting {
 			"send the reservation id to the backend as Idempotency-Key",
 		},
 		{
-			"breaker_window", duration(&g.BreakerWindow), false,
+			"breaker_window", span(&g.BreakerWindow), false,
 			"time over which a backend's failures are counted",
 		},
 		{"breaker_requests", number(&g.BreakerRequests, 1, 1<<30), false, "fewest requests in that time by which a backend is judged"},
 		{"breaker_ratio", share(&g.BreakerRatio), false, "share of them that must fail, up to 1, for the backend to be left alone"},
-		{"breaker_pause", duration(&g.BreakerPause), false, "how long it is left alone before one request tries it again"},
+		{"breaker_pause", span(&g.BreakerPause), false, "how long it is left alone before one request tries it again"},
 	}
 }
 
@@ -140,17 +140,17 @@ func (c *config) towardsClients() []setting {
 			"largest answer that is stored for an Idempotency-Key, at most 1MiB",
 		},
 		{
-			"client_timeout", duration(&g.ClientTimeout), false,
+			"client_timeout", span(&g.ClientTimeout), false,
 			"how long a client may take to send its request, and again to take the response",
 		},
-		{"client_idle", duration(&g.ClientIdle), false, "how long an idle client connection is kept"},
+		{"client_idle", span(&g.ClientIdle), false, "how long an idle client connection is kept"},
 		{
 			"max_in_flight", number(&g.MaxInFlight, 0, meter.InFlightMax), false,
 			"most open reservations of one account; 0: " + strconv.Itoa(meter.InFlightMax),
 		},
 		{"prefix", text(&g.Prefix), false, "path under which the gateway's own data-plane routes live"},
 		{
-			"trusted_peers", list(&g.TrustedPeers), false,
+			"trusted_peers", mayBeEmpty(list(&g.TrustedPeers)), false,
 			"IP addresses or CIDR prefixes, separated by commas, of peers that may name the account themselves and " +
 				"whose X-Forwarded-* are passed on",
 		},
@@ -176,7 +176,7 @@ func (c *config) operation() []setting {
 				"Cluster. Redis and Postgres keep it, another value refuses to start",
 		},
 		{
-			"trim_lag", duration(&c.TrimLag), false,
+			"trim_lag", span(&c.TrimLag), false,
 			"how long ledger records stay in Redis after they were committed to Postgres; longer than what a failover " +
 				"of Postgres can lose",
 		},
@@ -186,7 +186,7 @@ func (c *config) operation() []setting {
 				"creditgate_drift_accounts. 0: never",
 		},
 		{
-			"webhook_networks", list(&c.WebhookNetworks), false,
+			"webhook_networks", mayBeEmpty(list(&c.WebhookNetworks)), false,
 			"IP addresses or CIDR prefixes, separated by commas, that events may be posted to besides the public " +
 				"internet, also without TLS",
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -15,6 +16,9 @@ type value struct {
 	get  func() string
 	set  func(string) error
 	list bool // the file may give a list
+	// empty says that no text means something, such as no peers. Any other setting that is set to nothing is refused: it
+	// would silently be the default, or what the file says, while its author believes that it is gone.
+	empty bool
 }
 
 // String is the present value, in a form that Set takes.
@@ -26,7 +30,20 @@ func (v *value) String() string {
 }
 
 // Set reads s. The error says what would have been right.
-func (v *value) Set(s string) error { return v.set(strings.TrimSpace(s)) }
+func (v *value) Set(s string) error {
+	if s = strings.TrimSpace(s); s == "" && !v.empty {
+		return errEmpty
+	}
+	return v.set(s)
+}
+
+var errEmpty = errors.New("is set to nothing; give it a value, or do not set it to have the default")
+
+// mayBeEmpty lets v be set to nothing.
+func mayBeEmpty(v *value) *value {
+	v.empty = true
+	return v
+}
 
 // Type implements pflag.Value.
 func (v *value) Type() string { return v.kind }
@@ -128,6 +145,9 @@ func durationFrom(to *time.Duration, lo, hi time.Duration) *value {
 	return v
 }
 
+// span is a duration above 0. For most settings 0 would be the default in disguise, or no time at all.
+func span(to *time.Duration) *value { return durationFrom(to, time.Millisecond, durationMax) }
+
 func duration(to *time.Duration) *value {
 	return &value{
 		kind: "duration",
@@ -180,7 +200,7 @@ func size(to *int, hi int) *value {
 					return nil
 				}
 			}
-			return fmt.Errorf("%q must be a size of at most %s, such as 32MiB, 64KiB or 1048576", s, show(hi))
+			return fmt.Errorf("%q must be a size above 0 and of at most %s, such as 32MiB, 64KiB or 1048576", s, show(hi))
 		},
 	}
 }
