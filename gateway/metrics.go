@@ -38,6 +38,7 @@ type metrics struct {
 	admin       *prometheus.CounterVec
 	reloads     *prometheus.CounterVec
 	loaded      prometheus.Gauge
+	policyInfo  *prometheus.GaugeVec
 	// served and settled are resolved once, so that a request neither hashes labels nor takes a lock for them. served is
 	// by the operation's name, as the labels are, and is replaced as a whole when the policies are.
 	served              atomic.Pointer[map[string]*operationMetrics]
@@ -110,6 +111,10 @@ func newMetrics(reg prometheus.Registerer, policies *policy.Catalog) (*metrics, 
 			[]string{"route", "status"}),
 		reloads: prometheus.NewCounterVec(counter("policy_reloads_total",
 			"Attempts to put changed policy files in force; result is loaded or refused."), []string{"result"}),
+		policyInfo: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "creditgate_policy_info",
+			Help: "1 for the version of each product's policy that this gateway goes by; gateways that differ price differently.",
+		}, []string{"product", "version"}),
 		loaded: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "creditgate", Name: "policy_loaded_timestamp_seconds",
 			Help: "When the policies in force were loaded.",
@@ -117,7 +122,7 @@ func newMetrics(reg prometheus.Registerer, policies *policy.Catalog) (*metrics, 
 	}
 	for _, c := range []prometheus.Collector{
 		m.requests, m.duration, m.overhead, m.inFlight, m.breaker, m.ambiguous, m.journalled, m.undelivered,
-		m.answers, m.keyLookups, m.settlements, m.admin, m.reloads, m.loaded,
+		m.answers, m.keyLookups, m.settlements, m.admin, m.reloads, m.loaded, m.policyInfo,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -136,7 +141,9 @@ func newMetrics(reg prometheus.Registerer, policies *policy.Catalog) (*metrics, 
 func (m *metrics) resolve(policies *policy.Catalog) {
 	fresh := map[string]*operationMetrics{}
 	m.serve(fresh, "", outcomeFree)
-	for _, p := range policies.All() {
+	m.policyInfo.Reset()
+	for product, p := range policies.All() {
+		m.policyInfo.WithLabelValues(product, p.Version()).Set(1)
 		for _, op := range p.Operations {
 			if op.Free() {
 				m.serve(fresh, op.Name, outcomeFree)

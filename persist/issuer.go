@@ -32,6 +32,7 @@ type Issuer struct {
 	admin    *Admin
 	options  IssueOptions
 	loaded   map[string]string // by product: the version that this gateway said it has
+	warned   map[string]string // by product: the version of another gateway that the log has named
 	accounts *prometheus.CounterVec
 	grants   prometheus.Counter
 	behind   prometheus.Gauge
@@ -47,7 +48,7 @@ func NewIssuer(admin *Admin, options IssueOptions, reg prometheus.Registerer, lo
 		options.Page = 500
 	}
 	i := &Issuer{
-		admin: admin, options: options, loaded: map[string]string{}, log: log,
+		admin: admin, options: options, loaded: map[string]string{}, warned: map[string]string{}, log: log,
 		accounts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "creditgate_issuer_accounts_total",
 			Help: "Accounts whose grants were issued ahead, and those that could not be: too many grants, or an error.",
@@ -117,17 +118,43 @@ func (i *Issuer) Issue(ctx context.Context) (n int, err error) {
 // any. Without it, gateways with different policies would take back each other's grants for ever.
 func (i *Issuer) inForce(ctx context.Context, product, version string) (ours bool, err error) {
 	if before, said := i.loaded[product]; !said || before != version {
-		_, err = i.admin.pool.Exec(ctx, `INSERT INTO creditgate.policy_in_force AS f (product, version) VALUES ($1, $2)
-			ON CONFLICT (product) DO UPDATE SET version = excluded.version, since = now()
-			WHERE f.version <> excluded.version`, product, version)
+		var replaced *string
+		err = i.admin.pool.QueryRow(ctx, `WITH before AS (SELECT version FROM creditgate.policy_in_force WHERE product = $1),
+			now AS (INSERT INTO creditgate.policy_in_force AS f (product, version) VALUES ($1, $2)
+				ON CONFLICT (product) DO UPDATE SET version = excluded.version, since = now()
+				WHERE f.version <> excluded.version)
+			SELECT (SELECT version FROM before)`, product, version).Scan(&replaced)
 		if err != nil {
 			return false, storeError("record the policy in force", err)
 		}
+		if !said && replaced != nil && *replaced != version {
+			i.log.Warn().Str("product", product).Str("version", version).Str("before", *replaced).
+				Msg("this gateway started with another policy than the one in force, and its own is in force now; gateways " +
+					"that still have the other one price by it: give them the same files and reload them")
+		}
 		i.loaded[product] = version
 	}
-	err = i.admin.pool.QueryRow(ctx, `SELECT version = $2 FROM creditgate.policy_in_force WHERE product = $1`,
-		product, version).Scan(&ours)
-	return ours, storeError("read the policy in force", err)
+	var last string
+	err = i.admin.pool.QueryRow(ctx, `SELECT version FROM creditgate.policy_in_force WHERE product = $1`, product).Scan(&last)
+	if err != nil {
+		return false, storeError("read the policy in force", err)
+	}
+	i.warnOfOther(product, version, last)
+	return last == version, nil
+}
+
+// warnOfOther says once when another gateway has put another policy in force: this one then prices differently.
+func (i *Issuer) warnOfOther(product, version, last string) {
+	if last == version {
+		delete(i.warned, product)
+		return
+	}
+	if i.warned[product] != last {
+		i.warned[product] = last
+		i.log.Warn().Str("product", product).Str("version", version).Str("in_force", last).
+			Msg("another gateway has put another policy in force; this one still prices by its own, and leaves issuing to the " +
+				"others: give it the same files and reload it")
+	}
 }
 
 func (i *Issuer) measure(ctx context.Context) error {
