@@ -64,6 +64,17 @@
 // read and is withheld too; the backend was told Accept-Encoding: identity. A rule with a default counts it for an answer
 // without the member: `len(response.data) ?? 0` lets every JSON answer without data pass.
 //
+// # What an operation requires
+//
+// A priced operation may list up to eight conditions. A request that does not meet one gets 400 invalid-request with the
+// words of else, before anything is held; the quote route answers alike. The param of the error is the first name in
+// that. A condition that cannot be told, such as a comparison with an absent name, is not met.
+//
+//	require:
+//	  - {that: given(body.background) or given(parts.background), else: A background is missing.}
+//
+// given(name) is true if the name was sent with anything in it: null, an empty text and an empty list are not given.
+//
 // # The rules of the seed products
 //
 // Each rule of the three products that this language was made for, the line of its example that says it, and what

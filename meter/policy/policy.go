@@ -56,8 +56,8 @@ type Operation struct {
 	credits   *expression
 	units     *expression // nil: fixedUnits
 	fixedUnit uint32
-	delivered *expression // nil: everything, on 2xx
-	require   []requirement
+	delivered *expression   // nil: everything, on 2xx
+	require   []requirement // 400 for a request that does not meet them all
 	needs     needs
 	keepsView bool // delivered reads the request too
 
