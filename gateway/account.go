@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -30,6 +30,11 @@ func (g *Gateway) account(x *exchange) *problem {
 	if x.method != fasthttp.MethodGet {
 		return noRoute(x.method, x.path)
 	}
+	if rest != "/usage" && rest != "/history" {
+		if _, p := readQuery(x.query); p != nil {
+			return p
+		}
+	}
 	if id, ok := strings.CutPrefix(rest, "/reservations/"); ok {
 		return g.ownReservation(x, id)
 	}
@@ -44,10 +49,20 @@ func (g *Gateway) account(x *exchange) *problem {
 		view, p := g.usage(&x.who, x.query)
 		return x.answer(view, p)
 	case "/history":
-		view, p := g.history(x.who.Account, x.query)
-		return x.answer(view, p)
+		return g.ownHistory(x)
 	}
 	return noRoute(x.method, x.path)
+}
+
+func (g *Gateway) ownHistory(x *exchange) *problem {
+	q, p := readHistoryQuery(x.who.Account, x.query, func() (*time.Location, *problem) {
+		return g.zoneOf(x.who.Product), nil
+	})
+	if p != nil {
+		return p
+	}
+	view, p := g.history(q)
+	return x.answer(view, p)
 }
 
 func noRoute(method, path string) *problem {
@@ -94,32 +109,13 @@ func (g *Gateway) readAccount(account string) (meter.Decision, *problem) {
 	return d, nil
 }
 
-// history reads one page of entries: ?limit= and ?cursor=, newest first.
-func (g *Gateway) history(account, query string) (historyView, *problem) {
-	q, err := url.ParseQuery(query)
-	if err != nil {
-		return historyView{}, &problem{code: codeInvalid, detail: "the query is not well-formed"}
-	}
-	limit, before := historyDefault, uint64(0)
-	if s := q.Get("limit"); s != "" {
-		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > historyMax {
-			return historyView{}, &problem{
-				code: codeInvalid, param: "limit",
-				detail: "limit must be a number from 1 to " + strconv.Itoa(historyMax),
-			}
-		}
-	}
-	if s := q.Get("cursor"); s != "" {
-		if before, err = strconv.ParseUint(s, 10, 63); err != nil || before == 0 {
-			return historyView{}, &problem{
-				code: codeInvalid, param: "cursor",
-				detail: "cursor must be the next_cursor of an earlier page",
-			}
-		}
-	}
+// history reads one page of entries, newest first.
+func (g *Gateway) history(q HistoryQuery) (historyView, *problem) {
+	limit := q.Limit
+	q.Limit++ // one more tells whether there is another page
 	ctx, cancel := g.within(storageTimeout)
 	defer cancel()
-	entries, err := g.ledger.Entries(ctx, account, before, limit+1)
+	entries, err := g.ledger.Entries(ctx, q)
 	if err != nil {
 		return historyView{}, g.readProblem(err)
 	}

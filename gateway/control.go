@@ -148,6 +148,11 @@ func (g *Gateway) routeControl(c *call) (int, any, *problem) {
 	if p != nil {
 		return 0, nil, p
 	}
+	if !found.open { // a probe or a scraper may add what it likes
+		if _, p := readQuery(c.query, found.queryOf()...); p != nil {
+			return 0, nil, p
+		}
+	}
 	return found.serve(c)
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -121,7 +122,17 @@ func (g *Gateway) deleteKey(c *call) (int, any, *problem) {
 }
 
 func (g *Gateway) getEntries(c *call) (int, any, *problem) {
-	v, p := g.history(c.names[0], c.query)
+	q, p := readHistoryQuery(c.names[0], c.query, func() (*time.Location, *problem) {
+		a, err := g.readAdminAccount(c.names[0])
+		if err != nil {
+			return nil, g.storageProblem(err)
+		}
+		return g.zoneOf(a.Product), nil
+	})
+	if p != nil {
+		return 0, nil, p
+	}
+	v, p := g.history(q)
 	return fasthttp.StatusOK, v, p
 }
 

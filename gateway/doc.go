@@ -26,6 +26,7 @@
 //	upstream.go    backends: connections, breaker, what may be tried again
 //	problem.go     the one table from problem to HTTP status
 //	account.go     /credits: history, reservations, quote
+//	query.go       … the query parameters that they take, and those of the control plane
 //	balance.go     … balance: buckets, fair use, the next reset
 //	advice.go      … whether to wait or to buy, for a quote and a 402
 //	packs.go       … what the account may buy

@@ -369,6 +369,7 @@ type house struct {
 	owed     meter.Credits
 	usage    gateway.Usage
 	asked    gateway.UsageQuery
+	history  gateway.HistoryQuery
 	lookups  atomic.Int64
 	err      error // what Postgres answers while it is away
 	closed   []meter.PartitionState
@@ -447,9 +448,11 @@ func (h *house) IdentityByAccount(_ context.Context, account string) (gateway.Id
 	}, nil
 }
 
-func (h *house) Entries(_ context.Context, _ string, before uint64, limit int) ([]gateway.LedgerEntry, error) {
+func (h *house) Entries(_ context.Context, q gateway.HistoryQuery) ([]gateway.LedgerEntry, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.history = q
+	before, limit := q.Before, q.Limit
 	var out []gateway.LedgerEntry
 	for _, e := range h.entries {
 		if (before == 0 || e.Seq < before) && len(out) < limit {

@@ -75,9 +75,8 @@ func (i *Identity) Price(operation string, t time.Time) *policy.UnitPrice {
 
 // Ledger reads what Postgres keeps of an account.
 type Ledger interface {
-	// Entries returns an account's entries, newest first, at most limit, strictly older than before;
-	// before 0 starts at the newest. meter.ErrNoAccount if the account does not exist.
-	Entries(ctx context.Context, account string, before uint64, limit int) ([]LedgerEntry, error)
+	// Entries returns a page of an account's entries. meter.ErrNoAccount if the account does not exist.
+	Entries(ctx context.Context, q HistoryQuery) ([]LedgerEntry, error)
 	// Buckets names the bucket of each grant that it knows.
 	Buckets(ctx context.Context, account string, grants []meter.ID) (map[meter.ID]string, error)
 }

@@ -49,11 +49,7 @@ type usageRange struct {
 
 // usage sums what an account was charged: ?by=day|operation|key, ?from= and ?to= local days, both in it.
 func (g *Gateway) usage(who *Identity, query string) (usageView, *problem) {
-	loc := time.UTC
-	if p := g.policies.Policy(who.Product); p != nil {
-		loc = p.Location
-	}
-	r, p := readUsageRange(query, g.clock.Now(), loc)
+	r, p := readUsageRange(query, g.clock.Now(), g.zoneOf(who.Product))
 	if p != nil {
 		return usageView{}, p
 	}
@@ -81,17 +77,9 @@ func (g *Gateway) usage(who *Identity, query string) (usageView, *problem) {
 }
 
 func readUsageRange(query string, now time.Time, loc *time.Location) (r usageRange, p *problem) {
-	q, err := url.ParseQuery(query)
-	if err != nil {
-		return r, &problem{code: codeInvalid, detail: "the query is not well-formed"}
-	}
-	for name, values := range q {
-		if (name != "by" && name != "from" && name != "to") || len(values) > 1 {
-			return r, &problem{
-				code: codeInvalid, param: name,
-				detail: strconv.Quote(name) + " is not taken here, or is there twice; by, from and to are, each once",
-			}
-		}
+	q, p := readQuery(query, "by", "from", "to")
+	if p != nil {
+		return r, p
 	}
 	r.loc, r.by = loc, q.Get("by")
 	switch r.by {

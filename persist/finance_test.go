@@ -101,7 +101,7 @@ func TestHistoryPages(t *testing.T) {
 	b.flush(t)
 	var seqs []uint64
 	for before := uint64(0); ; {
-		page, err := b.store.Entries(t.Context(), "ada", before, 3)
+		page, err := b.store.Entries(t.Context(), persist.HistoryQuery{Account: "ada", Before: before, Limit: 3})
 		require.NoError(t, err)
 		if len(page) == 0 {
 			break
@@ -114,15 +114,42 @@ func TestHistoryPages(t *testing.T) {
 		before = page[len(page)-1].Seq
 	}
 	require.Equal(t, []uint64{7, 6, 5, 4, 3, 2, 1}, seqs)
-	first, err := b.store.Entries(t.Context(), "ada", 2, 1)
+	first, err := b.store.Entries(t.Context(), persist.HistoryQuery{Account: "ada", Before: 2, Limit: 1})
 	require.NoError(t, err)
 	require.Equal(t, "grant", first[0].Kind)
 	require.Empty(t, first[0].Reservation)
 	require.Equal(t, 10*meter.Credit, first[0].Lines[0].Credits)
 
-	_, err = b.store.Entries(t.Context(), "nobody", 0, 10)
+	all, err := b.store.Entries(t.Context(), persist.HistoryQuery{Account: "ada", Limit: 10})
+	require.NoError(t, err)
+	for i, since := range all { // by time from each entry on, and just after it
+		for _, from := range []time.Time{since.OccurredAt, since.OccurredAt.Add(time.Microsecond)} {
+			got, err := b.store.Entries(t.Context(), persist.HistoryQuery{Account: "ada", Limit: 10, From: from})
+			require.NoError(t, err)
+			want := all[:i+1]
+			for len(want) > 0 && want[len(want)-1].OccurredAt.Before(from) {
+				want = want[:len(want)-1]
+			}
+			for j := i + 1; j < len(all) && !all[j].OccurredAt.Before(from); j++ {
+				want = all[:j+1]
+			}
+			require.Len(t, got, len(want), "%s", from)
+		}
+	}
+	for kind, n := range map[string]int{"grant": 1, "commit": 6, "release": 0} {
+		got, err := b.store.Entries(t.Context(), persist.HistoryQuery{Account: "ada", Limit: 10, Kind: kind})
+		require.NoError(t, err)
+		require.Len(t, got, n, kind)
+	}
+	got, err := b.store.Entries(t.Context(), persist.HistoryQuery{
+		Account: "ada", Limit: 10, Kind: "grant", From: all[0].OccurredAt.Add(time.Second),
+	})
+	require.NoError(t, err)
+	require.Empty(t, got)
+
+	_, err = b.store.Entries(t.Context(), persist.HistoryQuery{Account: "nobody", Limit: 10})
 	require.ErrorIs(t, err, meter.ErrNoAccount)
-	_, err = b.store.Entries(t.Context(), "ada", 0, 0)
+	_, err = b.store.Entries(t.Context(), persist.HistoryQuery{Account: "ada"})
 	require.ErrorIs(t, err, persist.ErrInvalid)
 	buckets, err := b.store.Buckets(t.Context(), "ada", []meter.ID{grant, {1}})
 	require.NoError(t, err)

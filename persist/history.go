@@ -34,34 +34,40 @@ type HistoryLine struct {
 // HistoryMax bounds one page of history.
 const HistoryMax = 1000
 
-// Entries returns an account's entries, newest first, at most limit, strictly older than seq before; before 0 starts
-// at the newest. meter.ErrNoAccount if the account does not exist.
-func (s *Store) Entries(ctx context.Context, account string, before uint64, limit int) (out []HistoryEntry, err error) {
-	if limit < 1 || limit > HistoryMax {
-		return nil, fmt.Errorf("%w: limit %d is not between 1 and %d", ErrInvalid, limit, HistoryMax)
+// HistoryQuery asks for a page of an account's history, newest first.
+type HistoryQuery struct {
+	Account string
+	Before  uint64    // strictly older than this seq; 0 starts at the newest
+	Limit   int       // at most so many
+	From    time.Time // not older than this; zero for no bound
+	Kind    string    // of this kind only; empty for each
+}
+
+// Entries returns a page of an account's entries. meter.ErrNoAccount if the account does not exist.
+func (s *Store) Entries(ctx context.Context, q HistoryQuery) (out []HistoryEntry, err error) {
+	if q.Limit < 1 || q.Limit > HistoryMax {
+		return nil, fmt.Errorf("%w: limit %d is not between 1 and %d", ErrInvalid, q.Limit, HistoryMax)
 	}
-	if before == 0 || before > math.MaxInt64 {
-		before = math.MaxInt64
+	if q.Before == 0 || q.Before > math.MaxInt64 {
+		q.Before = math.MaxInt64
 	}
-	err = s.snapshot(ctx, "read history of "+account, func(tx pgx.Tx) error {
+	err = s.snapshot(ctx, "read history of "+q.Account, func(tx pgx.Tx) error {
 		var exists bool
-		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM creditgate.account WHERE id = $1)`, account).Scan(&exists)
+		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM creditgate.account WHERE id = $1)`, q.Account).Scan(&exists)
 		if err != nil {
 			return err
 		}
 		if !exists {
 			return meter.ErrNoAccount
 		}
-		rows, err := tx.Query(ctx, `WITH page AS MATERIALIZED (
-				SELECT layout, partition, pseq, idx, seq, kind, operation, units, subject, occurred_at
-				FROM creditgate.ledger_entry
-				WHERE account = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3)
-			SELECT e.layout, e.partition, e.pseq, e.idx, e.seq, e.kind, coalesce(e.operation, ''), e.units, e.subject,
-				e.occurred_at, g.bucket::text, l.grant_id, l.granted - l.spent - l.lapsed - l.revoked
-			FROM page e
-			LEFT JOIN creditgate.ledger_line l USING (layout, partition, pseq, idx)
-			LEFT JOIN creditgate.grant_lot g ON g.id = l.grant_id
-			ORDER BY e.seq DESC, l.line`, account, int64(before), limit)
+		first := int64(0)
+		if !q.From.IsZero() {
+			if err := tx.QueryRow(ctx, firstSince, q.Account, q.From).Scan(&first); err != nil {
+				return err
+			}
+		}
+		query, args := q.page(first)
+		rows, err := tx.Query(ctx, query, args...)
 		if err != nil {
 			return err
 		}
@@ -69,6 +75,45 @@ func (s *Store) Entries(ctx context.Context, account string, before uint64, limi
 		return err
 	})
 	return out, err
+}
+
+// firstSince finds the seq of an account's first entry that is not older than a time, by halving: seqs are dense and
+// times do not fall, so that a million entries cost twenty looks at the key (account, seq). It is 0 where a seq is
+// missing, and then the time alone decides.
+const firstSince = `WITH RECURSIVE span (lo, hi) AS (
+		SELECT min(seq), max(seq) + 1 FROM creditgate.ledger_entry WHERE account = $1
+		UNION ALL
+		SELECT CASE WHEN e.occurred_at >= $2 THEN s.lo ELSE e.seq + 1 END,
+			CASE WHEN e.occurred_at >= $2 THEN e.seq ELSE s.hi END
+		FROM span s JOIN creditgate.ledger_entry e ON e.account = $1 AND e.seq = (s.lo + s.hi) / 2
+		WHERE s.lo < s.hi)
+	SELECT coalesce((SELECT lo FROM span WHERE lo = hi), 0)`
+
+// page is the query of one page, from seq first on. The predicate of ledger_entry_kind stands in it in its own words.
+func (q *HistoryQuery) page(first int64) (query string, args []any) {
+	args = []any{q.Account, int64(q.Before), q.Limit, first}
+	where := ""
+	if !q.From.IsZero() {
+		args = append(args, q.From)
+		where += fmt.Sprintf(" AND occurred_at >= $%d", len(args))
+	}
+	if q.Kind != "" {
+		args = append(args, q.Kind)
+		where += fmt.Sprintf(" AND kind = $%d", len(args))
+		if q.Kind != meter.KindCommit.String() {
+			where += " AND kind <> 'commit'"
+		}
+	}
+	return `WITH page AS MATERIALIZED (
+			SELECT layout, partition, pseq, idx, seq, kind, operation, units, subject, occurred_at
+			FROM creditgate.ledger_entry
+			WHERE account = $1 AND seq < $2 AND seq >= $4` + where + ` ORDER BY seq DESC LIMIT $3)
+		SELECT e.layout, e.partition, e.pseq, e.idx, e.seq, e.kind, coalesce(e.operation, ''), e.units, e.subject,
+			e.occurred_at, g.bucket::text, l.grant_id, l.granted - l.spent - l.lapsed - l.revoked
+		FROM page e
+		LEFT JOIN creditgate.ledger_line l USING (layout, partition, pseq, idx)
+		LEFT JOIN creditgate.grant_lot g ON g.id = l.grant_id
+		ORDER BY e.seq DESC, l.line`, args
 }
 
 func collectHistory(rows pgx.Rows) (out []HistoryEntry, err error) {

@@ -107,8 +107,8 @@ func (i identities) IdentityByAccount(ctx context.Context, account string) (gate
 
 type ledger struct{ store *persist.Store }
 
-func (l ledger) Entries(ctx context.Context, account string, before uint64, limit int) ([]gateway.LedgerEntry, error) {
-	entries, err := l.store.Entries(ctx, account, before, limit)
+func (l ledger) Entries(ctx context.Context, q gateway.HistoryQuery) ([]gateway.LedgerEntry, error) {
+	entries, err := l.store.Entries(ctx, persist.HistoryQuery(q))
 	out := make([]gateway.LedgerEntry, len(entries))
 	for i, e := range entries {
 		out[i] = gateway.LedgerEntry{

@@ -1,0 +1,1 @@
+DROP INDEX creditgate.ledger_entry_kind;
