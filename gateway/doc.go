@@ -41,6 +41,7 @@
 //	server.go      listeners, connections, shutdown
 //	newcomers.go   connections that were never used, which hold up no shutdown
 //	deadline.go    connections whose deadlines cost nothing to move
+//	lost_*.go      whether a client went away before it took its response
 //	hungup_*.go    whether the peer of an idle connection has gone, or of a busy one has refused
 //
 // Two choices that the code alone does not explain. A response without a length is buffered like any other, so that

@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -137,6 +138,15 @@ func (n *newcomer) Close() error {
 }
 
 func (n *newcomer) settle() { n.of.forget(n) }
+
+// SyscallConn implements syscall.Conn.
+func (n *newcomer) SyscallConn() (syscall.RawConn, error) {
+	sc, ok := n.Conn.(syscall.Conn)
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return sc.SyscallConn()
+}
 
 // CloseWrite closes the side that the gateway writes to.
 func (n *newcomer) CloseWrite() error {

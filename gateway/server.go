@@ -311,6 +311,10 @@ const (
 // Close lets a client that is still sending read its refusal: closing with unread bytes would reset the connection,
 // and take the answer with it.
 func (c *clientConn) Close() error {
+	if c.charged && lost(c.Conn) {
+		c.charged = false
+		c.undelivered.Inc()
+	}
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.linger && half.CloseWrite() == nil {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.CopyN(io.Discard, c.Conn, lingerMax)
