@@ -3,6 +3,7 @@ package persist
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,6 +32,7 @@ const issueWait = 60 * time.Second
 type Issuer struct {
 	admin    *Admin
 	options  IssueOptions
+	said     sync.Mutex        // for loaded and warned: a move of the test clock runs a round beside Run's
 	loaded   map[string]string // by product: the version that this gateway said it has
 	warned   map[string]string // by product: the version of another gateway that the log has named
 	accounts *prometheus.CounterVec
@@ -117,6 +119,8 @@ func (i *Issuer) Issue(ctx context.Context) (n int, err error) {
 // inForce says that this gateway loaded a policy, when it did, and reports whether it is the one that was loaded last by
 // any. Without it, gateways with different policies would take back each other's grants for ever.
 func (i *Issuer) inForce(ctx context.Context, product, version string) (ours bool, err error) {
+	i.said.Lock()
+	defer i.said.Unlock()
 	if before, said := i.loaded[product]; !said || before != version {
 		var replaced *string
 		err = i.admin.pool.QueryRow(ctx, `WITH before AS (SELECT version FROM creditgate.policy_in_force WHERE product = $1),
