@@ -42,6 +42,8 @@ func (e *Engine) openLoop(ctx context.Context, p *partition) {
 			}
 			if p.fenced(err.Error()) { // else it would be a line for each attempt
 				e.outages.Log(e.log, err).Uint16("partition", p.number).Msg("partition not open")
+			} else {
+				e.log.Debug().Err(err).Uint16("partition", p.number).Msg("partition still not open")
 			}
 			if pause(ctx, wait) != nil {
 				return
@@ -148,7 +150,8 @@ func (e *Engine) countLost(p *partition, m partitionMeta, at Cursor, empty bool)
 	if empty {
 		head = at.Pseq
 	}
-	if seen := p.minPseq.Load(); head < seen {
+	if seen := p.minPseq.Load(); head < seen && p.lost != seen { // once, however often opening is tried
+		p.lost = seen
 		e.metrics.lostRecords.Add(float64(seen - head))
 		e.log.Error().Uint16("partition", p.number).Uint64("records", seen-head).
 			Msg("Redis lost ledger records that were not flushed yet")
@@ -200,7 +203,8 @@ func (e *Engine) callOpen(
 		return fmt.Errorf("open: %w", err)
 	}
 	if len(reply) != 2 || Code(reply[0]) != CodeOK {
-		return fmt.Errorf("%s: %s: %v", mode, openRefusal(reply), reply)
+		// Without the time in the reply: a reason that stays the same is told once.
+		return fmt.Errorf("%s: %s: %v", mode, openRefusal(reply), reply[:min(len(reply), 1)])
 	}
 	return nil
 }

@@ -28,6 +28,7 @@ type partition struct {
 	epoch   atomic.Uint64
 	minPseq atomic.Uint64
 	flushed atomic.Uint64
+	lost    uint64      // minPseq when records were found lost; the opener's
 	reopen  atomic.Bool // the opener must claim a new epoch even if Redis looks open
 
 	mu     sync.Mutex

@@ -2,6 +2,8 @@ package main_test
 
 import (
 	"encoding/json"
+	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -110,4 +112,26 @@ func TestRedisAwayIsTwoLines(t *testing.T) {
 	require.Eventually(t, func() bool { return len(g.lines(t, saysOf("Redis is back"))) == 1 }, patience, 20*time.Millisecond)
 	require.GreaterOrEqual(t, g.lines(t, saysOf("Redis is back"))[0].Failed, 20)
 	require.Len(t, g.told(t), 1, "nothing else was told")
+}
+
+// A partition that stays fenced is one line for its reason, and records that are lost are counted once, however often
+// opening is tried.
+func TestFencedPartitionIsOneLine(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	g := w.serve(t, "CREDITGATE_LOG_LEVEL=debug")
+	key := g.account(t, "steady", "purchased", 100)
+	c, err := net.Dial("tcp", w.redis.Addr())
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = io.WriteString(c, "DEL {cg1:00}:meta\r\n")
+	require.NoError(t, err)
+	_, err = generate(t.Context(), http.DefaultClient, g.data, key) // finds it
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		return len(g.lines(t, saysOf("partition still not open"))) >= 3
+	}, patience, 20*time.Millisecond)
+	require.Len(t, g.lines(t, saysOf("partition not open")), 1)
+	require.LessOrEqual(t, len(g.lines(t, saysOf("Redis lost ledger records"))), 1)
+	require.Len(t, g.becomes(t, http.StatusServiceUnavailable, func(r readiness) bool { return r.Redis.Up }).Partitions, 1)
 }
