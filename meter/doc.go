@@ -30,6 +30,7 @@
 //	redis.go        the client's settings, what Redis must be set to
 //	partition.go    whether a partition is open, and its fence
 //	opening.go      comparing a partition with Postgres before it is used
+//	closed.go       why a partition stays closed, what to do then, and what that costs
 //	run.go          what runs beside the verbs
 //	alive.go        that this gateway runs, for the others
 //	sweeper.go      leases and old outcomes

@@ -3,6 +3,7 @@ package meter_test
 import (
 	"context"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -205,11 +206,13 @@ func TestPostgresAheadStaysFenced(t *testing.T) {
 
 	require.NoError(t, b.server.Kill())
 	require.NoError(t, b.server.Restart(t.Context()))
+	var seen atomic.Pointer[meter.PartitionState]
 	require.Eventually(t, func() bool {
 		_, _ = b.engine.Balance(t.Context(), "acme") // notices the restart
 		s := b.engine.Ready()[p]
-		return s.State == "fenced" && s.Reason == "fenced: Postgres has 1 ledger records more than Redis"
-	}, patience, 20*time.Millisecond)
+		seen.Store(&s)
+		return s.State == "fenced" && strings.HasPrefix(s.Reason, "Postgres has 1 ledger records more than Redis: ")
+	}, patience, 20*time.Millisecond, "%+v", &seen)
 }
 
 func TestKeyRules(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 type hookBook struct {
 	*metertest.Book
 	onClaim   func(partition uint16)
+	onCursor  func(at meter.Cursor) (meter.Cursor, error)
 	onAccount func(name string)
 	onLapses  func() ([]meter.Lapse, error) // due before all others
 	behind    atomic.Bool
@@ -35,6 +36,14 @@ func (b *hookBook) DueLapses(ctx context.Context, after meter.Lapse, until time.
 	}
 	more, err := b.onLapses()
 	return append(more, due...)[:min(limit, len(more)+len(due))], err
+}
+
+func (b *hookBook) Cursor(ctx context.Context, p uint16) (meter.Cursor, error) {
+	at, err := b.Book.Cursor(ctx, p)
+	if b.onCursor != nil && err == nil {
+		return b.onCursor(at)
+	}
+	return at, err
 }
 
 func (b *hookBook) ClaimEpoch(ctx context.Context, p uint16, atLeast uint64) (uint64, error) {

@@ -42,6 +42,7 @@ type PartitionView struct {
 	Epoch           uint64
 	Pseq            uint64 // of the newest record
 	FlushedPseq     uint64 // how far Postgres is, as Redis was told
+	LastMs          int64  // of the newest write
 	Base            uint64 // the record that Redis was rebuilt at, 0: never; the stream begins after it
 	State           string // "open" or "loading"
 	Torn            bool
@@ -61,7 +62,7 @@ func (i *Inspector) Partition(ctx context.Context, partition uint16) (PartitionV
 		return v, i.failed("partition", err)
 	}
 	v.Exists, v.Epoch, v.Pseq, v.FlushedPseq, v.Torn = m.exists, m.Epoch, m.Pseq, m.Flushed.Pseq, m.Torn
-	v.Base = m.Base
+	v.LastMs, v.Base = m.LastMs, m.Base
 	v.SameIncarnation = m.exists && m.Incarnation == m.replid
 	if m.exists {
 		v.State = "open"
@@ -192,6 +193,37 @@ func (i *Inspector) Records(ctx context.Context, partition uint16, after Positio
 		}
 	}
 	return records, nil
+}
+
+// Closed is the *ClosedError that keeps a gateway from opening a partition, found without changing anything; nil if there
+// is none. Without a cursor, Redis is not compared with Postgres. Clocks are not compared: it does not know a test clock's.
+func (i *Inspector) Closed(ctx context.Context, partition uint16, at *Cursor) error {
+	if err := CheckRedis(ctx, i.client); err != nil {
+		return &ClosedError{What: "Redis cannot be used", Advice: adviceFor(err), Err: err}
+	}
+	want, have := i.layout.text(), i.client.Get(ctx, layoutKey).Val()
+	if have != "" && have != want {
+		return i.engine.otherLayout(want, have)
+	}
+	m, err := i.engine.readMeta(ctx, i.client, partition)
+	if err != nil {
+		return err
+	}
+	keys := i.layout.Keys(partition)
+	if !m.exists {
+		left, err := i.client.Exists(ctx, keys.Ledger(), keys.Open(), keys.Slots()).Result()
+		if err == nil && left > 0 {
+			err = i.engine.metaLost(partition)
+		}
+		return err
+	}
+	switch {
+	case m.Torn:
+		return i.engine.torn(partition)
+	case m.Loading || at == nil:
+		return nil
+	}
+	return i.engine.continues(ctx, partition, m.Meta, *at)
 }
 
 // Continues says whether Redis' ledger goes on from Postgres' at a cursor that was read before: ErrFenced if it does

@@ -16,6 +16,9 @@ type Layout struct {
 // PartitionsMax bounds a layout. 256 partitions fill the largest Cluster the bench extrapolates to.
 const PartitionsMax = 256
 
+// text is how Redis keeps the layout.
+func (l Layout) text() string { return fmt.Sprintf("%d/%d", l.Number, l.Partitions) }
+
 // PartitionOf is the partition of an account: FNV-1a of its name, modulo the partitions. It may never change
 // within a layout.
 func (l Layout) PartitionOf(account string) uint16 {

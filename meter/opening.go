@@ -16,13 +16,19 @@ import (
 //	meta is there, this incarnation, open     join it
 //	heads equal, or Redis ahead               a new epoch; the flusher goes on
 //	Redis empty                               rebuilt from Postgres under a new epoch
-//	Postgres ahead, other record, torn        stays fenced, and /readyz names it
+//	Postgres ahead, other record, torn        stays closed; closed.go has the way out of each
 const (
 	openRetryMin = 50 * time.Millisecond
 	openRetryMax = time.Second
 	openTimeout  = 5 * time.Minute // a rebuild loads every account of the partition
 	cursorPoll   = 5 * time.Millisecond
 	loadingIdle  = 5 * time.Second // a rebuild that wrote nothing for so long is taken over
+)
+
+// What the next attempt to open a partition cures by itself.
+var (
+	errRebuilding = errors.New("another gateway is rebuilding it from Postgres")
+	errChanged    = errors.New("Redis is not as it was when it was compared")
 )
 
 // openLoop opens the partition whenever it is not open, until ctx ends.
@@ -40,10 +46,11 @@ func (e *Engine) openLoop(ctx context.Context, p *partition) {
 				wait = openRetryMin
 				break
 			}
-			if p.fenced(err.Error()) { // else it would be a line for each attempt
-				e.outages.Log(e.log, err).Uint16("partition", p.number).Msg("partition not open")
+			if advice := adviceFor(err); p.fenced(err.Error(), advice) { // else it would be a line for each attempt
+				e.outages.Log(e.log, err).Uint16("partition", p.number).Str("do", advice.Do).Str("cost", advice.Cost).
+					Msg("partition is closed")
 			} else {
-				e.log.Debug().Err(err).Uint16("partition", p.number).Msg("partition still not open")
+				e.log.Debug().Err(err).Uint16("partition", p.number).Msg("partition is still closed")
 			}
 			if pause(ctx, wait) != nil {
 				return
@@ -57,9 +64,10 @@ func (e *Engine) openLoop(ctx context.Context, p *partition) {
 type partitionMeta struct {
 	Meta
 
-	exists bool
-	replid string        // of the Redis that answered
-	idle   time.Duration // since anything was written
+	exists  bool
+	replid  string        // of the Redis that answered
+	redisMs int64         // its clock, a test clock's offset included
+	idle    time.Duration // since anything was written
 }
 
 func (e *Engine) openPartition(ctx context.Context, p *partition) error {
@@ -81,14 +89,14 @@ func (e *Engine) openPartition(ctx context.Context, p *partition) error {
 	case err != nil:
 		return err
 	case m.Torn:
-		return fmt.Errorf("%w: a write failed half-way in Redis; compare with Postgres and rebuild", ErrFenced)
+		return e.torn(p.number)
 	case m.exists && !m.Loading && m.Incarnation == m.replid && m.Pseq >= p.minPseq.Load() && !p.reopen.Load():
 		p.open(m.Epoch, m.Pseq)
 		return nil
 	}
 	empty := !m.exists || m.Loading
 	if m.Loading && m.idle < loadingIdle && m.Epoch != p.epoch.Load() {
-		return errors.New("another gateway is rebuilding it")
+		return errRebuilding
 	}
 	if _, err := e.compare(ctx, p, m, empty); err != nil {
 		return err // refused before an epoch is claimed: a partition that stays fenced locks nobody out
@@ -96,7 +104,7 @@ func (e *Engine) openPartition(ctx context.Context, p *partition) error {
 	// Claimed before the cursor is read for good: from here on no flusher of an older epoch can move it.
 	epoch, err := e.book.ClaimEpoch(ctx, p.number, m.Epoch)
 	if err != nil {
-		return fmt.Errorf("claim an epoch: %w", err)
+		return databaseAway(fmt.Errorf("claim an epoch: %w", err))
 	}
 	at, err := e.compare(ctx, p, m, empty)
 	if err != nil {
@@ -114,7 +122,7 @@ func (e *Engine) openPartition(ctx context.Context, p *partition) error {
 func (e *Engine) compare(ctx context.Context, p *partition, m partitionMeta, empty bool) (Cursor, error) {
 	at, err := e.book.Cursor(ctx, p.number)
 	if err != nil {
-		return at, fmt.Errorf("cursor in Postgres: %w", err)
+		return at, databaseAway(fmt.Errorf("cursor in Postgres: %w", err))
 	}
 	if empty {
 		return at, nil
@@ -127,21 +135,44 @@ func (e *Engine) compare(ctx context.Context, p *partition, m partitionMeta, emp
 func (e *Engine) continues(ctx context.Context, partition uint16, m Meta, at Cursor) error {
 	switch {
 	case m.Pseq < at.Pseq:
-		return fmt.Errorf("%w: Postgres has %d ledger records more than Redis", ErrFenced, at.Pseq-m.Pseq)
+		return e.redisBehind(partition, at.Pseq-m.Pseq)
 	case at.Pseq < m.Base:
-		return fmt.Errorf("%w: Postgres has lost %d ledger records since Redis was rebuilt from it", ErrFenced, m.Base-at.Pseq)
+		return e.postgresBehind(partition,
+			fmt.Sprintf("Postgres has lost %d ledger records since Redis was rebuilt from it", m.Base-at.Pseq))
 	case at.Pseq == m.Base: // the stream begins after it
 		return nil
 	}
 	body, err := e.recordAt(ctx, partition, at.Position)
+	switch {
+	case err != nil:
+		return err
+	case body == nil:
+		return e.trimmed(ctx, partition, m, at)
+	case !bytes.Equal(body, at.Body):
+		return e.forked(partition, at.Position)
+	}
+	return nil
+}
+
+// trimmed is why Redis has no record at Postgres' cursor: its ledger begins later, or has another record in its place.
+func (e *Engine) trimmed(ctx context.Context, partition uint16, m Meta, at Cursor) error {
+	first, err := e.client().XRangeN(ctx, e.layout.Keys(partition).Ledger(), "-", "+", 1).Result()
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(body, at.Body) {
-		return fmt.Errorf("%w: record %s in Redis is not the one in Postgres: their histories have forked",
-			ErrFenced, at.Position)
+	begins := m.Pseq + 1
+	if len(first) > 0 {
+		p, err := parsePosition(first[0].ID)
+		if err != nil {
+			return err
+		}
+		begins = p.Pseq
 	}
-	return nil
+	if begins <= at.Pseq {
+		return e.forked(partition, at.Position)
+	}
+	return e.postgresBehind(partition, fmt.Sprintf("Postgres ends with ledger record %d, and Redis has dropped what was flushed "+
+		"before %d: Postgres has lost %d records", at.Pseq, begins, begins-1-at.Pseq))
 }
 
 // countLost tells of ledger records that this gateway saw in Redis and nobody has any more.
@@ -160,7 +191,7 @@ func (e *Engine) countLost(p *partition, m partitionMeta, at Cursor, empty bool)
 
 // resumePartition opens a Redis that has everything Postgres has.
 func (e *Engine) resumePartition(ctx context.Context, p *partition, m partitionMeta, epoch uint64, at Cursor) error {
-	if err := e.callOpen(ctx, p.number, "resume", epoch, m.Epoch, at.Position); err != nil {
+	if err := e.callOpen(ctx, p.number, m, "resume", epoch, m.Epoch, at.Position); err != nil {
 		return err
 	}
 	p.reopen.Store(false)
@@ -172,7 +203,7 @@ func (e *Engine) resumePartition(ctx context.Context, p *partition, m partitionM
 
 // rebuildPartition fills an empty Redis from Postgres: every account, and the charged Idempotency-Keys of a day.
 func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partitionMeta, epoch uint64, at Cursor) error {
-	if err := e.callOpen(ctx, p.number, "rebuild", epoch, m.Epoch, at.Position); err != nil {
+	if err := e.callOpen(ctx, p.number, m, "rebuild", epoch, m.Epoch, at.Position); err != nil {
 		return err
 	}
 	p.epoch.Store(epoch)
@@ -181,7 +212,7 @@ func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partition
 	if err != nil {
 		return fmt.Errorf("rebuild: %w", err)
 	}
-	if err := e.callOpen(ctx, p.number, "loaded", epoch, epoch, at.Position); err != nil {
+	if err := e.callOpen(ctx, p.number, m, "loaded", epoch, epoch, at.Position); err != nil {
 		return err
 	}
 	p.reopen.Store(false)
@@ -192,7 +223,7 @@ func (e *Engine) rebuildPartition(ctx context.Context, p *partition, m partition
 }
 
 func (e *Engine) callOpen(
-	ctx context.Context, partition uint16, mode string, epoch, expected uint64, flushed Position,
+	ctx context.Context, partition uint16, m partitionMeta, mode string, epoch, expected uint64, flushed Position,
 ) error {
 	keys := e.layout.Keys(partition)
 	now, offset := e.read()
@@ -202,26 +233,23 @@ func (e *Engine) callOpen(
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	if len(reply) != 2 || Code(reply[0]) != CodeOK {
-		// Without the time in the reply: a reason that stays the same is told once.
-		return fmt.Errorf("%s: %s: %v", mode, openRefusal(reply), reply[:min(len(reply), 1)])
+	if len(reply) != 2 {
+		return fmt.Errorf("%s: %w: the answer is %v", mode, ErrPacked, reply)
 	}
-	return nil
-}
-
-// openRefusal says what a refusal to open means and what to do.
-func openRefusal(reply []int64) string {
-	code := CodeError
-	if len(reply) == 2 {
-		code = Code(reply[0])
-	}
-	switch code {
-	case CodeRegressed:
-		return "Redis has keys of the partition but no meta; restore its data, or delete them to rebuild from Postgres"
+	switch code := Code(reply[0]); code {
+	case CodeOK:
+		return nil
+	case CodeTorn:
+		return e.torn(partition)
 	case CodeClock:
-		return "this host's clock, or Redis', is more than a minute off; correct it (meta.last_ms too, if it lies ahead)"
+		return e.wrongClock(partition, m, now)
+	case CodeRegressed:
+		if mode == "rebuild" {
+			return e.metaLost(partition)
+		}
+		return fmt.Errorf("%w: %s", errChanged, code)
 	default:
-		return "Redis is not as it was when compared (" + code.String() + "); trying again"
+		return fmt.Errorf("%w: %s", errChanged, code)
 	}
 }
 
@@ -240,18 +268,19 @@ return {string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), 
 		return partitionMeta{}, fmt.Errorf("read the incarnation: %v: %w", about, err)
 	}
 	m := partitionMeta{replid: about[0]}
+	m.redisMs, _ = strconv.ParseInt(about[1], 10, 64)
+	m.redisMs += e.clock.Offset().Milliseconds()
 	b, err := packed.Bytes()
 	if errors.Is(err, redis.Nil) {
 		return m, nil
 	}
-	if err == nil {
-		m.Meta, err = UnpackMeta(b)
-	}
 	if err != nil {
 		return m, fmt.Errorf("read meta: %w", err)
 	}
-	nowMs, _ := strconv.ParseInt(about[1], 10, 64)
-	m.exists, m.idle = true, time.Duration(nowMs-m.LastMs)*time.Millisecond+e.clock.Offset()
+	if m.Meta, err = UnpackMeta(b); err != nil {
+		return m, e.otherFormat(partition, err)
+	}
+	m.exists, m.idle = true, time.Duration(m.redisMs-m.LastMs)*time.Millisecond
 	return m, nil
 }
 
@@ -282,7 +311,7 @@ func (e *Engine) meta(ctx context.Context, partition uint16) (Meta, error) {
 const layoutKey = "creditgate:layout"
 
 func (e *Engine) checkLayout(ctx context.Context, client redis.UniversalClient) error {
-	want := fmt.Sprintf("%d/%d", e.layout.Number, e.layout.Partitions)
+	want := e.layout.text()
 	have, err := client.Get(ctx, layoutKey).Result() // first, since a Redis that is full takes no SET
 	if errors.Is(err, redis.Nil) {
 		if err = client.SetNX(ctx, layoutKey, want, 0).Err(); err == nil {
@@ -293,8 +322,7 @@ func (e *Engine) checkLayout(ctx context.Context, client redis.UniversalClient) 
 		return fmt.Errorf("layout: %w", err)
 	}
 	if have != want {
-		return fmt.Errorf("%w: Redis was filled under layout %s, this gateway has %s (number/partitions); "+
-			"drain and rebuild to change it", ErrFenced, have, want)
+		return e.otherLayout(want, have)
 	}
 	return nil
 }

@@ -11,8 +11,9 @@ import (
 // PartitionState is what /readyz says about a partition.
 type PartitionState struct {
 	Partition uint16 `json:"partition"`
-	State     string `json:"state"` // "open", "fenced", or "full": settles what is held and reserves nothing
-	Reason    string `json:"reason,omitempty"`
+	State     string `json:"state"`            // "open", "fenced", or "full": settles what is held and reserves nothing
+	Reason    string `json:"reason,omitempty"` // what happened
+	Advice
 	// Since is when a fenced one was closed.
 	Since time.Time `json:"since,omitzero"`
 }
@@ -37,6 +38,7 @@ type partition struct {
 	wake   chan struct{} // asks the opener to look; holds one
 	reason string
 	since  time.Time // when it was closed
+	advice Advice
 
 	holds holdsSeeker
 }
@@ -46,7 +48,7 @@ func newPartition(number uint16, k Keys) *partition {
 		number: number, keys: k,
 		sectionKeys: [sectionKeysMax]any{k.Meta(), k.Open(), k.Ledger(), k.Slots()},
 		opened:      make(chan struct{}), wake: make(chan struct{}, 1), reason: "not opened yet",
-		since: time.Now(),
+		since: time.Now(), advice: Advice{Do: doNothing},
 		holds: newHoldsSeeker(),
 	}
 	p.wake <- struct{}{}
@@ -89,7 +91,7 @@ func (p *partition) shut(calledUnder uint64, code Code) {
 	if p.isOpen {
 		p.isOpen, p.opened, p.since = false, make(chan struct{}), time.Now()
 	}
-	p.reason = refusal(code)
+	p.reason, p.advice = refusal(code), Advice{Do: doNothing + ", once it was compared with Postgres"}
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -108,7 +110,7 @@ func refusal(code Code) string {
 	case CodeClosed:
 		return "Redis has no meta for it"
 	case CodeTorn:
-		return "a write failed half-way; a person must look"
+		return "a write failed half-way in Redis"
 	default:
 		return fmt.Sprintf("refused: %s", code)
 	}
@@ -121,7 +123,7 @@ func (p *partition) open(epoch, pseq uint64) {
 	p.flushed.Store(pseq) // unknown until the first reply: no backlog is better than refusing at once
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.reason = ""
+	p.reason, p.advice = "", Advice{}
 	if !p.isOpen {
 		p.isOpen = true
 		close(p.opened)
@@ -129,11 +131,11 @@ func (p *partition) open(epoch, pseq uint64) {
 }
 
 // fenced keeps why the partition cannot be opened, and reports whether that is another reason than before.
-func (p *partition) fenced(reason string) (another bool) {
+func (p *partition) fenced(reason string, advice Advice) (another bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	another = p.reason != reason
-	p.reason = reason
+	p.reason, p.advice = reason, advice
 	return another
 }
 
@@ -143,7 +145,10 @@ func (p *partition) state() PartitionState {
 	if p.isOpen {
 		return PartitionState{Partition: p.number, State: "open"}
 	}
-	return PartitionState{Partition: p.number, State: "fenced", Reason: p.reason, Since: p.since.UTC().Truncate(time.Millisecond)}
+	return PartitionState{
+		Partition: p.number, State: "fenced", Reason: p.reason, Advice: p.advice,
+		Since: p.since.UTC().Truncate(time.Millisecond),
+	}
 }
 
 // saw raises minPseq: from now on a Redis that is behind this head is refused.
@@ -179,6 +184,7 @@ func (e *Engine) Ready() []PartitionState {
 		if n := e.backlog(p.number); out[i].State == "open" && n > ledgerBacklogMax {
 			out[i].State = "full"
 			out[i].Reason = fmt.Sprintf("%d ledger records wait for Postgres, at most %d; nothing new is reserved", n, ledgerBacklogMax)
+			out[i].Advice = Advice{Do: "start Postgres, or read in the log why the ledger is not flushed; nothing is lost meanwhile"}
 		}
 	}
 	return out

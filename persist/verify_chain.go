@@ -1,6 +1,7 @@
 package persist
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -175,4 +176,22 @@ func (v *chainVerifier) records(ctx context.Context) ([]storedRecord, error) {
 		copy(rec.hash[:], hash)
 		return rec, err
 	})
+}
+
+// Bodies are the records of a partition from one pseq to another, as Postgres has them.
+func (s *Store) Bodies(ctx context.Context, partition uint16, from, to uint64) (map[uint64][]byte, error) {
+	rows, err := s.pool.Query(ctx, `SELECT pseq, body FROM creditgate.ledger_record
+		WHERE layout = $1 AND partition = $2 AND pseq BETWEEN $3 AND $4`,
+		s.layoutNumber(), int(partition), int64(from), int64(to))
+	if err != nil {
+		return nil, storeError("read records", err)
+	}
+	out := map[uint64][]byte{}
+	var pseq uint64
+	var body []byte
+	_, err = pgx.ForEachRow(rows, []any{&pseq, &body}, func() error {
+		out[pseq] = bytes.Clone(body)
+		return nil
+	})
+	return out, storeError("read records", err)
 }

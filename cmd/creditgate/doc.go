@@ -25,7 +25,7 @@
 //	simulate_look.go   balances, compared with what the scenario expects
 //	simulate_table.go  what it prints
 //	migrate.go         creditgate migrate
-//	inspect.go         creditgate inspect
+//	inspect*.go        creditgate inspect
 //	ledger.go          creditgate ledger held and book
 //	verify.go          creditgate verify; verify_redis.go is what package persist cannot see
 //	studio.go          creditgate studio, the stand-in backend

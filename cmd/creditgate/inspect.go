@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -24,7 +23,7 @@ func (a *app) inspectCommand() *cobra.Command {
 		SuggestionsMinimumDistance: 2,
 	}
 	type show func(ctx context.Context, i *meter.Inspector, w io.Writer, name string) error
-	inspect := func(use, short string, show show) *cobra.Command {
+	inspect := func(use, short string, of func(c *config) show, settings ...string) *cobra.Command {
 		return a.configured(&cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1)},
 			func(cmd *cobra.Command, c *config, args []string) error {
 				if err := c.require("redis_url"); err != nil {
@@ -36,16 +35,18 @@ func (a *app) inspectCommand() *cobra.Command {
 				}
 				defer i.Close() //nolint:errcheck // only read
 				table := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-				if err := show(cmd.Context(), i, table, args[0]); err != nil {
+				if err := of(c)(cmd.Context(), i, table, args[0]); err != nil {
 					return err
 				}
 				return table.Flush()
-			}, "redis_url", "layout", "partitions")
+			}, append(settings, "redis_url", "layout", "partitions")...)
 	}
+	alone := func(s show) func(*config) show { return func(*config) show { return s } }
 	cmd.AddCommand(
-		inspect("account NAME", "Show an account and its live grants in drain order", inspectAccount),
-		inspect("reservation ID", "Show a reservation, open or settled, and its draws", inspectReservation),
-		inspect("partition NUMBER", "Show a partition: epoch, fence, ledger head and tail", inspectPartition),
+		inspect("account NAME", "Show an account and its live grants in drain order", alone(inspectAccount)),
+		inspect("reservation ID", "Show a reservation, open or settled, and its draws", alone(inspectReservation)),
+		inspect("partition NUMBER", "Show a partition: epoch, ledger head and tail, and why it is closed, with the way out",
+			func(c *config) show { return (&partitionInspection{postgresURL: c.PostgresURL}).show }, "postgres_url"),
 	)
 	return cmd
 }
@@ -166,55 +167,4 @@ func inspectReservation(ctx context.Context, i *meter.Inspector, w io.Writer, te
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", d.Grant, d.Amount, d.Charged)
 	}
 	return nil
-}
-
-func inspectPartition(ctx context.Context, i *meter.Inspector, w io.Writer, text string) error {
-	number, err := strconv.ParseUint(text, 10, 16)
-	if err != nil || number >= uint64(i.Layout().Partitions) {
-		return fmt.Errorf("partition %q: layout %d has partitions 0 to %d", text, i.Layout().Number, i.Layout().Partitions-1)
-	}
-	p, err := i.Partition(ctx, uint16(number))
-	if err != nil {
-		return err
-	}
-	if !p.Exists {
-		return fmt.Errorf("partition %d is not in Redis: no gateway has opened it under layout %d", number, i.Layout().Number)
-	}
-	fence := "Redis has not restarted since it was opened"
-	if !p.SameIncarnation {
-		fence = "Redis restarted or failed over: closed until a gateway opens it again"
-	}
-	torn := "no"
-	if p.Torn {
-		torn = "yes: a write failed half-way; compare with Postgres and rebuild"
-	}
-	rows(w,
-		"partition", p.Partition,
-		"key", i.Layout().Keys(p.Partition).Meta(),
-		"state", p.State,
-		"epoch", p.Epoch,
-		"fence", fence,
-		"torn", torn,
-		"head", p.Pseq,
-		"flushed", fmt.Sprintf("%d (%d records to go, as Redis was told)", p.FlushedPseq, p.Pseq-min(p.Pseq, p.FlushedPseq)),
-		"rebuilt at", orNever(p.Base),
-		"ledger", fmt.Sprintf("%d records, %s to %s", p.Records, orDash(p.First), orDash(p.Last)),
-		"open reservations", p.Open,
-		"outcome slots", p.Slots,
-	)
-	return nil
-}
-
-func orNever(pseq uint64) string {
-	if pseq == 0 {
-		return "-"
-	}
-	return strconv.FormatUint(pseq, 10)
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }

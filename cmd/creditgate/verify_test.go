@@ -98,3 +98,46 @@ func TestDriftsShowInMetrics(t *testing.T) {
 	redisDo(t, w, "HDEL", keys.Open(), "0123456789abcdef")
 	shows(clean...)
 }
+
+// A partition that stays closed says why, what to do and what that costs, in the log, /readyz and inspect. What only Redis
+// has is counted before it is thrown away.
+func TestClosedPartitionIsExplained(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	g := w.serve(t)
+	key := g.account(t, "ada", "purchased", 10)
+	_, err := generate(t.Context(), http.DefaultClient, g.data, key)
+	require.NoError(t, err)
+	w.verified(t)
+	keys := meter.Layout{Number: 1, Partitions: 1}.Keys(0)
+	record := meter.AppendRecord(nil, meter.Record{OccurredMs: time.Now().UnixMilli(), Entries: []meter.Entry{{
+		Kind: meter.KindCommit, Seq: 3, Amount: 2 * meter.Credit, Account: "ada", ID: meter.NewID(time.Now()),
+		Lines: []meter.Line{{Grant: meter.NewID(time.Now()), Spent: 2 * meter.Credit}},
+	}}})
+	redisDo(t, w, "SETRANGE", keys.Meta(), "2", "\x01") // torn
+	redisDo(t, w, "XADD", keys.Ledger(), "1-3", "e", string(record))
+	_, err = generate(t.Context(), http.DefaultClient, g.data, key)
+	require.NoError(t, err)
+	g.await(t, "why the partition is closed", func(line string) bool {
+		return containsAll(line, "partition is closed", "a write failed half-way", `"do":"read what only Redis has`, `"cost":"the charges`)
+	})
+	status, ready := g.ask(t, "GET", "/readyz", "")
+	require.Equal(t, http.StatusServiceUnavailable, status)
+	require.Contains(t, part(t, ready, "detail"), "a write failed half-way")
+	shown := text(t, part(t, ready, "closed_partitions"))
+	require.Contains(t, shown, "redis-cli -c -u REDIS_URL EVAL 'local k=")
+	require.Contains(t, shown, "the charges in ledger records that only Redis has")
+	status, out := command(t, w.env(), "inspect", "partition", "0")
+	require.Zero(t, status, out)
+	require.Regexp(t, `in Postgres +records up to 1-2\n`, out)
+	require.Regexp(t, `only in Redis +1 records, which charge 2 credits\n`, out)
+	require.Regexp(t, `closed +a write failed half-way in Redis`, out)
+	require.Regexp(t, `to do +read what only Redis has .*redis-cli`, out)
+	require.Regexp(t, `cost +the charges in ledger records that only Redis has`, out)
+
+	redisDo(t, w, "DEL", keys.Meta())
+	status, out = command(t, w.env("CREDITGATE_POSTGRES_URL="), "inspect", "partition", "0")
+	require.Zero(t, status, out)
+	require.Regexp(t, `in Postgres +not asked: set postgres_url\n`, out)
+	require.Regexp(t, `closed +Redis has keys of the partition but not its head`, out)
+}
