@@ -62,3 +62,6 @@ func OpenLookups(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	}
 	return openLookups(ctx, config)
 }
+
+// WithoutRoles is what runs of a migration.
+func WithoutRoles(sql string) string { return withoutRoles(sql) }

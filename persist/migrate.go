@@ -25,7 +25,13 @@ var ErrSchema = errors.New("database schema")
 
 // Migrate brings the database at url up to this binary's version, as the owner of the schema. Several may run at
 // once: an advisory lock lets one go first.
+//
+// Roles are made here and not by the migrations, whose files still say so: CREATE ROLE asks for the right to do so before
+// it looks whether the role exists. An ErrPrivileges says what a superuser must run first.
 func Migrate(ctx context.Context, url string) error {
+	if err := prepareOwner(ctx, url); err != nil {
+		return err
+	}
 	return withMigrator(ctx, url, func(m *migrate.Migrator) error { return m.Migrate(ctx) })
 }
 
@@ -58,12 +64,20 @@ func withMigrator(ctx context.Context, url string, fn func(*migrate.Migrator) er
 		if err != nil {
 			return fmt.Errorf("migrate: %w", err)
 		}
-		m.AppendMigration(name, string(up), string(down))
+		m.AppendMigration(name, withoutRoles(string(up)), string(down))
 	}
 	if err := fn(m); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	return nil
+}
+
+// withoutRoles is a migration that leaves roles to prepareOwner.
+func withoutRoles(sql string) string {
+	for _, role := range [...]string{WriterRole, FinanceRole} {
+		sql = strings.Replace(sql, "  "+createRole(role)+"\n", "  NULL; -- "+role+" is there\n", 1)
+	}
+	return sql
 }
 
 // migrationNames lists the migrations in order: 001_x, 002_y. Its length is the version this binary needs.
@@ -91,8 +105,11 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	var have int
 	err = s.pool.QueryRow(ctx, `SELECT version FROM `+versionTable).Scan(&have)
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (pg.Code == undefinedTable || pg.Code == insufficientPrivilege) {
-		have, err = 0, nil // the first migration lets the writer read it
+	if errors.As(err, &pg) && pg.Code == insufficientPrivilege {
+		err = s.notWriter(ctx)
+	}
+	if errors.As(err, &pg) && pg.Code == undefinedTable {
+		have, err = 0, nil
 	}
 	if err != nil {
 		return storeError("read schema version", err)
@@ -105,6 +122,23 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 		return fmt.Errorf("%w is at version %d, this binary knows only %d: run the newer binary", ErrSchema, have, want)
 	}
 	return nil
+}
+
+// notWriter is why the login may not read the version: it was not made a member of the writer role, or no migration has
+// let that role read it yet, which is nil.
+func (s *Store) notWriter(ctx context.Context) error {
+	var login, database string
+	var migrated bool
+	err := s.pool.QueryRow(ctx, `SELECT quote_ident(current_user), quote_ident(current_database()),
+		to_regnamespace('creditgate') IS NOT NULL`).
+		Scan(&login, &database, &migrated)
+	if err != nil || !migrated {
+		return err
+	}
+	return &PrivilegesError{
+		Role: login, Database: database, For: "it is not a member of " + WriterRole,
+		SQL: []string{fmt.Sprintf("GRANT %s TO %s;", WriterRole, login)},
+	}
 }
 
 // SchemaVersion is the version the database at url is at, and the one this binary needs. It changes nothing.

@@ -218,7 +218,7 @@ func (c *config) require(names ...string) error {
 	for _, s := range c.settings() {
 		for _, name := range names {
 			if s.name == name && s.value.String() == "" {
-				errs = append(errs, fmt.Errorf("%s is not set: it is the %s; set %s, %s, or %s in the file",
+				errs = append(errs, fmt.Errorf("%s is not set: %s; set %s, %s, or %s in the file",
 					name, firstClause(s.help), envName(name), flagName(name), name))
 			}
 		}
