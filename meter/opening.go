@@ -48,9 +48,9 @@ func (e *Engine) openLoop(ctx context.Context, p *partition) {
 			}
 			if advice := adviceFor(err); p.fenced(err.Error(), advice) { // else it would be a line for each attempt
 				e.outages.Log(e.log, err).Uint16("partition", p.number).Str("do", advice.Do).Str("cost", advice.Cost).
-					Msg("partition is closed")
+					Msg("partition not open")
 			} else {
-				e.log.Debug().Err(err).Uint16("partition", p.number).Msg("partition is still closed")
+				e.log.Debug().Err(err).Uint16("partition", p.number).Msg("partition still not open")
 			}
 			if pause(ctx, wait) != nil {
 				return
