@@ -620,7 +620,7 @@ func (h *house) Redis() outage.State { return h.engine.RedisState() }
 
 func (h *house) Postgres() outage.State { return outage.State{Up: true} }
 
-func (h *house) Held() int { return 0 }
+func (h *house) Quarantined() int { return 0 }
 
 func (h *house) Closed() []meter.PartitionState {
 	h.mu.Lock()

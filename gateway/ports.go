@@ -319,5 +319,5 @@ type Health interface {
 	Redis() outage.State
 	Postgres() outage.State
 	Closed() []meter.PartitionState // those that take no reservations
-	Held() int                      // accounts that are charged, and whose ledger Postgres cannot book
+	Quarantined() int               // accounts that are charged, and whose ledger Postgres cannot book
 }

@@ -23,9 +23,9 @@ type readiness struct {
 	Postgres serverView `json:"postgres"`
 	// Closed are the partitions that take no reservations.
 	Closed []meter.PartitionState `json:"closed_partitions"`
-	// Held counts accounts that wait for a person: see `creditgate ledger held`. The gateway that flushes knows them.
-	Held      int    `json:"held_accounts,omitempty"`
-	TestClock string `json:"test_clock,omitempty"` // how far ahead, such as +365d; absent in production
+	// Quarantined counts accounts that wait for a person: see `creditgate ledger quarantine`. The gateway that flushes knows them.
+	Quarantined int    `json:"quarantined_accounts,omitempty"`
+	TestClock   string `json:"test_clock,omitempty"` // how far ahead, such as +365d; absent in production
 }
 
 // serverView is how one server stands.
@@ -49,7 +49,7 @@ func (g *Gateway) getReady(*call) (int, any, *problem) {
 	r := &readiness{
 		Redis: newServerView(g.health.Redis()), Postgres: newServerView(g.health.Postgres()),
 		Closed: append([]meter.PartitionState{}, g.health.Closed()...), TestClock: g.clockText(),
-		Held: g.health.Held(),
+		Quarantined: g.health.Quarantined(),
 	}
 	reasons := r.reasons()
 	if g.draining.Load() {

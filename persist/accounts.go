@@ -127,7 +127,7 @@ func (s *Store) createAccount(ctx context.Context, tx pgx.Tx, c AccountChange) (
 		return a, err
 	}
 	// It may be back after Postgres lost it.
-	_, err = tx.Exec(ctx, `UPDATE creditgate.held_account SET retry = true WHERE account = $1`, c.Account)
+	_, err = tx.Exec(ctx, `UPDATE creditgate.quarantined_account SET retry = true WHERE account = $1`, c.Account)
 	return a, err
 }
 

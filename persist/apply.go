@@ -112,7 +112,7 @@ func (a *Admin) applyGrants(ctx context.Context, ids []meter.ID) bool {
 	if len(ids) == 1 {
 		return a.apply(ctx, grantChange, ids[0]) != notApplied
 	}
-	grants, held, err := a.pendingGrants(context.WithoutCancel(ctx), ids)
+	grants, quarantined, err := a.pendingGrants(context.WithoutCancel(ctx), ids)
 	if err != nil {
 		a.outages.Log(a.log, err).Int("grants", len(ids)).Msg("grants stay pending")
 		return false
@@ -134,7 +134,7 @@ func (a *Admin) applyGrants(ctx context.Context, ids []meter.ID) bool {
 	}
 	close(queue)
 	workers.Wait()
-	return held == 0 && !failed.Load()
+	return quarantined == 0 && !failed.Load()
 }
 
 // applyGrant sends one grant. Whatever Redis does not simply take goes the usual way.
@@ -154,8 +154,8 @@ func (a *Admin) applyGrant(ctx context.Context, g meter.GrantChange) bool {
 }
 
 // pendingGrants reads what applying grants to Redis needs, with the cursors of the same snapshot. Grants of accounts that
-// are held back are counted and stay pending: that they are says nothing of Redis.
-func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.GrantChange, held int, err error) {
+// are quarantined are counted and stay pending: that they are says nothing of Redis.
+func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.GrantChange, quarantined int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
 	keys := make([][16]byte, len(ids))
@@ -165,7 +165,7 @@ func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.
 	err = s.snapshot(ctx, "read grants", func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `SELECT g.account, g.reason, g.actor, g.id, g.bucket, g.rank, g.paid, g.unlimited, g.stops,
 				g.credits, g.effective_at, g.expires_at, g.created_at, p.cursor_pseq,
-				EXISTS (SELECT FROM creditgate.held_account h WHERE h.account = g.account)
+				EXISTS (SELECT FROM creditgate.quarantined_account h WHERE h.account = g.account)
 			FROM creditgate.grant_lot g JOIN creditgate.account a ON a.id = g.account
 			JOIN creditgate.partition p ON (p.layout, p.partition) = (a.layout, a.partition)
 			WHERE g.id = ANY($1) AND g.status = 'pending'`, keys)
@@ -175,14 +175,14 @@ func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.
 		var c meter.GrantChange
 		var effective, created time.Time
 		var expires *time.Time
-		var isHeld bool
+		var isQuarantined bool
 		g := &c.Grant
 		_, err = pgx.ForEachRow(rows, []any{
 			&c.Account, &c.Note.Reason, &c.Note.Actor, (*[16]byte)(&g.ID), &g.Bucket, &g.Rank, &g.Paid,
-			&g.Unlimited, &g.Stops, (*int64)(&g.Available), &effective, &expires, &created, &c.CheckedPseq, &isHeld,
+			&g.Unlimited, &g.Stops, (*int64)(&g.Available), &effective, &expires, &created, &c.CheckedPseq, &isQuarantined,
 		}, func() error {
-			if isHeld {
-				held++
+			if isQuarantined {
+				quarantined++
 				return nil
 			}
 			g.EffectiveMs, g.CreatedMs, g.ExpiresMs = effective.UnixMilli(), created.UnixMilli(), expiryToMs(expires)
@@ -191,5 +191,5 @@ func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.
 		})
 		return err
 	})
-	return out, held, err
+	return out, quarantined, err
 }

@@ -98,9 +98,9 @@ func (s *Store) ClaimEpoch(ctx context.Context, partition uint16, atLeast uint64
 
 // loaded is an account's state as of a cursor.
 type loaded struct {
-	held    bool // Postgres does not have all that the cursor has passed
-	account meter.Account
-	at      meter.Cursor
+	quarantined bool // Postgres does not have all that the cursor has passed
+	account     meter.Account
+	at          meter.Cursor
 }
 
 // Account is an account's state as of the cursor returned with it: what its live grants have by the ledger, nothing
@@ -109,8 +109,8 @@ func (s *Store) Account(ctx context.Context, account string) (a meter.Account, a
 	s.hurry(s.partitionOf(account))
 	l, known, err := s.loads.ask(ctx, account)
 	switch {
-	case err == nil && l.held:
-		err = heldError(account)
+	case err == nil && l.quarantined:
+		err = quarantineError(account)
 	case err == nil && !known:
 		err = meter.ErrNoAccount
 	}
@@ -119,7 +119,7 @@ func (s *Store) Account(ctx context.Context, account string) (a meter.Account, a
 
 // loadedAccounts is what is read of accounts $1 besides their grants.
 const loadedAccounts = `SELECT a.id, s.seq, a.suspended, a.flags_version,
-		EXISTS (SELECT FROM creditgate.held_account h WHERE h.account = a.id)
+		EXISTS (SELECT FROM creditgate.quarantined_account h WHERE h.account = a.id)
 	FROM creditgate.account a JOIN creditgate.account_state s ON s.account = a.id WHERE a.id = ANY ($1)`
 
 // loadAccounts reads accounts and the cursors of their partitions in one snapshot, their rows in one round trip.
@@ -131,7 +131,7 @@ func (s *Store) loadAccounts(ctx context.Context, accounts []string) (map[string
 		var name string
 		var l loaded
 		a := &l.account
-		_, err := pgx.ForEachRow(rows, []any{&name, &a.Seq, &a.Suspended, &a.FlagsVersion, &l.held}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&name, &a.Seq, &a.Suspended, &a.FlagsVersion, &l.quarantined}, func() error {
 			found[name] = l
 			return nil
 		})
@@ -217,13 +217,13 @@ func (s *Store) DueLapses(ctx context.Context, after meter.Lapse, until time.Tim
 	return due, storeError("what lapses", err)
 }
 
-// Accounts calls fn with the names of the partition's accounts in order, but for those that are held back.
+// Accounts calls fn with the names of the partition's accounts in order, but for those that are quarantined.
 func (s *Store) Accounts(ctx context.Context, partition uint16, fn func(names []string) error) error {
 	after := ""
 	for {
 		rows, err := s.pool.Query(ctx, `SELECT id::text FROM creditgate.account
 			WHERE layout = $1 AND partition = $2 AND id > $3
-				AND NOT EXISTS (SELECT FROM creditgate.held_account h WHERE h.account = id)
+				AND NOT EXISTS (SELECT FROM creditgate.quarantined_account h WHERE h.account = id)
 			ORDER BY id LIMIT $4`,
 			s.layoutNumber(), int(partition), after, pageRows)
 		if err != nil {

@@ -33,10 +33,10 @@
 //	flush_write.go         … rows, encoded by copy.go; array.go is for arguments
 //	flush_project.go       … projections, statuses
 //	flush_metrics.go       rows, lag, pending, stopped
-//	hold.go                accounts whose entries Postgres cannot book: the others go on
-//	hold_release.go        … their entries, booked in order once they can be
-//	hold_list.go           … what Postgres lacks, and what helps
-//	hold_book.go           … a lost grant or change, booked by a person
+//	quarantine.go          accounts whose entries Postgres cannot book: the others go on
+//	quarantine_release.go  … their entries, booked in order once they can be
+//	quarantine_list.go     … what Postgres lacks, and what helps
+//	quarantine_book.go     … a lost grant or change, booked by a person
 //	trim.go                how long Redis keeps what is committed
 //	verify.go              `creditgate verify`: verify_chain.go, verify_rows.go, verify_sums.go, verify_live.go
 //

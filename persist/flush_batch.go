@@ -11,20 +11,20 @@ import (
 // flushBatch is what one transaction writes: whole records, and what they change altogether. Its memory is used again:
 // what it takes from records is theirs, so it must be freed before they are released.
 type flushBatch struct {
-	from, to meter.Cursor
-	records  []meter.Record
-	merged   []meter.Record // what records is of, if they are several partitions'
-	hashes   [][32]byte
-	entries  int
-	lines    int
-	only     map[string]bool   // accounts that are booked; nil: all but …
-	except   map[string]bool   // … those that were held back before,
-	fresh    map[string]string // and those that are from now on, with the reason
-	held     []heldEntry
-	accounts map[string]int   // index in spans
-	grants   map[meter.ID]int // index in deltas
-	spans    []seqSpan
-	deltas   []grantDelta
+	from, to    meter.Cursor
+	records     []meter.Record
+	merged      []meter.Record // what records is of, if they are several partitions'
+	hashes      [][32]byte
+	entries     int
+	lines       int
+	only        map[string]bool   // accounts that are booked; nil: all but …
+	except      map[string]bool   // … those that were quarantined before,
+	fresh       map[string]string // and those that are from now on, with the reason
+	quarantined []quarantinedEntry
+	accounts    map[string]int   // index in spans
+	grants      map[meter.ID]int // index in deltas
+	spans       []seqSpan
+	deltas      []grantDelta
 	// Changes whose entry is among the records.
 	granted, revoked, moved, reversed []meter.ID
 	buckets                           []bucketCredits // told by Postgres, which knows the grants' buckets
@@ -79,12 +79,12 @@ func (b *flushBatch) free(spare *sync.Pool) {
 	clear(b.spans)
 	clear(b.deltas)
 	clear(b.merged)
-	clear(b.held)
+	clear(b.quarantined)
 	b.copies.add = nil
 	*b = flushBatch{
 		merged: b.merged[:0], hashes: b.hashes[:0], accounts: b.accounts, grants: b.grants, spans: b.spans[:0],
 		deltas: b.deltas[:0], granted: b.granted[:0], revoked: b.revoked[:0], moved: b.moved[:0],
-		reversed: b.reversed[:0], buckets: b.buckets[:0], held: b.held[:0], copies: b.copies, args: b.args,
+		reversed: b.reversed[:0], buckets: b.buckets[:0], quarantined: b.quarantined[:0], copies: b.copies, args: b.args,
 	}
 	spare.Put(b)
 }
@@ -95,7 +95,7 @@ func (b *flushBatch) collect(layout meter.Layout, partition uint16, at meter.Cur
 	b.from, b.to = at, at
 	for i := range records {
 		rec := &records[i]
-		if b.entries+len(b.held) >= batchEntries {
+		if b.entries+len(b.quarantined) >= batchEntries {
 			break
 		}
 		if rec.Layout != layout.Number || rec.Partition != partition {
@@ -114,7 +114,7 @@ func (b *flushBatch) collect(layout meter.Layout, partition uint16, at meter.Cur
 					i, e.Account, layout.PartitionOf(e.Account))
 			}
 			if !b.takes(e.Account) {
-				b.held = append(b.held, heldEntry{rec.Pseq, i, rec.OccurredMs, e})
+				b.quarantined = append(b.quarantined, quarantinedEntry{rec.Pseq, i, rec.OccurredMs, e})
 				continue
 			}
 			if err := b.add(e); err != nil {
@@ -130,11 +130,11 @@ func (b *flushBatch) collect(layout meter.Layout, partition uint16, at meter.Cur
 
 // merge takes what batches of several partitions have; their cursors stay with them. It reports false when two
 // partitions touch one account or grant, which only a broken ledger does: by itself, the wrong one is found out. So it
-// does when accounts are held back.
+// does when accounts are quarantined.
 func (b *flushBatch) merge(writes []*flushWrite) bool {
 	for _, w := range writes {
 		part := w.batch
-		if part.holding() {
+		if part.quarantines() {
 			return false
 		}
 		b.merged, b.hashes = append(b.merged, part.records...), append(b.hashes, part.hashes...)

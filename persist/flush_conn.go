@@ -76,7 +76,7 @@ func (c *flushConn) unlock(ctx context.Context, partition uint16, held *pgx.Conn
 	}
 }
 
-// cursor reads what is committed of a partition, the epoch claimed for it, and whose entries are held back.
+// cursor reads what is committed of a partition, the epoch claimed for it, and whose entries are quarantined.
 func (c *flushConn) cursor(ctx context.Context, w *flushWorker) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,7 +92,7 @@ func (c *flushConn) cursor(ctx context.Context, w *flushWorker) error {
 	copy(w.at.Hash[:], hash)
 	if err == nil {
 		err = c.use(ctx, writeTimeout, func(ctx context.Context) error {
-			return heldOf(ctx, c.conn, c.store.layoutNumber(), w)
+			return quarantinedOf(ctx, c.conn, c.store.layoutNumber(), w)
 		})
 	}
 	return storeError("read flush cursor", err)
@@ -227,8 +227,8 @@ func (c *flushConn) writeRows(ctx context.Context, tx pgx.Tx, writes []*flushWri
 	for _, w := range writes {
 		c.onStep(w.partition, StepCopied)
 	}
-	if b.holding() {
-		if err := c.holdRows(ctx, tx, writes[0].partition, b); err != nil {
+	if b.quarantines() {
+		if err := c.quarantineRows(ctx, tx, writes[0].partition, b); err != nil {
 			return err
 		}
 	}

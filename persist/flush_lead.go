@@ -25,20 +25,20 @@ type flushWorker struct {
 	at       meter.Cursor   // what is committed; Body is not kept
 	reported meter.Position // what Redis was told …
 	// … and when
-	reportedAt time.Time
-	trim       trimMarks
-	readMax    int             // records to ask for
-	strange    time.Time       // since when Redis' epoch is not the claimed one; zero: it is
-	heldBack   map[string]bool // accounts; see hold.go
-	releasedAt time.Time       // when it was last looked whether they can be booked
-	warnedAt   time.Time
+	reportedAt  time.Time
+	trim        trimMarks
+	readMax     int             // records to ask for
+	strange     time.Time       // since when Redis' epoch is not the claimed one; zero: it is
+	quarantined map[string]bool // accounts; see quarantine.go
+	releasedAt  time.Time       // when it was last looked whether they can be booked
+	warnedAt    time.Time
 
 	// For the metrics, which are read from elsewhere.
 	oldestMs atomic.Int64  // when the oldest record that was read and not committed happened; 0: none
 	behind   atomic.Uint64 // records that Redis has and Postgres has not
 	broken   atomic.Bool
-	// Held back: accounts, their entries, and when the oldest of these happened.
-	heldAccounts, heldEntries, heldSinceMs atomic.Int64
+	// Quarantined: accounts, their entries, and when the oldest of these happened.
+	quarantinedAccounts, quarantinedEntries, quarantinedSinceMs atomic.Int64
 }
 
 // lockClass keeps our advisory locks apart from those of other programs in the database ("CG" and the layout).
@@ -52,9 +52,9 @@ func (w *flushWorker) lead(ctx context.Context) (flushed bool, err error) {
 			return false, err
 		}
 		if w.held == nil { // another gateway shows them
-			w.heldAccounts.Store(0)
-			w.heldEntries.Store(0)
-			w.heldSinceMs.Store(0)
+			w.quarantinedAccounts.Store(0)
+			w.quarantinedEntries.Store(0)
+			w.quarantinedSinceMs.Store(0)
 		}
 		// Waiting inside pg_advisory_lock would keep a snapshot open and Postgres from vacuuming.
 		if w.held == nil && !sleep(ctx, lockInterval) {
@@ -94,8 +94,8 @@ func (w *flushWorker) write(ctx context.Context, b *flushBatch) error {
 func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	f := w.flusher
 	wait := w.trim.wait(time.Now(), f.options.Wait)
-	if len(w.heldBack) > 0 {
-		wait = min(wait, heldInterval)
+	if len(w.quarantined) > 0 {
+		wait = min(wait, quarantineInterval)
 	}
 	if err := w.release(ctx); err != nil {
 		return 0, err
@@ -133,18 +133,18 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 		}
 		rest = rest[len(batch.records):]
 		committed += len(batch.records)
-		entries += batch.entries + len(batch.held)
-		held := batch.holding()
+		entries += batch.entries + len(batch.quarantined)
+		some := batch.quarantines()
 		batch.free(&f.store.batches)
 		if len(rest) > 0 {
 			w.oldestMs.Store(rest[0].OccurredMs)
 		}
 		w.trim.add(time.Now(), w.at.Position)
-		if held {
+		if some {
 			if err := w.conn.cursor(ctx, w); err != nil {
 				return committed, err
 			}
-			w.warnHeld()
+			w.warnQuarantined()
 		}
 		if err := w.report(ctx, false); err != nil {
 			return committed, err
@@ -160,7 +160,7 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	return committed, nil
 }
 
-// book commits a batch of the first of records. Accounts that it is refused for are held back.
+// book commits a batch of the first of records. Accounts that it is refused for are quarantined.
 func (w *flushWorker) book(ctx context.Context, records []meter.Record) (*flushBatch, error) {
 	batch, err := w.collect(records, nil)
 	if err != nil {
@@ -170,8 +170,8 @@ func (w *flushWorker) book(ctx context.Context, records []meter.Record) (*flushB
 		}
 		return nil, err
 	}
-	if err = w.write(ctx, batch); holdable(err) {
-		return w.holdBack(ctx, batch, err)
+	if err = w.write(ctx, batch); quarantinable(err) {
+		return w.quarantine(ctx, batch, err)
 	}
 	return batch, err
 }

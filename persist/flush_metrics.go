@@ -60,8 +60,8 @@ func (m *flushMetrics) watch(reg prometheus.Registerer, w *flushWorker) {
 	gauge("creditgate_ledger_lag_seconds", "Age of the oldest ledger record that this gateway read and Postgres has not booked.",
 		func() float64 {
 			oldest := w.oldestMs.Load()
-			if held := w.heldSinceMs.Load(); held > 0 && (oldest == 0 || held < oldest) {
-				oldest = held
+			if since := w.quarantinedSinceMs.Load(); since > 0 && (oldest == 0 || since < oldest) {
+				oldest = since
 			}
 			if oldest > 0 {
 				return max(0, w.flusher.store.clock.Now().Sub(time.UnixMilli(oldest)).Seconds())
@@ -70,11 +70,11 @@ func (m *flushMetrics) watch(reg prometheus.Registerer, w *flushWorker) {
 		})
 	gauge("creditgate_ledger_pending", "Ledger records that Redis has and Postgres has not.",
 		func() float64 { return float64(w.behind.Load()) })
-	gauge("creditgate_ledger_held_accounts",
-		"Accounts whose ledger is kept and not booked, as the gateway that flushes saw last: see `creditgate ledger held`.",
-		func() float64 { return float64(w.heldAccounts.Load()) })
-	gauge("creditgate_ledger_held_entries", "Entries of these accounts.",
-		func() float64 { return float64(w.heldEntries.Load()) })
+	gauge("creditgate_ledger_quarantined_accounts",
+		"Accounts whose ledger is kept and not booked, as the gateway that flushes saw last: see `creditgate ledger quarantine`.",
+		func() float64 { return float64(w.quarantinedAccounts.Load()) })
+	gauge("creditgate_ledger_quarantined_entries", "Entries of these accounts.",
+		func() float64 { return float64(w.quarantinedEntries.Load()) })
 	gauge("creditgate_flush_stopped", "1 while the partition's ledger is broken and not flushed: a person must look.",
 		func() float64 {
 			if w.broken.Load() {

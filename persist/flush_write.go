@@ -16,8 +16,8 @@ var errCursorMoved = errors.New("the flush cursor is not where it was")
 // flushError sorts out what retrying cannot help: Postgres refused the rows themselves (class 23, integrity, and 22,
 // data), which only a broken ledger can bring about.
 func flushError(partition uint16, err error) error {
-	if constraint, ok := violates(err, foreignKeyViolation); ok && constraint == "held_entry_account" {
-		return errCursorMoved // another flusher has booked what was held back of the account
+	if constraint, ok := violates(err, foreignKeyViolation); ok && constraint == "quarantined_entry_account" {
+		return errCursorMoved // another flusher has booked the account's quarantined entries
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && (pg.Code[:2] == "23" || pg.Code[:2] == "22") {

@@ -26,8 +26,8 @@ type Source interface {
 	Reopen(partition uint16)
 }
 
-// ErrLedgerBroken says that the ledger is not what it must be. An account is held back whose grants or changes Postgres
-// does not know, or whose amounts do not add up: see hold.go. The whole partition stays where it is after a gap in pseq, an
+// ErrLedgerBroken says that the ledger is not what it must be. An account is quarantined whose grants or changes Postgres
+// does not know, or whose amounts do not add up: see quarantine.go. The whole partition stays where it is after a gap in pseq, an
 // entry booked twice, or a record that cannot be read, until a person has looked. Going on would hide it for ever.
 var ErrLedgerBroken = errors.New("ledger is broken")
 

@@ -177,19 +177,19 @@ func (i *Issuer) measure(ctx context.Context) error {
 // The accounts that are due, and those whose grants follow another policy: each goes along an index that begins with the
 // product, so that a page does not pass over what other products have due, nor over what pages before it have done. The
 // account's lock is taken, as every change of an account does first; what another issuer or a change has is left to it. So is
-// an account that is held back: it may have been given its grants before Postgres lost them.
+// an account that is quarantined: it may have been given its grants before Postgres lost them.
 const (
 	dueAccounts = `SELECT d.account FROM creditgate.subscription_due d JOIN creditgate.account a ON a.id = d.account
 		WHERE d.product = $1 AND a.product = $1 AND d.due_at <= $2
-			AND NOT EXISTS (SELECT FROM creditgate.held_account h WHERE h.account = a.id)
+			AND NOT EXISTS (SELECT FROM creditgate.quarantined_account h WHERE h.account = a.id)
 		ORDER BY d.due_at LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
 	outdatedBefore = `SELECT d.account FROM creditgate.subscription_due d JOIN creditgate.account a ON a.id = d.account
 		WHERE d.product = $1 AND a.product = $1 AND d.policy_version < $2
-			AND NOT EXISTS (SELECT FROM creditgate.held_account h WHERE h.account = a.id)
+			AND NOT EXISTS (SELECT FROM creditgate.quarantined_account h WHERE h.account = a.id)
 		ORDER BY d.policy_version LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
 	outdatedAfter = `SELECT d.account FROM creditgate.subscription_due d JOIN creditgate.account a ON a.id = d.account
 		WHERE d.product = $1 AND a.product = $1 AND d.policy_version > $2
-			AND NOT EXISTS (SELECT FROM creditgate.held_account h WHERE h.account = a.id)
+			AND NOT EXISTS (SELECT FROM creditgate.quarantined_account h WHERE h.account = a.id)
 		ORDER BY d.policy_version LIMIT $3 FOR NO KEY UPDATE OF a SKIP LOCKED`
 )
 

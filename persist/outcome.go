@@ -33,8 +33,8 @@ func (s *Store) Outcome(
 			return err
 		}
 		entries, err := pgx.CollectRows(rows, scanSettled)
-		if err == nil && len(entries) < 2 { // what is held back would follow an expiry
-			err = outcomeHeld(ctx, tx, id)
+		if err == nil && len(entries) < 2 { // what is quarantined would follow an expiry
+			err = outcomeQuarantined(ctx, tx, id)
 		}
 		if err != nil || len(entries) == 0 {
 			return err
@@ -51,16 +51,16 @@ func (s *Store) Outcome(
 	return r, at, ok, err
 }
 
-// outcomeHeld is ErrHeldBack if an entry of the reservation is held back: that the ledger has none says nothing then.
-func outcomeHeld(ctx context.Context, tx pgx.Tx, id meter.ReservationID) error {
+// outcomeQuarantined is ErrQuarantined if an entry of the reservation is quarantined: that the ledger has none says nothing then.
+func outcomeQuarantined(ctx context.Context, tx pgx.Tx, id meter.ReservationID) error {
 	var account string
-	err := tx.QueryRow(ctx, `SELECT account FROM creditgate.held_entry WHERE subject = $1 AND layout = $2 AND partition = $3`,
+	err := tx.QueryRow(ctx, `SELECT account FROM creditgate.quarantined_entry WHERE subject = $1 AND layout = $2 AND partition = $3`,
 		[16]byte(id.ID), int(id.Layout), int(id.Partition)).Scan(&account)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
 	if err == nil {
-		err = heldError(account)
+		err = quarantineError(account)
 	}
 	return err
 }

@@ -99,10 +99,10 @@ func (s *Store) change(ctx context.Context, kind changeKind, id meter.ID) (c cha
 		if err := s.clawback(ctx, tx, id, &c); err != nil {
 			return err
 		}
-		// That it is pending proves nothing then: its entry may be held back.
+		// That it is pending proves nothing then: its entry may be quarantined.
 		if c.status == "pending" {
-			if held, err := isHeld(ctx, tx, c.account); err != nil || held {
-				return cmp.Or(err, heldError(c.account))
+			if out, err := isQuarantined(ctx, tx, c.account); err != nil || out {
+				return cmp.Or(err, quarantineError(c.account))
 			}
 		}
 		at, err := s.cursor(ctx, tx, s.partitionOf(c.account))
@@ -126,7 +126,7 @@ const (
 	pendingHead = `', c.id, c.account::text AS account, c.created_at FROM creditgate.`
 	pendingTail = ` c JOIN creditgate.account a ON a.id = c.account
 		WHERE c.status = 'pending' AND a.layout = $1 AND a.partition = $2
-			AND NOT EXISTS (SELECT FROM creditgate.held_account h WHERE h.account = a.id)
+			AND NOT EXISTS (SELECT FROM creditgate.quarantined_account h WHERE h.account = a.id)
 			AND c.created_at < $3 AND (c.created_at, c.account::text, c.id) > `
 	pendingEnd     = ` ORDER BY c.created_at FETCH FIRST $4 ROWS WITH TIES) UNION ALL `
 	pendingChanges = `SELECT kind, id, account, created_at FROM (
@@ -145,7 +145,7 @@ const (
 // Pending lists changes of the partition's accounts that were made before olderThan ago and are not known to be in
 // Redis, starting after the given one (the zero value: at the first). Revocations come first, so that what is superseded
 // is gone before its successor is there, then the others; each oldest first. Of what was in force the sweeper brings the
-// successor first. Changes of accounts that are held back are not listed: they may be in Redis.
+// successor first. Changes of accounts that are quarantined are not listed: they may be in Redis.
 func (s *Store) Pending(
 	ctx context.Context, partition uint16, olderThan time.Duration, after PendingChange, limit int,
 ) ([]PendingChange, error) {

@@ -83,19 +83,19 @@ func (h *house) reconnect(t *testing.T) {
 	}, 20*time.Second, 10*time.Millisecond)
 }
 
-// awaitHeld waits until so many accounts are held back, and returns them.
-func (h *house) awaitHeld(t *testing.T, accounts int) (held []persist.HeldAccount) {
+// awaitQuarantined waits until so many accounts are quarantined, and returns them.
+func (h *house) awaitQuarantined(t *testing.T, accounts int) (held []persist.QuarantinedAccount) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		var err error
-		held, err = h.store.HeldBack(context.Background())
+		held, err = h.store.Quarantine(context.Background())
 		return err == nil && len(held) == accounts
-	}, 30*time.Second, 10*time.Millisecond, "%d accounts must be held back", accounts)
+	}, 30*time.Second, 10*time.Millisecond, "%d accounts must be quarantined", accounts)
 	return held
 }
 
 // Postgres is restored to an older copy, and Redis has what came after it. One account got credit in between.
-func TestRestoredPostgresHoldsBackWhatItLost(t *testing.T) {
+func TestRestoredPostgresQuarantinesWhatItLost(t *testing.T) {
 	t.Parallel()
 	_, url := persisttest.Private(t)
 	h := openHouseOn(t, url, policy.NewCatalog(map[string]*policy.Policy{
@@ -133,7 +133,7 @@ func TestRestoredPostgresHoldsBackWhatItLost(t *testing.T) {
 	h.reconnect(t)
 
 	h.awaitFlushed(t)
-	held := h.awaitHeld(t, 2)
+	held := h.awaitQuarantined(t, 2)
 	require.Equal(t, "ada", held[0].Account)
 	lost := held[0].Lost
 	require.Len(t, lost, 3)
@@ -148,7 +148,7 @@ func TestRestoredPostgresHoldsBackWhatItLost(t *testing.T) {
 		Account: "eve", ID: welcome, Ref: "eve-welcome", Bucket: "promo", Reason: "restore of Postgres", Actor: "grace",
 	})
 	require.NoError(t, err)
-	h.awaitHeld(t, 1)
+	h.awaitQuarantined(t, 1)
 	last := h.charge(t, "ada", 3, 3) // Redis goes on
 	h.charge(t, "bob", 3, 3)
 	h.awaitFlushed(t)
@@ -159,11 +159,11 @@ func TestRestoredPostgresHoldsBackWhatItLost(t *testing.T) {
 	require.Contains(t, printed(t, report), "creditgate ledger book ada "+bought.GrantID.String())
 	require.Eventually(t, func() bool {
 		_, _, err = h.store.Account(t.Context(), "ada")
-		return errors.Is(err, persist.ErrHeldBack)
+		return errors.Is(err, persist.ErrQuarantined)
 	}, 10*time.Second, 10*time.Millisecond, "what Postgres has of it must not be loaded")
 	_, _, settled, err := h.store.Outcome(t.Context(), last)
 	require.False(t, settled)
-	require.ErrorIs(t, err, persist.ErrHeldBack, "that it was not settled is not known")
+	require.ErrorIs(t, err, persist.ErrQuarantined, "that it was not settled is not known")
 	gift, err := h.admin.Grant(t.Context(), persist.NewGrant{Account: "ada", Bucket: "promo", Credits: meter.Credit, Ref: "sorry"})
 	require.NoError(t, err)
 	require.False(t, gift.Applied, "its entry would not show in Postgres")
@@ -184,7 +184,7 @@ func TestRestoredPostgresHoldsBackWhatItLost(t *testing.T) {
 		})
 		require.NoError(t, err)
 	}
-	h.awaitHeld(t, 0)
+	h.awaitQuarantined(t, 0)
 	state, err := h.admin.GrantState(t.Context(), "ada", bought.GrantID)
 	require.NoError(t, err)
 	require.Equal(t, ends, state.ExpiresAt)
@@ -258,18 +258,18 @@ func TestLostGrantOfACycleIsNotIssuedAgain(t *testing.T) {
 	s.query(t, `UPDATE creditgate.subscription_due SET due_at = '2027-02-01'`)
 
 	s.flush(t)
-	held, err := s.store.HeldBack(t.Context())
+	held, err := s.store.Quarantine(t.Context())
 	require.NoError(t, err)
 	require.Len(t, held, 1)
 	require.Len(t, held[0].Lost, 1)
-	require.Zero(t, s.issue(t), "what an account was given is not known while it is held back")
+	require.Zero(t, s.issue(t), "what an account was given is not known while it is quarantined")
 	_, err = s.admin.BookLost(t.Context(), persist.LostBooking{
 		Account: "ada", ID: held[0].Lost[0].ID, Ref: "cycle-of-march", Bucket: "monthly", Reason: "restore", Actor: "grace",
 	})
 	require.NoError(t, err)
 	stop := s.startFlusher(t, persist.FlushOptions{})
 	require.Eventually(t, func() bool {
-		held, err := s.store.HeldBack(context.Background())
+		held, err := s.store.Quarantine(context.Background())
 		return err == nil && len(held) == 0
 	}, 20*time.Second, 10*time.Millisecond)
 	stop()

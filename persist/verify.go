@@ -16,16 +16,16 @@ type DriftKind string
 
 // The kinds of drifts.
 const (
-	DriftChain DriftKind = "chain" // a record is missing, changed or out of order
-	DriftRows  DriftKind = "rows"  // a row of entries or lines is not what its record says
-	DriftSums  DriftKind = "sums"  // a projection or a change's status is not what the entries say
-	DriftHeld  DriftKind = "held"  // an account's entries are not booked, because Postgres lacks what they name
-	DriftRedis DriftKind = "redis" // Redis is not what Postgres says, or disagrees with itself
+	DriftChain       DriftKind = "chain"       // a record is missing, changed or out of order
+	DriftRows        DriftKind = "rows"        // a row of entries or lines is not what its record says
+	DriftSums        DriftKind = "sums"        // a projection or a change's status is not what the entries say
+	DriftQuarantined DriftKind = "quarantined" // an account's entries are not booked, because Postgres lacks what they name
+	DriftRedis       DriftKind = "redis"       // Redis is not what Postgres says, or disagrees with itself
 )
 
 // DriftKinds are all kinds.
 func DriftKinds() []DriftKind {
-	return []DriftKind{DriftChain, DriftRows, DriftSums, DriftHeld, DriftRedis}
+	return []DriftKind{DriftChain, DriftRows, DriftSums, DriftQuarantined, DriftRedis}
 }
 
 // Drift is one thing that is not as it must be.
@@ -104,7 +104,7 @@ func (r *Report) Add(d Drift) {
 //   - the hash chain of each partition, from the first record to the flush cursor;
 //   - each column of entries and lines that a record holds against the record's body;
 //   - the projections against the sums of the lines, and seqs for gaps;
-//   - that no account is held back: each that is, and each change that it lacks, is a drift with the command that helps;
+//   - that no account is quarantined: each that is, and each change that it lacks, is a drift with the command that helps;
 //   - each account in Redis, which live returns, against Postgres at equal account seq, so that nothing has to stand
 //     still meanwhile. A nil live leaves Redis out.
 //
@@ -125,7 +125,7 @@ func Verify(
 			}
 			report.Partitions++
 		}
-		if err := verifyHeld(ctx, tx, report); err != nil {
+		if err := verifyQuarantined(ctx, tx, report); err != nil {
 			return err
 		}
 		return verifySums(ctx, tx, report)

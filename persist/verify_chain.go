@@ -138,8 +138,8 @@ func (v *chainVerifier) entry(at entryKey, e *meter.Entry, occurredMs int64, row
 		want := entryRowOf(e, occurredMs)
 		v.columns(e.Account, v.entryName(at), want, have)
 		delete(rows.entries, at)
-	} else if rows.held[at] == e.Account {
-		return // it is booked when its account can be; verifyHeld names that
+	} else if rows.quarantined[at] == e.Account {
+		return // it is booked when its account can be; verifyQuarantined names that
 	} else {
 		v.drift(DriftRows, e.Account, v.entryName(at), "the row is missing", e.Kind.String(), "none")
 	}

@@ -29,9 +29,9 @@ type lineKey struct {
 
 // ledgerRows are the decoded rows of a range of records.
 type ledgerRows struct {
-	entries map[entryKey]entryRow
-	lines   map[lineKey]lineRow
-	held    map[entryKey]string // whose entries are held back
+	entries     map[entryKey]entryRow
+	lines       map[lineKey]lineRow
+	quarantined map[entryKey]string // whose entries are quarantined
 }
 
 // entryRow is a row of ledger_entry beside its key: every column that the record's body decides. Credits are
@@ -156,8 +156,8 @@ func shown(v any) string {
 
 // rows reads what is stored decoded of the records from one pseq to another.
 func (v *chainVerifier) rows(ctx context.Context, from, to uint64) (*ledgerRows, error) {
-	out := &ledgerRows{entries: map[entryKey]entryRow{}, lines: map[lineKey]lineRow{}, held: map[entryKey]string{}}
-	if err := v.held(ctx, from, to, out); err != nil {
+	out := &ledgerRows{entries: map[entryKey]entryRow{}, lines: map[lineKey]lineRow{}, quarantined: map[entryKey]string{}}
+	if err := v.quarantined(ctx, from, to, out); err != nil {
 		return nil, err
 	}
 	rows, err := v.tx.Query(ctx, `SELECT pseq, idx, kind, account, seq, amount, subject, units, operation, policy_version,
@@ -200,9 +200,9 @@ func (v *chainVerifier) rows(ctx context.Context, from, to uint64) (*ledgerRows,
 	return out, err
 }
 
-// held reads which entries are held back.
-func (v *chainVerifier) held(ctx context.Context, from, to uint64, out *ledgerRows) error {
-	rows, err := v.tx.Query(ctx, `SELECT pseq, idx, account FROM creditgate.held_entry
+// quarantined reads which entries are quarantined.
+func (v *chainVerifier) quarantined(ctx context.Context, from, to uint64, out *ledgerRows) error {
+	rows, err := v.tx.Query(ctx, `SELECT pseq, idx, account FROM creditgate.quarantined_entry
 		WHERE layout = $1 AND partition = $2 AND pseq BETWEEN $3 AND $4`, int(v.layout), int(v.partition), from, to)
 	if err != nil {
 		return err
@@ -210,7 +210,7 @@ func (v *chainVerifier) held(ctx context.Context, from, to uint64, out *ledgerRo
 	var at entryKey
 	var account string
 	_, err = pgx.ForEachRow(rows, []any{&at.pseq, &at.idx, &account}, func() error {
-		out.held[at] = account
+		out.quarantined[at] = account
 		return nil
 	})
 	return err

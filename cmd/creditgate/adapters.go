@@ -300,7 +300,7 @@ type health struct {
 	flusher  *persist.Flusher
 }
 
-func (h health) Held() int { return h.flusher.Held() }
+func (h health) Quarantined() int { return h.flusher.Quarantined() }
 
 func (h health) Redis() outage.State { return h.engine.RedisState() }
 

@@ -26,7 +26,7 @@
 //	simulate_table.go  what it prints
 //	migrate.go         creditgate migrate
 //	inspect*.go        creditgate inspect
-//	ledger.go          creditgate ledger held and book
+//	ledger.go          creditgate ledger quarantine and book
 //	verify.go          creditgate verify; verify_redis.go is what package persist cannot see
 //	studio.go          creditgate studio, the stand-in backend
 //	version.go         creditgate version

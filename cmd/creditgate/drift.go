@@ -36,7 +36,7 @@ func newDriftWatch(
 		}),
 		drifts: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "creditgate_drifts", Help: "Everything that differed at the last comparison, with or without an account: " +
-				"chain (of records), rows, sums, held, redis. At most 1000 in all.",
+				"chain (of records), rows, sums, quarantined, redis. At most 1000 in all.",
 		}, []string{"kind"}),
 		verified: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "creditgate_verified_timestamp_seconds", Help: "When Redis and Postgres were last compared, Unix time; 0: never.",

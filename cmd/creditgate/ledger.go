@@ -16,7 +16,7 @@ import (
 	"creditgate/persist"
 )
 
-// Bounds of waiting until a running gateway has booked what was held back.
+// Bounds of waiting until a running gateway has booked what was quarantined.
 const (
 	bookedMax  = 10 * time.Second
 	bookedPoll = 100 * time.Millisecond
@@ -31,15 +31,15 @@ func (a *app) ledgerCommand() *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	cmd.AddCommand(a.ledgerHeldCommand(), a.ledgerBookCommand())
+	cmd.AddCommand(a.ledgerQuarantineCommand(), a.ledgerBookCommand())
 	return cmd
 }
 
-func (a *app) ledgerHeldCommand() *cobra.Command {
+func (a *app) ledgerQuarantineCommand() *cobra.Command {
 	return a.configured(&cobra.Command{
-		Use:   "held",
-		Short: "List accounts that are held back, and the commands that book what is missing",
-		Long: "List accounts that are held back: Redis goes on charging them, and Postgres keeps their ledger records without\n" +
+		Use:   "quarantine",
+		Short: "List accounts that are quarantined, and the commands that book what is missing",
+		Long: "List accounts that are quarantined: Redis goes on charging them, and Postgres keeps their ledger records without\n" +
 			"booking them, because it lacks a grant or another change that they name. That is so after Postgres was restored to\n" +
 			"an older copy. The status is 0 when there is none, and 1 when there is one.",
 		Args: cobra.NoArgs,
@@ -49,11 +49,11 @@ func (a *app) ledgerHeldCommand() *cobra.Command {
 			return err
 		}
 		defer store.Close()
-		held, err := store.HeldBack(cmd.Context())
+		found, err := store.Quarantine(cmd.Context())
 		if err != nil {
 			return &statusError{exitUnchecked, err}
 		}
-		if err := a.printHeld(held); err != nil || len(held) == 0 {
+		if err := a.printQuarantine(found); err != nil || len(found) == 0 {
 			return err
 		}
 		return &statusError{status: exitFailed}
@@ -76,21 +76,21 @@ func openStore(ctx context.Context, c *config) (*persist.Store, error) {
 	return store, nil
 }
 
-func (a *app) printHeld(held []persist.HeldAccount) error {
-	if len(held) == 0 {
-		_, err := fmt.Fprintln(a.out, "no account is held back")
+func (a *app) printQuarantine(found []persist.QuarantinedAccount) error {
+	if len(found) == 0 {
+		_, err := fmt.Fprintln(a.out, "no account is quarantined")
 		return err
 	}
 	table := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	row := func(format string, args ...any) { _, _ = fmt.Fprintf(table, format+"\n", args...) } // Flush reports what goes wrong
 	row("ACCOUNT\tENTRIES\tOLDEST\tWHY")
-	for _, h := range held {
+	for _, h := range found {
 		row("%s\t%d\t%s\t%s", h.Account, h.Entries, h.Oldest.Format(time.RFC3339), h.Help())
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	for _, h := range held {
+	for _, h := range found {
 		for _, l := range h.Lost {
 			_, err := fmt.Fprintf(a.out, "\n%s %s of %s credits (%s), entry %s of %s, reason %q, by %q\n  %s\n",
 				h.Account, l.Kind, l.Credits, l.ID, l.EntryID, l.OccurredAt.Format(time.RFC3339), l.Reason, l.Actor, h.Command(l))
@@ -115,7 +115,7 @@ func (a *app) ledgerBookCommand() *cobra.Command {
 		Use:   "book ACCOUNT ID",
 		Short: "Book a grant, a revocation or a moved expiry that Postgres lost",
 		Long: "Book a grant, a revocation or a moved expiry that Postgres lost, as when it was restored to an older copy. ID is the\n" +
-			"change's, as `creditgate ledger held` shows it. The credits come from the ledger record. Order reference, bucket,\n" +
+			"change's, as `creditgate ledger quarantine` shows it. The credits come from the ledger record. Order reference, bucket,\n" +
 			"dates and price come from you: the shop and the invoice have them. Redis has the change and is not asked. A running\n" +
 			"gateway then books the account's entries. The same command again changes nothing, and the same order cannot be\n" +
 			"granted again by the shop. Who booked it and why stands in creditgate.booked_change.\n\n" +
@@ -183,7 +183,7 @@ func (f bookFlags) booking(account, id string) (l persist.LostBooking, err error
 		}
 	}
 	if l.ID, err = meter.ParseID(id); err != nil {
-		return l, fmt.Errorf("%q is not the id of a change; `creditgate ledger held` shows them: %w", id, err)
+		return l, fmt.Errorf("%q is not the id of a change; `creditgate ledger quarantine` shows them: %w", id, err)
 	}
 	if f.effective != "" {
 		if l.EffectiveAt, err = parseDate("--effective-at", f.effective); err != nil {
@@ -220,19 +220,19 @@ func parseDate(flag, text string) (time.Time, error) {
 // tellReleased waits for a gateway to book the account's entries, and says what else it waits for.
 func (a *app) tellReleased(ctx context.Context, store *persist.Store, account string) error {
 	for deadline := time.Now().Add(bookedMax); ; {
-		held, err := store.Held(ctx, account)
+		found, err := store.Quarantined(ctx, account)
 		switch {
 		case err != nil:
 			return err
-		case held == nil:
-			_, err = fmt.Fprintf(a.out, "account %s is held back no more: all its entries are booked\n", account)
+		case found == nil:
+			_, err = fmt.Fprintf(a.out, "account %s is quarantined no more: all its entries are booked\n", account)
 			return err
-		case !held.Retry && len(held.Lost) > 0:
-			_, err = fmt.Fprintf(a.out, "account %s is still held back; `creditgate ledger held` lists %d more changes to book\n",
-				account, len(held.Lost))
+		case !found.Retry && len(found.Lost) > 0:
+			_, err = fmt.Fprintf(a.out, "account %s is still quarantined; `creditgate ledger quarantine` lists %d more changes to book\n",
+				account, len(found.Lost))
 			return err
-		case !held.Retry:
-			return fmt.Errorf("account %s is still held back: %s", account, held.Reason)
+		case !found.Retry:
+			return fmt.Errorf("account %s is still quarantined: %s", account, found.Reason)
 		case time.Now().After(deadline):
 			_, err = fmt.Fprintf(a.out, "no gateway has booked the entries of account %s within %s; one does when it runs\n",
 				account, bookedMax)

@@ -57,16 +57,16 @@ func TestLedgerBooksWhatPostgresLost(t *testing.T) {
 	require.Equal(t, http.StatusCreated, status, out)
 	status, out = command(t, w.env(), "verify")
 	require.Zero(t, status, out)
-	status, out = command(t, w.env(), "ledger", "held")
+	status, out = command(t, w.env(), "ledger", "quarantine")
 	require.Zero(t, status, out)
-	require.Equal(t, "no account is held back\n", out)
+	require.Equal(t, "no account is quarantined\n", out)
 
 	lose(t, w, "order-1")
 	r, err := generate(t.Context(), http.DefaultClient, g.data, key)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, r.status)
 	require.Eventually(t, func() bool {
-		status, out = command(t, w.env(), "ledger", "held")
+		status, out = command(t, w.env(), "ledger", "quarantine")
 		return status == 1
 	}, patience, 10*time.Millisecond)
 	found := regexp.MustCompile(`creditgate ledger book ada ([0-9a-f-]{36}) --ref ORDER`).FindStringSubmatch(out)
@@ -74,7 +74,7 @@ func TestLedgerBooksWhatPostgresLost(t *testing.T) {
 	require.Contains(t, out, "ada grant of 50 credits")
 	require.Eventually(t, func() bool {
 		status, ready := g.ask(t, http.MethodGet, "/readyz", "")
-		return status == http.StatusOK && strings.Contains(ready, `"held_accounts":1`)
+		return status == http.StatusOK && strings.Contains(ready, `"quarantined_accounts":1`)
 	}, patience, 10*time.Millisecond, "it serves, and says so")
 	status, out = command(t, w.env(), "verify")
 	require.Equal(t, 1, status, out)
@@ -100,7 +100,7 @@ func TestLedgerBooksWhatPostgresLost(t *testing.T) {
 	status, out = command(t, w.env(), book...)
 	require.Zero(t, status, out)
 	require.Contains(t, out, "50 credits")
-	require.Contains(t, out, "account ada is held back no more")
+	require.Contains(t, out, "account ada is quarantined no more")
 	status, out = command(t, w.env(), book...)
 	require.Zero(t, status, out)
 	require.Contains(t, out, "was booked before; nothing was changed")

@@ -13,7 +13,7 @@ import (
 )
 
 // A fault of one account's records does not keep the others from Postgres.
-func TestOneAccountIsHeldBack(t *testing.T) {
+func TestOneAccountIsQuarantined(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		account, reason string
@@ -78,20 +78,20 @@ func TestOneAccountIsHeldBack(t *testing.T) {
 			f := persist.NewFlusher(b.store, b.ledger, persist.FlushOptions{Wait: 20 * time.Millisecond}, reg, zerolog.New(&out))
 			stop := inBackground(t, f.Run)
 			b.awaitFlushed(t)
-			require.Eventually(t, func() bool { return gauge(t, reg, "creditgate_ledger_held_accounts") == 1 },
+			require.Eventually(t, func() bool { return gauge(t, reg, "creditgate_ledger_quarantined_accounts") == 1 },
 				5*time.Second, 5*time.Millisecond)
-			require.Positive(t, gauge(t, reg, "creditgate_ledger_lag_seconds"), "what is held back lags")
+			require.Positive(t, gauge(t, reg, "creditgate_ledger_lag_seconds"), "what is quarantined lags")
 			require.Zero(t, gauge(t, reg, "creditgate_flush_stopped"))
 			stop()
 			require.Contains(t, out.String(), `"named":["`+c.account+`"]`)
 			require.Equal(t, [][]any{{int64(3)}}, b.query(t, `SELECT seq FROM creditgate.account_state WHERE account = 'bob'`))
 			require.Equal(t, [][]any{{int64(2)}}, b.query(t, `SELECT seq FROM creditgate.account_state WHERE account = 'ada'`))
-			held := b.query(t, `SELECT account, reason FROM creditgate.held_account`)
-			require.Len(t, held, 1)
-			require.Equal(t, c.account, held[0][0])
-			require.Contains(t, held[0][1], c.reason)
+			found := b.query(t, `SELECT account, reason FROM creditgate.quarantined_account`)
+			require.Len(t, found, 1)
+			require.Equal(t, c.account, found[0][0])
+			require.Contains(t, found[0][1], c.reason)
 			require.Equal(t, [][]any{{int64(5)}}, b.query(t, `SELECT count(*) FROM creditgate.ledger_record`))
-			require.Equal(t, [][]any{{int64(len(c.entries(grant)))}}, b.query(t, `SELECT count(*) FROM creditgate.held_entry`))
+			require.Equal(t, [][]any{{int64(len(c.entries(grant)))}}, b.query(t, `SELECT count(*) FROM creditgate.quarantined_entry`))
 		})
 	}
 }

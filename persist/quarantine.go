@@ -14,20 +14,20 @@ import (
 	"creditgate/meter"
 )
 
-// An account is held back when Postgres cannot book what the ledger says of it: a grant, a change or the account itself is
+// An account is quarantined when Postgres cannot book what the ledger says of it: a grant, a change or the account itself is
 // not there, as after Postgres was restored to an older copy, or its amounts do not add up. Its records are committed as
 // they are, with the cursor and the hash chain, so that Redis may forget them and the other accounts go on. Its entries
-// are noted in held_entry, and booked in their order once the first of them can be.
+// are noted in quarantined_entry, and booked in their order once the first of them can be.
 //
 // A partition still stops for what no single account explains: a gap in pseq, and a fork, which is another record or entry
 // at a place that is taken.
 
-// Bounds of holding back.
+// Bounds of the quarantine.
 const (
-	heldMax      = 10_000          // accounts of a partition; more are no exception any more, and stop it
-	heldInterval = time.Second     // between looks whether a person has booked what was missing
-	heldNamed    = 10              // accounts that a log line names
-	refusedMax   = 2 * time.Minute // to find the accounts that a batch is refused for, if it is all of them
+	quarantineMax      = 10_000          // accounts of a partition; more are no exception any more, and stop it
+	quarantineInterval = time.Second     // between looks whether a person has booked what was missing
+	quarantineNamed    = 10              // accounts that a log line names
+	refusedMax         = 2 * time.Minute // to find the accounts that a batch is refused for, if it is all of them
 )
 
 // errForked says that something else is booked at a place of the ledger. Another account's entries would be next.
@@ -43,8 +43,8 @@ func (e *entryError) Error() string { return e.err.Error() }
 
 func (e *entryError) Unwrap() error { return e.err }
 
-// heldEntry is an entry that is not booked, and its place.
-type heldEntry struct {
+// quarantinedEntry is an entry that is not booked, and its place.
+type quarantinedEntry struct {
 	pseq       uint64
 	idx        int
 	occurredMs int64
@@ -60,8 +60,8 @@ func (b *flushBatch) takes(account string) bool {
 	return !fresh && !b.except[account]
 }
 
-// holding reports whether the batch has entries that are held back.
-func (b *flushBatch) holding() bool { return len(b.held) > 0 || len(b.fresh) > 0 }
+// quarantines reports whether the batch has entries that are quarantined.
+func (b *flushBatch) quarantines() bool { return len(b.quarantined) > 0 || len(b.fresh) > 0 }
 
 // batchOf makes a batch of the entries that some accounts have in records, to be booked without the records.
 func (s *Store) batchOf(records []meter.Record, accounts map[string]bool) (*flushBatch, error) {
@@ -82,17 +82,17 @@ func (s *Store) batchOf(records []meter.Record, accounts map[string]bool) (*flus
 	return b, nil
 }
 
-// collect makes a batch of records. Accounts whose entries do not add up among themselves are held back.
+// collect makes a batch of records. Accounts whose entries do not add up among themselves are quarantined.
 func (w *flushWorker) collect(records []meter.Record, fresh map[string]string) (*flushBatch, error) {
 	for {
 		b := spareBatch(&w.flusher.store.batches)
-		b.except, b.fresh = w.heldBack, fresh
+		b.except, b.fresh = w.quarantined, fresh
 		err := b.collect(w.flusher.store.layout, w.partition, w.at, records)
 		bad, ok := errors.AsType[*entryError](err)
 		if !ok {
 			return b, err
 		}
-		if len(w.heldBack)+len(fresh) >= heldMax {
+		if len(w.quarantined)+len(fresh) >= quarantineMax {
 			return nil, err
 		}
 		if fresh == nil {
@@ -103,9 +103,9 @@ func (w *flushWorker) collect(records []meter.Record, fresh map[string]string) (
 	}
 }
 
-// holdBack writes a batch that Postgres refused without the accounts that it was refused for. Without one, the ledger of
+// quarantine writes a batch that Postgres refused without the accounts that it was refused for. Without one, the ledger of
 // the whole partition is broken.
-func (w *flushWorker) holdBack(ctx context.Context, batch *flushBatch, refused error) (*flushBatch, error) {
+func (w *flushWorker) quarantine(ctx context.Context, batch *flushBatch, refused error) (*flushBatch, error) {
 	before := w.at.Position
 	if err := w.conn.cursor(ctx, w); err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (w *flushWorker) holdBack(ctx context.Context, batch *flushBatch, refused e
 	if err != nil {
 		return nil, err
 	}
-	if len(bad) == 0 || len(w.heldBack)+len(batch.fresh)+len(bad) > heldMax {
+	if len(bad) == 0 || len(w.quarantined)+len(batch.fresh)+len(bad) > quarantineMax {
 		return nil, refused
 	}
 	maps.Copy(bad, batch.fresh)
@@ -178,7 +178,7 @@ func (c *flushConn) try(
 	case err == nil:
 		b.free(&c.store.batches)
 		return nil
-	case !holdable(err):
+	case !quarantinable(err):
 		return err
 	case len(accounts) == 1:
 		bad[accounts[0]] = err.Error()
@@ -191,8 +191,8 @@ func (c *flushConn) try(
 	return c.try(ctx, tx, partition, records, accounts[half:], bad)
 }
 
-// holdable reports whether an error is about an account's own entries.
-func holdable(err error) bool {
+// quarantinable reports whether an error is about an account's own entries.
+func quarantinable(err error) bool {
 	_, twice := violates(err, uniqueViolation)
 	return errors.Is(err, ErrLedgerBroken) && !errors.Is(err, errForked) && !twice
 }
@@ -208,22 +208,22 @@ func (c *flushConn) bookRows(ctx context.Context, tx pgx.Tx, b *flushBatch) erro
 // storable is a text that Postgres takes: what is wrong with an entry may be its text.
 func storable(s string) string { return strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?") }
 
-// holdRows notes what a batch holds back.
-func (c *flushConn) holdRows(ctx context.Context, tx pgx.Tx, partition uint16, b *flushBatch) error {
+// quarantineRows notes what a batch quarantines.
+func (c *flushConn) quarantineRows(ctx context.Context, tx pgx.Tx, partition uint16, b *flushBatch) error {
 	var accounts, reasons []string
 	for account, why := range b.fresh {
 		accounts, reasons = append(accounts, account), append(reasons, storable(why))
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO creditgate.held_account (account, layout, partition, reason)
+	_, err := tx.Exec(ctx, `INSERT INTO creditgate.quarantined_account (account, layout, partition, reason)
 		SELECT u.account, $1, $2, u.reason FROM unnest($3::text[], $4::text[]) u (account, reason)
 		ON CONFLICT DO NOTHING`, c.store.layoutNumber(), int(partition), accounts, reasons)
 	if err != nil {
 		return err
 	}
-	_, err = tx.CopyFrom(ctx, pgx.Identifier{"creditgate", "held_entry"}, []string{
+	_, err = tx.CopyFrom(ctx, pgx.Identifier{"creditgate", "quarantined_entry"}, []string{
 		"layout", "partition", "pseq", "idx", "account", "seq", "kind", "subject", "amount", "reason", "actor", "occurred_at",
-	}, pgx.CopyFromSlice(len(b.held), func(i int) ([]any, error) {
-		h := b.held[i]
+	}, pgx.CopyFromSlice(len(b.quarantined), func(i int) ([]any, error) {
+		h := b.quarantined[i]
 		e := h.entry
 		return []any{
 			c.store.layoutNumber(), int(partition), int64(h.pseq), h.idx, e.Account, int64(e.Seq),
@@ -233,52 +233,52 @@ func (c *flushConn) holdRows(ctx context.Context, tx pgx.Tx, partition uint16, b
 	return err
 }
 
-// warnHeld says which accounts are held back, and how they are helped.
-func (w *flushWorker) warnHeld() {
-	if len(w.heldBack) == 0 || time.Since(w.warnedAt) < brokenInterval {
+// warnQuarantined says which accounts are quarantined, and how they are helped.
+func (w *flushWorker) warnQuarantined() {
+	if len(w.quarantined) == 0 || time.Since(w.warnedAt) < brokenInterval {
 		return
 	}
 	w.warnedAt = time.Now()
-	names := make([]string, 0, len(w.heldBack))
-	for name := range w.heldBack {
+	names := make([]string, 0, len(w.quarantined))
+	for name := range w.quarantined {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	w.log.Error().Int("accounts", len(names)).Strs("named", names[:min(heldNamed, len(names))]).
-		Msg("accounts are held back: Postgres lacks what their ledger names, and the others go on. " +
-			"`creditgate ledger held` lists what is missing and the command that books it")
+	w.log.Error().Int("accounts", len(names)).Strs("named", names[:min(quarantineNamed, len(names))]).
+		Msg("accounts are quarantined: Postgres lacks what their ledger names, and the others go on. " +
+			"`creditgate ledger quarantine` lists what is missing and the command that books it")
 }
 
-// Held counts the accounts that are held back in the partitions that this flusher leads.
-func (f *Flusher) Held() (accounts int) {
+// Quarantined counts the accounts that are quarantined in the partitions that this flusher leads.
+func (f *Flusher) Quarantined() (accounts int) {
 	for _, w := range f.workers {
-		accounts += int(w.heldAccounts.Load())
+		accounts += int(w.quarantinedAccounts.Load())
 	}
 	return accounts
 }
 
-// heldOf reads which accounts of a partition are held back, and since when an entry waits.
-func heldOf(ctx context.Context, conn *pgx.Conn, layout int, w *flushWorker) error {
+// quarantinedOf reads which accounts of a partition are quarantined, and since when an entry waits.
+func quarantinedOf(ctx context.Context, conn *pgx.Conn, layout int, w *flushWorker) error {
 	var names []string
 	var oldest *time.Time
 	var entries int64
 	err := conn.QueryRow(ctx, `SELECT coalesce(array_agg(account), '{}'),
-			(SELECT min(occurred_at) FROM creditgate.held_entry WHERE layout = $1 AND partition = $2),
-			(SELECT count(*) FROM creditgate.held_entry WHERE layout = $1 AND partition = $2)
-		FROM creditgate.held_account WHERE layout = $1 AND partition = $2`, layout, int(w.partition)).
+			(SELECT min(occurred_at) FROM creditgate.quarantined_entry WHERE layout = $1 AND partition = $2),
+			(SELECT count(*) FROM creditgate.quarantined_entry WHERE layout = $1 AND partition = $2)
+		FROM creditgate.quarantined_account WHERE layout = $1 AND partition = $2`, layout, int(w.partition)).
 		Scan(&names, &oldest, &entries)
 	if err != nil {
-		return fmt.Errorf("read held-back accounts: %w", err)
+		return fmt.Errorf("read quarantined accounts: %w", err)
 	}
-	w.heldBack = make(map[string]bool, len(names))
+	w.quarantined = make(map[string]bool, len(names))
 	for _, name := range names {
-		w.heldBack[name] = true
+		w.quarantined[name] = true
 	}
-	w.heldAccounts.Store(int64(len(names)))
-	w.heldEntries.Store(entries)
-	w.heldSinceMs.Store(0)
+	w.quarantinedAccounts.Store(int64(len(names)))
+	w.quarantinedEntries.Store(entries)
+	w.quarantinedSinceMs.Store(0)
 	if oldest != nil {
-		w.heldSinceMs.Store(oldest.UnixMilli())
+		w.quarantinedSinceMs.Store(oldest.UnixMilli())
 	}
 	return nil
 }

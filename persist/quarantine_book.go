@@ -17,7 +17,7 @@ import (
 // grant it is or is about.
 type LostBooking struct {
 	Account     string
-	ID          meter.ID  // of the grant, the revocation or the expiry move, as `creditgate ledger held` shows it
+	ID          meter.ID  // of the grant, the revocation or the expiry move, as `creditgate ledger quarantine` shows it
 	Ref         string    // the order that a grant was bought with, or the reference of another change
 	Bucket      string    // of a grant
 	EffectiveAt time.Time // of a grant; zero: when it was granted
@@ -48,7 +48,7 @@ func (a *Admin) BookLost(ctx context.Context, l LostBooking) (out LostBooked, er
 		if out, err = l.booked(ctx, tx); err != nil || out.Repeated {
 			return err
 		}
-		e, err := heldChange(ctx, tx, l.Account, l.ID)
+		e, err := quarantinedChange(ctx, tx, l.Account, l.ID)
 		if err != nil {
 			return err
 		}
@@ -61,7 +61,7 @@ func (a *Admin) BookLost(ctx context.Context, l LostBooking) (out LostBooked, er
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `UPDATE creditgate.held_account SET retry = true WHERE account = $1`, l.Account)
+		_, err = tx.Exec(ctx, `UPDATE creditgate.quarantined_account SET retry = true WHERE account = $1`, l.Account)
 		return err
 	})
 	return out, refRace(err, l.Ref)
@@ -100,16 +100,16 @@ func (l LostBooking) booked(ctx context.Context, tx pgx.Tx) (out LostBooked, err
 	return out, err
 }
 
-// heldChange reads the entry of a change from its record.
-func heldChange(ctx context.Context, tx pgx.Tx, account string, id meter.ID) (meter.Entry, error) {
+// quarantinedChange reads the entry of a change from its record.
+func quarantinedChange(ctx context.Context, tx pgx.Tx, account string, id meter.ID) (meter.Entry, error) {
 	var idx int
 	var body []byte
-	err := tx.QueryRow(ctx, `SELECT h.idx, r.body FROM creditgate.held_entry h
+	err := tx.QueryRow(ctx, `SELECT h.idx, r.body FROM creditgate.quarantined_entry h
 		JOIN creditgate.ledger_record r USING (layout, partition, pseq)
 		WHERE h.subject = $1 AND h.account = $2 AND h.kind IN ('grant', 'revoke', 'adjust')`,
 		[16]byte(id), account).Scan(&idx, &body)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return meter.Entry{}, fmt.Errorf("%w: nothing with id %s is held back of account %q", ErrNoGrant, id, account)
+		return meter.Entry{}, fmt.Errorf("%w: account %q has no quarantined entry of a change with id %s", ErrNoGrant, account, id)
 	}
 	if err != nil {
 		return meter.Entry{}, err
@@ -167,6 +167,9 @@ func (a *Admin) insertLostGrant(ctx context.Context, tx pgx.Tx, l LostBooking, e
 	}
 	if l.EffectiveAt.IsZero() {
 		l.EffectiveAt = fromMs(l.ID.CreatedMs())
+	}
+	if !l.ExpiresAt.IsZero() && !l.ExpiresAt.After(l.EffectiveAt) {
+		return fmt.Errorf("%w: the grant would expire before it begins, at %s", ErrInvalid, l.EffectiveAt.Format(time.RFC3339))
 	}
 	g := NewGrant{
 		Account: l.Account, Bucket: l.Bucket, Rank: rank, Credits: e.Amount, EffectiveAt: l.EffectiveAt, ExpiresAt: l.ExpiresAt,

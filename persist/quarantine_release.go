@@ -17,14 +17,14 @@ const (
 	releaseRecords  = 256 // of an account, in one transaction
 )
 
-// release books what is held back of accounts for which a person has done something, and now and then of the others: what
-// was missing may have come by itself. It returns whether any account is held back no more.
+// release books the quarantined entries of accounts for which a person has done something, and now and then those of others: what
+// was missing may have come by itself. It returns whether any account is quarantined no more.
 func (w *flushWorker) release(ctx context.Context) (err error) {
-	if len(w.heldBack) == 0 || time.Since(w.releasedAt) < heldInterval {
+	if len(w.quarantined) == 0 || time.Since(w.releasedAt) < quarantineInterval {
 		return nil
 	}
 	w.releasedAt = time.Now()
-	w.warnHeld()
+	w.warnQuarantined()
 	names, err := w.conn.releasable(ctx, w)
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func (c *flushConn) releasable(ctx context.Context, w *flushWorker) (names []str
 		return nil, errLockLost
 	}
 	err = c.use(ctx, writeTimeout, func(ctx context.Context) error {
-		rows, err := c.conn.Query(ctx, `SELECT account FROM creditgate.held_account
+		rows, err := c.conn.Query(ctx, `SELECT account FROM creditgate.quarantined_account
 			WHERE layout = $1 AND partition = $2 AND (retry OR checked_at < now() - $3::interval)
 			ORDER BY retry DESC, checked_at LIMIT $4`,
 			c.store.layoutNumber(), int(w.partition), brokenInterval, releaseAccounts)
@@ -83,13 +83,13 @@ func (c *flushConn) release(ctx context.Context, w *flushWorker, account string)
 		return false, err
 	}
 	return false, c.use(ctx, writeTimeout, func(ctx context.Context) error {
-		_, failed := c.conn.Exec(ctx, `UPDATE creditgate.held_account SET retry = false, checked_at = now(), reason = $2
+		_, failed := c.conn.Exec(ctx, `UPDATE creditgate.quarantined_account SET retry = false, checked_at = now(), reason = $2
 			WHERE account = $1`, account, err.Error())
 		return storeError("note what is missing", failed)
 	})
 }
 
-// releasePage locks the cursor first, as a flush does: then nobody holds back more of the account meanwhile.
+// releasePage locks the cursor first, as a flush does: then no flusher quarantines more of the account meanwhile.
 func (c *flushConn) releasePage(
 	ctx context.Context, tx pgx.Tx, w *flushWorker, account string,
 ) (b *flushBatch, more bool, err error) {
@@ -99,7 +99,7 @@ func (c *flushConn) releasePage(
 	if err != nil {
 		return nil, false, err
 	}
-	records, err := heldRecords(ctx, tx, account)
+	records, err := quarantinedRecords(ctx, tx, account)
 	if err != nil {
 		return nil, false, err
 	}
@@ -110,24 +110,24 @@ func (c *flushConn) releasePage(
 		if err := c.bookRows(ctx, tx, b); err != nil {
 			return nil, false, err
 		}
-		tag, err := tx.Exec(ctx, `DELETE FROM creditgate.held_entry WHERE account = $1 AND pseq <= $2`,
+		tag, err := tx.Exec(ctx, `DELETE FROM creditgate.quarantined_entry WHERE account = $1 AND pseq <= $2`,
 			account, int64(records[len(records)-1].Pseq))
 		if err != nil {
 			return nil, false, err
 		}
-		if wrong := unexpected("held entries", tag.RowsAffected(), b.entries); wrong != nil {
+		if wrong := unexpected("quarantined entries", tag.RowsAffected(), b.entries); wrong != nil {
 			return nil, false, wrong
 		}
 	}
-	tag, err := tx.Exec(ctx, `DELETE FROM creditgate.held_account a WHERE account = $1
-		AND NOT EXISTS (SELECT FROM creditgate.held_entry e WHERE e.account = a.account)`, account)
+	tag, err := tx.Exec(ctx, `DELETE FROM creditgate.quarantined_account a WHERE account = $1
+		AND NOT EXISTS (SELECT FROM creditgate.quarantined_entry e WHERE e.account = a.account)`, account)
 	return b, tag.RowsAffected() == 0 && len(records) > 0, err
 }
 
-// heldRecords are the first records that have held-back entries of an account.
-func heldRecords(ctx context.Context, tx pgx.Tx, account string) ([]meter.Record, error) {
+// quarantinedRecords are the first records with quarantined entries of an account.
+func quarantinedRecords(ctx context.Context, tx pgx.Tx, account string) ([]meter.Record, error) {
 	rows, err := tx.Query(ctx, `SELECT r.layout, r.partition, r.pseq, r.epoch, r.body FROM creditgate.ledger_record r
-		JOIN (SELECT DISTINCT layout, partition, pseq FROM creditgate.held_entry WHERE account = $1
+		JOIN (SELECT DISTINCT layout, partition, pseq FROM creditgate.quarantined_entry WHERE account = $1
 			ORDER BY layout, partition, pseq LIMIT $2) h USING (layout, partition, pseq)
 		ORDER BY r.layout, r.partition, r.pseq`, account, releaseRecords)
 	if err != nil {
