@@ -65,3 +65,6 @@ func OpenLookups(ctx context.Context, url string) (*pgxpool.Pool, error) {
 
 // WithoutRoles is what runs of a migration.
 func WithoutRoles(sql string) string { return withoutRoles(sql) }
+
+// LockClass is lockClass.
+const LockClass = lockClass

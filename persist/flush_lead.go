@@ -55,6 +55,9 @@ func (w *flushWorker) lead(ctx context.Context) (flushed bool, err error) {
 			w.quarantinedAccounts.Store(0)
 			w.quarantinedEntries.Store(0)
 			w.quarantinedSinceMs.Store(0)
+			w.oldestMs.Store(0)
+			w.behind.Store(0)
+			w.broken.Store(false)
 		}
 		// Waiting inside pg_advisory_lock would keep a snapshot open and Postgres from vacuuming.
 		if w.held == nil && !sleep(ctx, lockInterval) {

@@ -44,6 +44,28 @@ func TestFlusherLeavesAReadOnlySession(t *testing.T) {
 	}
 }
 
+// A gateway that lost the lead shows no lag: the gateway that leads does, and this one would show a growing lag for ever.
+func TestFollowerShowsNoLag(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	grant := b.addAccount(t, "ada")
+	reg := prometheus.NewRegistry()
+	f := persist.NewFlusher(b.store, b.ledger, persist.FlushOptions{Wait: 20 * time.Millisecond}, reg, zerolog.Nop())
+	b.readOnly(t, `ALTER DATABASE %s SET default_transaction_read_only = on`)
+	b.commit("ada", grant, meter.Credit, 0, meter.Note{})
+	inBackground(t, f.Run)
+	lag := func() float64 { return gauge(t, reg, "creditgate_ledger_lag_seconds") }
+	require.Eventually(t, func() bool { return lag() > 0 }, 30*time.Second, 10*time.Millisecond)
+	other, err := pgx.Connect(t.Context(), persisttest.AsOwner(t, b.url))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = other.Close(context.Background()) })
+	_, err = other.Exec(t.Context(), `SELECT pg_advisory_lock($1, 0)`, persist.LockClass+int(layout.Number))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		return lag() == 0 && gauge(t, reg, "creditgate_ledger_pending") == 0
+	}, 30*time.Second, 10*time.Millisecond)
+}
+
 // A connection of the pool that is read-only is not used again.
 func TestAdminLeavesAReadOnlySession(t *testing.T) {
 	t.Parallel()
