@@ -24,9 +24,18 @@ func (g *Gateway) tellChange(c *call) {
 	if target == "" {
 		target = c.target
 	}
-	g.log.Info().Str("actor", c.actor).Str("route", string(c.ctx.Method())+" "+c.static).Str("account", account).
-		Str("target", target).Int("status", c.ctx.Response.StatusCode()).Str("request_id", c.id).
-		Stringer("peer", peerOf(c.ctx)).Msg("control plane change")
+	level, what, status := zerolog.InfoLevel, "control plane change", c.ctx.Response.StatusCode()
+	if status >= fasthttp.StatusInternalServerError {
+		what = "control plane change failed"
+	} else if status >= fasthttp.StatusBadRequest {
+		what = "control plane change refused"
+	}
+	if strings.HasPrefix(c.static, "/v1/reservations") {
+		level = zerolog.DebugLevel // services that meter themselves make several calls a charge, and the ledger has these
+	}
+	g.log.WithLevel(level).Str("actor", c.actor).Str("route", string(c.ctx.Method())+" "+c.static).Str("account", account).
+		Str("target", target).Int("status", status).Str("request_id", c.id).
+		Stringer("peer", peerOf(c.ctx)).Msg(what)
 }
 
 func (v keyView) target() string         { return v.ID }

@@ -47,7 +47,7 @@ func Open(ctx context.Context, url string, layout meter.Layout, clock *meter.Clo
 	}
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("CREDITGATE_POSTGRES_URL: %w", err) // pgx hides the password
+		return nil, fmt.Errorf("postgres_url: %w", err) // pgx hides the password
 	}
 	config.ConnConfig.ConnectTimeout = connectTimeout
 	config.ConnConfig.RuntimeParams["application_name"] = "creditgate"

@@ -45,7 +45,11 @@ func TestChangesAndWrongTokensAreLogged(t *testing.T) {
 	call("DELETE", "/v1/accounts/acme/keys/"+key, ``, adminToken)
 	logged(`/keys/{key}"`, `"target":"`+key+`"`, `"status":204`)
 	call("POST", "/v1/accounts/acme/grants", `{"bucket":"none","credits":5,"external_ref":"g2"}`, adminToken)
-	logged(`/grants"`, `"status":400`)
+	logged(`/grants"`, `"status":400`, `"message":"control plane change refused"`)
+	call("POST", "/v1/reservations", `{"account":"acme","operation":"apply","credits":1}`, adminToken)
+	call("PUT", "/v1/accounts/acme", `{}`, adminToken)
+	logged(`"route":"PUT /v1/accounts/{account}"`, `"status":200`)
+	require.NotContains(t, g.text(), `"route":"POST /v1/reservations"`, "each charge of a service that meters itself must not be a line")
 
 	var guesses sync.WaitGroup
 	for range 50 {

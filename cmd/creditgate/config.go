@@ -61,7 +61,9 @@ func (c *config) load(flags *pflag.FlagSet, environ []string) error {
 		switch {
 		case !strings.HasPrefix(name, envPrefix):
 		case name == configEnv:
-			if path == "" {
+			if path == "" && text == "" {
+				errs = append(errs, fmt.Errorf("%s: %w", name, errEmpty))
+			} else if path == "" {
 				path = text
 			}
 		default:

@@ -137,16 +137,16 @@ func TestSecretsStayOutOfMessages(t *testing.T) {
 		"CREDITGATE_POLICY=" + policy, "CREDITGATE_UPSTREAM=http://127.0.0.1:1", "CREDITGATE_ADMIN_TOKEN=hunter2-hunter2-hunter2",
 		"CREDITGATE_LISTEN=127.0.0.1:0", "CREDITGATE_ADMIN_LISTEN=127.0.0.1:0", "CREDITGATE_JOURNAL_DIR=" + t.TempDir(),
 	}
-	for _, urls := range [][2]string{
-		{"redis://:hunter2@host:port/0", "postgres://u:hunter2@127.0.0.1:1/db"},
-		{"redis:\x7f//:hunter2@host/0", "postgres://u:hunter2@127.0.0.1:1/db"},
-		{"http://:hunter2@host/0", "postgres://u:hunter2@127.0.0.1:1/db"},
-		{"redis://127.0.0.1:1/0", "postgres://u:hunter2@127.0.0.1:port/db"},
-		{"redis://127.0.0.1:1/0", "postgres://u:hunter2@127.0.0.1:1/db?sslmode=perhaps"},
+	for _, urls := range [][3]string{ // and the setting that the message names
+		{"redis://:hunter2@host:port/0", "postgres://u:hunter2@127.0.0.1:1/db", "redis_url"},
+		{"redis:\x7f//:hunter2@host/0", "postgres://u:hunter2@127.0.0.1:1/db", "redis_url"},
+		{"http://:hunter2@host/0", "postgres://u:hunter2@127.0.0.1:1/db", "redis_url"},
+		{"redis://127.0.0.1:1/0", "postgres://u:hunter2@127.0.0.1:port/db", "postgres_url"},
+		{"redis://127.0.0.1:1/0", "postgres://u:hunter2@127.0.0.1:1/db?sslmode=perhaps", "postgres_url"},
 	} {
 		status, out, said := command(t, append(base, "CREDITGATE_REDIS_URL="+urls[0], "CREDITGATE_POSTGRES_URL="+urls[1]), "serve")
 		require.Equal(t, 1, status)
-		require.NotEmpty(t, said)
+		require.True(t, strings.HasPrefix(said, "creditgate: "+urls[2]+": "), said)
 		require.NotContains(t, out+said, "hunter2")
 	}
 }

@@ -72,12 +72,12 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	if n.store, err = persist.Open(ctx, c.PostgresURL, c.Layout, n.clock); err != nil {
 		return nil, err
 	}
-	replayURL := c.ReplayRedisURL
+	replay, replayURL := "replay_redis_url", c.ReplayRedisURL
 	if replayURL == "" {
-		replayURL = c.RedisURL
+		replay, replayURL = "redis_url", c.RedisURL
 	}
 	if n.answers, err = meter.NewReplayStore(replayURL, c.Layout); err != nil {
-		return nil, fmt.Errorf("replay_redis_url: %w", err)
+		return nil, fmt.Errorf("%s: %w", replay, err)
 	}
 	// An outage is laid to the first server that its errors name: Postgres' are wrapped in those of an account that cannot
 	// be loaded, and stored answers have errors of Redis.

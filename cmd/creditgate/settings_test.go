@@ -30,10 +30,12 @@ func TestNoSettingIsDroppedInSilence(t *testing.T) {
 	_, err := loaded(t, "", []string{"CREDITGATE_UPSTREAM_TIMEOUT=0s", "CREDITGATE_LEASE_MARGIN=0s", "CREDITGATE_LOG_LEVEL="})
 	require.EqualError(t, err, `CREDITGATE_UPSTREAM_TIMEOUT: "0s" must lie between 1ms and 720h
 CREDITGATE_LEASE_MARGIN: "0s" must lie between 1ms and 720h
-CREDITGATE_LOG_LEVEL: is set to nothing; give it a value, or do not set it to have the default`)
+CREDITGATE_LOG_LEVEL: is set to nothing; give it a value, or leave it out`)
 	c, err := loaded(t, "trusted_peers: 10.0.0.0/8\n", []string{"CREDITGATE_TRUSTED_PEERS=", "CREDITGATE_CONFIG="})
 	require.NoError(t, err)
 	require.Empty(t, c.Gateway.TrustedPeers, "nobody is trusted, whatever the file says")
+	_, err = loaded(t, "", []string{"CREDITGATE_CONFIG="})
+	require.EqualError(t, err, "CREDITGATE_CONFIG: is set to nothing; give it a value, or leave it out")
 	status, _, said := command(t, nil, "serve", "--prefix", "")
 	require.Equal(t, 1, status)
 	require.Contains(t, said, "is set to nothing")

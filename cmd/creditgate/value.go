@@ -37,7 +37,7 @@ func (v *value) Set(s string) error {
 	return v.set(s)
 }
 
-var errEmpty = errors.New("is set to nothing; give it a value, or do not set it to have the default")
+var errEmpty = errors.New("is set to nothing; give it a value, or leave it out")
 
 // mayBeEmpty lets v be set to nothing.
 func mayBeEmpty(v *value) *value {
