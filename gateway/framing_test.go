@@ -320,3 +320,20 @@ func TestConnectionClose(t *testing.T) {
 		require.Equal(t, []int{200}, statuses, lines)
 	}
 }
+
+// TestExpectOfHTTP10: an HTTP/1.0 client, which knows no interim answer, gets one answer to its request.
+func TestExpectOfHTTP10(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.account("acme", 100*meter.Credit)
+	const expect = "Host: gw\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
+	statuses, _ := talk(t, b.data, "POST /plain HTTP/1.0\r\n"+key+expect+"\r\n{}")
+	require.Equal(t, []int{200}, statuses)
+	statuses, _ = talk(t, b.data, "POST /plain HTTP/1.0\r\nConnection: keep-alive\r\n"+key+expect+"\r\n{}"+
+		"POST /plain HTTP/1.0\r\n"+key+expect+"\r\n{}")
+	require.Equal(t, []int{200, 200}, statuses)
+	statuses, _ = talk(t, b.admin, "PUT /v1/accounts/new HTTP/1.0\r\nAuthorization: Bearer "+adminToken+"\r\n"+expect+"\r\n{}")
+	require.Equal(t, []int{201}, statuses)
+	statuses, _ = talk(t, b.data, "POST /plain HTTP/1.1\r\nConnection: close\r\n"+key+expect+"\r\n{}")
+	require.Equal(t, []int{100, 200}, statuses)
+}

@@ -123,6 +123,7 @@ func canonicalName(s string) string {
 func (g *Gateway) server(h fasthttp.RequestHandler, bodyMax int) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                      h,
+		HeaderReceived:               dropOldExpect,
 		ErrorHandler:                 func(ctx *fasthttp.RequestCtx, err error) { g.malformed(ctx, err, bodyMax) },
 		ReadTimeout:                  g.set.ClientTimeout,
 		WriteTimeout:                 g.set.ClientTimeout,
@@ -136,6 +137,15 @@ func (g *Gateway) server(h fasthttp.RequestHandler, bodyMax int) *fasthttp.Serve
 		SecureErrorLogMessage:        true, // a head that cannot be read may hold an API key
 		Logger:                       serverLog{g.log},
 	}
+}
+
+// dropOldExpect makes an HTTP/1.0 request's Expect count for nothing, as RFC 9110 §10.1.1 wants it. Its sender knows no
+// interim answer: it would take the 100 for the answer, and the answer for that of its next request.
+func dropOldExpect(h *fasthttp.RequestHeader) (unchanged fasthttp.RequestConfig) {
+	if !h.IsHTTP11() {
+		h.Del("Expect")
+	}
+	return unchanged
 }
 
 // serverLog is where fasthttp reports connections that broke.
