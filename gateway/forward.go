@@ -22,7 +22,6 @@ func (g *Gateway) forward(x *exchange, resp *fasthttp.Response) *problem {
 	if err != nil {
 		return g.upstreamFailed(x, err, sent)
 	}
-	g.upstreams.relocate(&resp.Header)
 	return nil
 }
 
@@ -67,7 +66,7 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 	}
 	if !x.priced() {
 		x.outcome = outcomeFree
-		responseHeaders(&x.ctx.Response, resp)
+		g.responseHeaders(&x.ctx.Response, resp)
 		x.ctx.Response.Header.Set("X-Request-Id", x.requestID())
 		return nil
 	}
@@ -84,7 +83,7 @@ func (g *Gateway) deliver(x *exchange, resp *fasthttp.Response) *problem {
 			return p
 		}
 	}
-	responseHeaders(&x.ctx.Response, resp)
+	g.responseHeaders(&x.ctx.Response, resp)
 	x.creditHeaders(s)
 	return nil
 }

@@ -146,7 +146,8 @@ func (x *exchange) peerText() string {
 }
 
 // responseHeaders copies the backend's head to the client's, without what belongs to a connection or to the gateway.
-func responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
+// Lines keep their order, which says something among those of one name: fasthttp's Del would change it.
+func (g *Gateway) responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
 	to.Header.DisableNormalizing() // names were normalised when they were read
 	defer to.Header.EnableNormalizing()
 	connection := connectionLists(from.Header.All())
@@ -155,7 +156,7 @@ func responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
 		if hopByHop(name) || ownResponseHeader(name) || (len(connection) > 0 && listed(connection, k)) {
 			continue
 		}
-		to.Header.AddBytesKV(k, v)
+		to.Header.AddBytesKV(k, g.upstreams.relocated(name, v))
 	}
 	to.SetStatusCode(from.StatusCode())
 	if from.SkipBody { // a HEAD tells the length of what is not there
@@ -163,7 +164,8 @@ func responseHeaders(to *fasthttp.Response, from *fasthttp.Response) {
 	}
 }
 
-// ownResponseHeader names the fields that only the gateway may say.
+// ownResponseHeader names the fields that only the gateway may say. Alt-Svc would name other ports of the backend, which
+// are not the gateway's.
 func ownResponseHeader(name string) bool {
-	return name == "X-Request-Id" || name == "Idempotent-Replayed" || strings.HasPrefix(name, "X-Credits-")
+	return name == "X-Request-Id" || name == "Alt-Svc" || name == "Idempotent-Replayed" || strings.HasPrefix(name, "X-Credits-")
 }

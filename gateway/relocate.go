@@ -1,34 +1,30 @@
 package gateway
 
-import (
-	"strings"
-
-	"github.com/valyala/fasthttp"
-)
+import "strings"
 
 // A backend that writes its own address into an answer, as frameworks do when they redirect to a trailing slash, would
 // lead the client around the meter, with its API key. nginx (proxy_redirect: Location, Refresh) and httpd
 // (ProxyPassReverse: Location, Content-Location) rewrite such fields, and so does the gateway, with two more that clients
 // follow. A URL in a body is the policy's or the backend's affair.
 
-// relocate makes what names one of the backends in an answer's head a path on the gateway.
-func (us *upstreams) relocate(h *fasthttp.ResponseHeader) {
-	for _, name := range [...]string{"Location", "Content-Location", "Operation-Location"} {
-		if v := h.Peek(name); len(v) > 0 {
-			if path, ok := us.onGateway(string(v)); ok {
-				h.Set(name, path)
-			}
-		}
+// relocated is a field of an answer's head, in which what names one of the backends has become a path on the gateway.
+func (us *upstreams) relocated(name string, v []byte) []byte {
+	switch name {
+	case "Location", "Content-Location", "Operation-Location":
+		return []byte(us.relocateURL(string(v)))
+	case "Refresh":
+		return []byte(us.relocateRefresh(string(v)))
+	case "Link":
+		return []byte(us.relocateLink(string(v)))
 	}
-	if v := h.Peek("Refresh"); len(v) > 0 {
-		h.Set("Refresh", us.relocateRefresh(string(v)))
+	return v
+}
+
+func (us *upstreams) relocateURL(v string) string {
+	if path, ok := us.onGateway(v); ok {
+		return path
 	}
-	if len(h.Peek("Link")) > 0 {
-		us.relocateLinks(h)
-	}
-	if len(h.Peek("Alt-Svc")) > 0 {
-		h.Del("Alt-Svc") // it names other ports of the backend, which are not the gateway's
-	}
+	return v
 }
 
 // relocateRefresh rewrites the URL of a value such as 5; url=http://backend/x.
@@ -42,36 +38,23 @@ func (us *upstreams) relocateRefresh(v string) string {
 	if at < len(v) && (v[at] == '"' || v[at] == '\'') {
 		quote = v[at : at+1]
 	}
-	ref := strings.TrimSuffix(v[at+len(quote):], quote)
-	if path, ok := us.onGateway(ref); ok {
+	if path, ok := us.onGateway(strings.TrimSuffix(v[at+len(quote):], quote)); ok {
 		return v[:at] + quote + path + quote
 	}
 	return v
 }
 
-// relocateLinks rewrites the target between < and > of each link.
-func (us *upstreams) relocateLinks(h *fasthttp.ResponseHeader) {
-	var lines []string
-	for _, v := range h.PeekAll("Link") {
-		var line strings.Builder
-		rest := string(v)
-		for {
-			before, after, ok := strings.Cut(rest, "<")
-			target, tail, closed := strings.Cut(after, ">")
-			if !ok || !closed {
-				break
-			}
-			if path, ok := us.onGateway(target); ok {
-				target = path
-			}
-			line.WriteString(before + "<" + target + ">")
-			rest = tail
+// relocateLink rewrites the target between < and > of each link of a line.
+func (us *upstreams) relocateLink(v string) string {
+	var line strings.Builder
+	for {
+		before, after, ok := strings.Cut(v, "<")
+		target, tail, closed := strings.Cut(after, ">")
+		if !ok || !closed {
+			return line.String() + v
 		}
-		lines = append(lines, line.String()+rest)
-	}
-	h.Del("Link")
-	for _, line := range lines {
-		h.Add("Link", line)
+		line.WriteString(before + "<" + us.relocateURL(target) + ">")
+		v = tail
 	}
 }
 

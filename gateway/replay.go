@@ -46,7 +46,7 @@ func (g *Gateway) replay(x *exchange) *problem {
 	defer cancel()
 	b, ok, err := g.answers.Get(ctx, first.ID)
 	if err == nil && ok {
-		err = setAnswer(&x.ctx.Response, b)
+		err = g.setAnswer(&x.ctx.Response, b)
 	}
 	if err != nil || !ok {
 		if err != nil {
@@ -60,7 +60,6 @@ func (g *Gateway) replay(x *exchange) *problem {
 				"use a new key to have the work done, and charged, again",
 		}
 	}
-	g.upstreams.relocate(&x.ctx.Response.Header) // of an answer that a version before stored
 	g.metrics.answers.WithLabelValues("replayed").Inc()
 	x.outcome = outcomeReplayed
 	x.reservedAs(first.ID)
@@ -89,7 +88,7 @@ func appendField(b, v []byte) []byte {
 	return append(binary.LittleEndian.AppendUint32(b, uint32(len(v))), v...)
 }
 
-func setAnswer(to *fasthttp.Response, b []byte) error {
+func (g *Gateway) setAnswer(to *fasthttp.Response, b []byte) error {
 	if len(b) < 3 || b[0] != answerFormat {
 		return errAnswer
 	}
@@ -108,7 +107,9 @@ func setAnswer(to *fasthttp.Response, b []byte) error {
 		if value, b, ok = cutField(rest); !ok {
 			return errAnswer
 		}
-		to.Header.AddBytesKV(name, value)
+		if field := string(name); !ownResponseHeader(field) {
+			to.Header.AddBytesKV(name, g.upstreams.relocated(field, value))
+		}
 	}
 }
 

@@ -16,7 +16,7 @@ var errWithheld = errors.New("response withheld: not settled")
 func (g *Gateway) stream(x *exchange, resp *fasthttp.Response, begun []byte) {
 	x.streaming = true
 	to := &x.ctx.Response
-	responseHeaders(to, resp)
+	g.responseHeaders(to, resp)
 	to.Header.Set("X-Request-Id", x.requestID())
 	if x.priced() {
 		to.Header.Set("X-Credits-Reservation", x.reservationID())
