@@ -215,3 +215,25 @@ func TestLargeFailurePasses(t *testing.T) {
 	require.InDelta(t, 422, p["upstream_status"], 0)
 	require.Equal(t, "false", old.Header.Get("X-Should-Retry"))
 }
+
+// TestTextIsNotForTheAsking: a text passes as a failure, so a client cannot make a backend that negotiates give it the
+// result as one.
+func TestTextIsNotForTheAsking(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	key := b.account("acme", 100*meter.Credit)
+	b.backend.on(func(ctx *fasthttp.RequestCtx) {
+		if strings.Contains(strings.ToLower(string(ctx.Request.Header.Peek("Accept"))), "text/") {
+			ctx.SetContentType("text/plain")
+			ctx.SetBodyString("picture")
+			return
+		}
+		ctx.SetContentType("application/json")
+		ctx.SetBodyString(`{"data":["picture"]}`)
+	})
+	for _, accept := range []string{"text/plain", "Text/HTML", "application/json, text/plain, */*", "application/json"} {
+		r := b.post("/v1/images/generations", key, `{"n":1}`, "Accept", accept)
+		require.Equal(t, "1", r.Header.Get("X-Credits-Charged"), "%s: %s", accept, r.body)
+	}
+	require.Equal(t, "picture", string(b.post("/plain", key, "", "Accept", "text/plain").body), "nothing is counted in it")
+}

@@ -93,6 +93,9 @@ func (g *Gateway) requestHeaders(x *exchange) {
 	}
 	if x.op.NeedsResponse() {
 		out.Set("Accept-Encoding", "identity") // what is counted must be readable
+		if bytes.Contains(bytes.ToLower(out.Peek("Accept")), []byte("text/")) {
+			out.Del("Accept") // a text passes as a failure: a client must not choose it for its result
+		}
 	}
 }
 
