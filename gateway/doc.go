@@ -33,6 +33,8 @@
 //	usage.go       … what it was charged, by day, operation or key
 //	views.go       the JSON shapes of the others
 //	control*.go    the control plane, by noun
+//	input.go       … the bodies that it takes, and how a wrong one is told
+//	ready.go       /livez and /readyz
 //	reload.go      other policies in force, without dropping a request
 //	reload_order.go  whether live credit keeps its place in the drain order
 //	metrics.go     creditgate_* figures

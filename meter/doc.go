@@ -32,6 +32,7 @@
 //	opening.go      comparing a partition with Postgres before it is used
 //	closed.go       why a partition stays closed, what to do then, and what that costs
 //	run.go          what runs beside the verbs
+//	health.go       whether Redis would take a reservation, and which partitions are closed
 //	alive.go        that this gateway runs, for the others
 //	sweeper.go      leases and old outcomes
 //	lapser.go       what grants have left when they end

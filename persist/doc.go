@@ -38,6 +38,7 @@
 //	quarantine_list.go     … what Postgres lacks, and what helps
 //	quarantine_book.go     … a lost grant or change, booked by a person
 //	trim.go                how long Redis keeps what is committed
+//	watch.go               whether Postgres takes writes, for /readyz
 //	verify.go              `creditgate verify`: verify_chain.go, verify_rows.go, verify_sums.go, verify_live.go
 //
 // persist/events makes the feed of events and keeps the webhooks' queue; persist/finance reads as finance does;

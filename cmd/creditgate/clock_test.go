@@ -97,10 +97,10 @@ func TestTimeOnlyGoesOn(t *testing.T) {
 	w := newWorld(t, nil)
 	g := w.serve(t, testClock)
 	_, ready := g.ask(t, "GET", "/readyz", "")
-	require.JSONEq(t, `{"status":"ready","test_clock":"+0s"}`, ready)
+	require.Contains(t, ready, `"test_clock":"+0s"`)
 	before := g.clock(t, `{"advance":"365d"}`)
 	_, ready = g.ask(t, "GET", "/readyz", "")
-	require.JSONEq(t, `{"status":"ready","test_clock":"+365d"}`, ready)
+	require.Contains(t, ready, `"test_clock":"+365d"`)
 	require.Contains(t, g.must(t, "GET", "/metrics", ""), "\ncreditgate_test_clock_offset_seconds 3.1536e+07")
 	for body, want := range map[string]int{
 		`{"now":"2020-01-01T00:00:00Z"}`:                http.StatusConflict,

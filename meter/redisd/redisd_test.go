@@ -50,7 +50,11 @@ func client(t *testing.T, s *redisd.Server) *redis.Client {
 
 func TestServerIsConfiguredLikeProduction(t *testing.T) {
 	t.Parallel()
-	s := redisd.Test(t, "--maxmemory", "64mb", "--port", "1", "--dir", "/")
+	s, err := redisd.Start(t.Context(), redisd.Options{
+		Dir: t.TempDir(), Args: []string{"--maxmemory", "64mb", "--port", "1", "--dir", "/"},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Kill()) })
 	c := client(t, s)
 	for setting, want := range map[string]string{
 		"appendonly":       "yes",
