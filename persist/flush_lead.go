@@ -31,6 +31,7 @@ type flushWorker struct {
 	strange     time.Time       // since when Redis' epoch is not the claimed one; zero: it is
 	quarantined map[string]bool // accounts; see quarantine.go
 	releasedAt  time.Time       // when it was last looked whether they can be booked
+	releasing   bool            // one of them can, and has more entries
 	warnedAt    time.Time
 
 	// For the metrics, which are read from elsewhere.
@@ -96,14 +97,10 @@ func (w *flushWorker) write(ctx context.Context, b *flushBatch) error {
 // step reads once and writes what came, and returns how many records were committed.
 func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	f := w.flusher
-	wait := w.trim.wait(time.Now(), f.options.Wait)
-	if len(w.quarantined) > 0 {
-		wait = min(wait, quarantineInterval)
-	}
 	if err := w.release(ctx); err != nil {
 		return 0, err
 	}
-	records, epoch, err := f.source.Read(ctx, w.partition, w.at.Position, w.readMax, wait)
+	records, epoch, err := f.source.Read(ctx, w.partition, w.at.Position, w.readMax, w.readWait())
 	if err != nil {
 		if errors.Is(err, meter.ErrPacked) {
 			err = fmt.Errorf("%w: %w", ErrLedgerBroken, err)
@@ -157,10 +154,22 @@ func (w *flushWorker) step(ctx context.Context) (committed int, err error) {
 	// The next read should bring about one transaction's worth, whether records carry one entry or thousands.
 	w.readMax = max(batchReadMin, batchEntries*committed/entries)
 	records.Release() // not after a failure: pgx may still read them then
-	if entries < batchEntries {
+	if entries < batchEntries && !w.releasing {
 		w.gather(ctx)
 	}
 	return committed, nil
+}
+
+// readWait is how long to wait for a first record: something else may be due before.
+func (w *flushWorker) readWait() time.Duration {
+	wait := w.trim.wait(time.Now(), w.flusher.options.Wait)
+	switch {
+	case w.releasing:
+		return 0
+	case len(w.quarantined) > 0:
+		return min(wait, quarantineInterval)
+	}
+	return wait
 }
 
 // book commits a batch of the first of records. Accounts that it is refused for are quarantined.

@@ -220,6 +220,15 @@ func (c *flushConn) quarantineRows(ctx context.Context, tx pgx.Tx, partition uin
 	if err != nil {
 		return err
 	}
+	accounts = accounts[:0]
+	for i := range b.quarantined {
+		accounts = append(accounts, b.quarantined[i].entry.Account)
+	}
+	_, err = tx.Exec(ctx, `UPDATE creditgate.quarantined_account a SET entries = a.entries + u.n
+		FROM (SELECT account, count(*) n FROM unnest($1::text[]) u (account) GROUP BY account) u WHERE a.account = u.account`, accounts)
+	if err != nil {
+		return err
+	}
 	_, err = tx.CopyFrom(ctx, pgx.Identifier{"creditgate", "quarantined_entry"}, []string{
 		"layout", "partition", "pseq", "idx", "account", "seq", "kind", "subject", "amount", "reason", "actor", "occurred_at",
 	}, pgx.CopyFromSlice(len(b.quarantined), func(i int) ([]any, error) {
@@ -257,14 +266,15 @@ func (f *Flusher) Quarantined() (accounts int) {
 	return accounts
 }
 
-// quarantinedOf reads which accounts of a partition are quarantined, and since when an entry waits.
+// quarantinedOf reads which accounts of a partition are quarantined, and since when an entry waits. It runs with each batch
+// of a partition that has some, so that it must not count their entries.
 func quarantinedOf(ctx context.Context, conn *pgx.Conn, layout int, w *flushWorker) error {
 	var names []string
 	var oldest *time.Time
 	var entries int64
 	err := conn.QueryRow(ctx, `SELECT coalesce(array_agg(account), '{}'),
-			(SELECT min(occurred_at) FROM creditgate.quarantined_entry WHERE layout = $1 AND partition = $2),
-			(SELECT count(*) FROM creditgate.quarantined_entry WHERE layout = $1 AND partition = $2)
+			(SELECT occurred_at FROM creditgate.quarantined_entry WHERE layout = $1 AND partition = $2 ORDER BY pseq, idx LIMIT 1),
+			coalesce(sum(entries), 0)::bigint
 		FROM creditgate.quarantined_account WHERE layout = $1 AND partition = $2`, layout, int(w.partition)).
 		Scan(&names, &oldest, &entries)
 	if err != nil {

@@ -73,10 +73,10 @@ func (s *Store) Quarantined(ctx context.Context, account string) (found *Quarant
 // quarantined reads the accounts that are quarantined, or only one of them.
 func quarantined(ctx context.Context, tx pgx.Tx, only string) ([]QuarantinedAccount, error) {
 	rows, err := tx.Query(ctx, `SELECT h.account, EXISTS (SELECT FROM creditgate.account WHERE id = h.account), h.since, h.reason,
-			h.retry, count(e.pseq), coalesce(min(e.occurred_at), h.since)
-		FROM creditgate.quarantined_account h LEFT JOIN creditgate.quarantined_entry e USING (account)
-		WHERE $2 = '' OR h.account = $2
-		GROUP BY h.account ORDER BY h.since, h.account LIMIT $1`, listedMax, only)
+			h.retry, h.entries, coalesce((SELECT occurred_at FROM creditgate.quarantined_entry e
+				WHERE e.account = h.account ORDER BY pseq, idx LIMIT 1), h.since)
+		FROM creditgate.quarantined_account h WHERE $2 = '' OR h.account = $2
+		ORDER BY h.since, h.account LIMIT $1`, listedMax, only)
 	if err != nil {
 		return nil, err
 	}

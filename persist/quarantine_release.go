@@ -13,28 +13,29 @@ import (
 
 // Bounds of releasing.
 const (
-	releaseAccounts = 10  // tried at a time
-	releaseRecords  = 256 // of an account, in one transaction
+	releaseAccounts = 10  // a round
+	releaseRecords  = 500 // of each, in one transaction
 )
 
 // release books the quarantined entries of accounts for which a person has done something, and now and then those of others: what
-// was missing may have come by itself. It returns whether any account is quarantined no more.
+// was missing may have come by itself. A round books a page of each, so that the other accounts' records do not wait for
+// all that an account had in weeks.
 func (w *flushWorker) release(ctx context.Context) (err error) {
-	if len(w.quarantined) == 0 || time.Since(w.releasedAt) < quarantineInterval {
+	if len(w.quarantined) == 0 || !w.releasing && time.Since(w.releasedAt) < quarantineInterval {
 		return nil
 	}
-	w.releasedAt = time.Now()
+	w.releasedAt, w.releasing = time.Now(), false
 	w.warnQuarantined()
 	names, err := w.conn.releasable(ctx, w)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		for more := true; more; {
-			if more, err = w.conn.release(ctx, w, name); err != nil {
-				return err
-			}
+		more, err := w.conn.release(ctx, w, name)
+		if err != nil {
+			return err
 		}
+		w.releasing = w.releasing || more
 	}
 	return w.conn.cursor(ctx, w)
 }
@@ -118,6 +119,10 @@ func (c *flushConn) releasePage(
 		if wrong := unexpected("quarantined entries", tag.RowsAffected(), b.entries); wrong != nil {
 			return nil, false, wrong
 		}
+	}
+	_, err = tx.Exec(ctx, `UPDATE creditgate.quarantined_account SET entries = entries - $2 WHERE account = $1`, account, b.entries)
+	if err != nil {
+		return nil, false, err
 	}
 	tag, err := tx.Exec(ctx, `DELETE FROM creditgate.quarantined_account a WHERE account = $1
 		AND NOT EXISTS (SELECT FROM creditgate.quarantined_entry e WHERE e.account = a.account)`, account)

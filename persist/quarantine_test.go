@@ -1,6 +1,8 @@
 package persist_test
 
 import (
+	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,4 +96,51 @@ func TestOneAccountIsQuarantined(t *testing.T) {
 			require.Equal(t, [][]any{{int64(len(c.entries(grant)))}}, b.query(t, `SELECT count(*) FROM creditgate.quarantined_entry`))
 		})
 	}
+}
+
+// An account that waited for long has many entries. While they are booked, the other accounts go on.
+func TestReleaseLetsTheOthersGoOn(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	grant, other := b.addAccount(t, "ada"), b.addAccount(t, "bob")
+	b.flush(t)
+	const records = 1200
+	b.exec(t, `UPDATE creditgate.account_state SET seq = 0 WHERE account = 'ada'`)
+	for n := range uint64(records) {
+		b.record(3+n, next(2+n, commitEntry("ada", meter.ID{1, byte(n >> 8), byte(n)}, grant, 1, 0, meter.Note{})))
+	}
+	var repaired, between atomic.Bool
+	bob := uint64(1)
+	more := func() { // each read finds another record of bob's
+		b.record(2+records+bob, next(1+bob, commitEntry("bob", meter.ID{2, byte(bob >> 8), byte(bob)}, other, 1, 0, meter.Note{})))
+		bob++
+	}
+	waiting := func() (n int) { // -1: cannot tell
+		err := b.store.Pool().QueryRow(context.Background(), `SELECT count(*) FROM creditgate.quarantined_entry`).Scan(&n)
+		if err != nil {
+			return -1
+		}
+		return n
+	}
+	b.startFlusher(t, persist.FlushOptions{Every: time.Millisecond, Wait: 20 * time.Millisecond, OnStep: func(_ uint16, step persist.Step) {
+		if step != persist.StepRead || !repaired.Load() {
+			return
+		}
+		if n := waiting(); n > 0 {
+			between.Store(between.Load() || n < records)
+			more()
+		}
+	}})
+	require.Eventually(t, func() bool { return waiting() == records }, 30*time.Second, 5*time.Millisecond)
+	require.Equal(t, [][]any{{int64(records)}}, b.query(t, `SELECT entries FROM creditgate.quarantined_account`))
+	b.exec(t, `UPDATE creditgate.account_state SET seq = 1 WHERE account = 'ada'`)
+	b.exec(t, `UPDATE creditgate.quarantined_account SET retry = true`)
+	repaired.Store(true)
+	more()
+	require.Eventually(t, func() bool { return waiting() == 0 }, 30*time.Second, 5*time.Millisecond)
+	require.True(t, between.Load(), "bob's records waited for all of ada's")
+	require.Equal(t, [][]any{{int64(1 + records)}}, b.query(t, `SELECT seq FROM creditgate.account_state WHERE account = 'ada'`))
+	report, err := persist.Verify(t.Context(), b.store, nil)
+	require.NoError(t, err)
+	require.True(t, report.OK(), printed(t, report))
 }

@@ -6,6 +6,7 @@ CREATE TABLE creditgate.quarantined_account (
   layout     int NOT NULL,
   partition  int NOT NULL,
   reason     text NOT NULL,
+  entries    bigint NOT NULL DEFAULT 0,          -- that it has in quarantined_entry
   since      timestamptz NOT NULL DEFAULT now(),
   retry      boolean NOT NULL DEFAULT false,     -- a person has changed something
   checked_at timestamptz NOT NULL DEFAULT now(), -- when it was last tried to book the first entry
@@ -49,4 +50,4 @@ CREATE TABLE creditgate.booked_change (
 
 GRANT SELECT, INSERT ON creditgate.quarantined_account, creditgate.quarantined_entry, creditgate.booked_change TO creditgate_writer;
 GRANT DELETE ON creditgate.quarantined_account, creditgate.quarantined_entry TO creditgate_writer;
-GRANT UPDATE (reason, retry, checked_at) ON creditgate.quarantined_account TO creditgate_writer;
+GRANT UPDATE (reason, entries, retry, checked_at) ON creditgate.quarantined_account TO creditgate_writer;
