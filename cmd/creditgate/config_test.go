@@ -191,8 +191,8 @@ func TestPolicyCheck(t *testing.T) {
 	status, out, said = command(t, nil, "policy", "check", path)
 	require.Zero(t, status, "a warning")
 	require.Contains(t, out, "policy     p, version ")
-	require.Equal(t, path+":3:20: plans.q.packs: warning: a credit of l costs 1.00, as one of s does: the larger pack gives no discount; "+
-		"write purchases: {volume_discount: required} to have such a list refused\n", said)
+	require.Equal(t, path+":3:20: plans.q.packs: warning: a credit of l costs 1.00 and one of s 1.00: the larger pack gives no discount; "+
+		"write purchases: {volume_discount: required} to have that refused\n", said)
 
 	dir := t.TempDir()
 	for _, name := range []string{"a.yaml", "b.yml"} {

@@ -104,6 +104,7 @@ func decodePolicy(root item) *Policy {
 		}
 	}
 	d.checkReached()
+	d.checkOpenList()
 	return d.Policy
 }
 

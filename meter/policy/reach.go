@@ -1,5 +1,10 @@
 package policy
 
+import (
+	"cmp"
+	"slices"
+)
+
 // What is wrong only between the parts of a file: price lists, and what nobody can reach.
 
 // draft is a policy while it is read.
@@ -28,12 +33,8 @@ func (d *draft) checkPriceList(i item, pl *Plan) {
 		case k.Credits > next.Credits:
 			i.failf("%s (%s credits) stands before %s (%s); list packs from the smallest to the largest",
 				k.Name, k.Credits, next.Name, next.Credits)
-		case next.dearer(k) == 0 && !d.Rules.VolumeDiscount:
-			i.warnf("a credit of %s costs %s, as one of %s does: the larger pack gives no discount; "+
-				"write purchases: {volume_discount: required} to have such a list refused", next.Name, next.UnitPrice(), k.Name)
-		case next.dearer(k) >= 0:
-			i.failf("a credit of %s costs %s and one of %s %s; the larger pack's must cost less",
-				next.Name, next.UnitPrice(), k.Name, k.UnitPrice())
+		default:
+			d.checkDiscount(i, k, next, next.dearer(k) > 0)
 		}
 	}
 	if want := d.Rules.PacksPerPlan; want > 0 && len(pl.Packs) != want {
@@ -46,6 +47,37 @@ func (d *draft) checkPriceList(i item, pl *Plan) {
 					"write after_cap: draw there, or sell no packs to this plan", k.Name, c.Bucket)
 				break
 			}
+		}
+	}
+}
+
+// checkDiscount: a credit of the larger pack costs less. If no volume discount is required, that it does not is a warning,
+// or a mistake all the same.
+func (d *draft) checkDiscount(i item, small, large *Pack, mistake bool) {
+	switch {
+	case large.dearer(small) < 0:
+	case mistake || d.Rules.VolumeDiscount:
+		i.failf("a credit of %s costs %s and one of %s %s; the larger pack's must cost less",
+			large.Name, large.UnitPrice(), small.Name, small.UnitPrice())
+	default:
+		i.warnf("a credit of %s costs %s and one of %s %s: the larger pack gives no discount; "+
+			"write purchases: {volume_discount: required} to have that refused",
+			large.Name, large.UnitPrice(), small.Name, small.UnitPrice())
+	}
+}
+
+// checkOpenList: packs on no plan's list are a list too, of each currency, in any order.
+func (d *draft) checkOpenList() {
+	smaller := map[string]*Pack{}
+	for _, k := range slices.SortedStableFunc(slices.Values(d.Packs), func(a, b *Pack) int { return cmp.Compare(a.Credits, b.Credits) }) {
+		i, open := d.packAt[k.Name]
+		if !open || k.Credits == 0 || k.Price.Minor == 0 {
+			continue
+		}
+		before := smaller[k.Price.Currency]
+		smaller[k.Price.Currency] = k
+		if before != nil && before.Credits < k.Credits {
+			d.checkDiscount(i, before, k, false)
 		}
 	}
 }
