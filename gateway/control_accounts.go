@@ -154,9 +154,15 @@ type operationView struct {
 
 // getPolicy shows the rules in force, by product.
 func (g *Gateway) getPolicy(*call) (int, any, *problem) {
-	out := struct {
-		Policies []policyView `json:"policies"`
-	}{Policies: []policyView{}}
+	return fasthttp.StatusOK, g.policiesView(), nil
+}
+
+type policiesView struct {
+	Policies []policyView `json:"policies"`
+}
+
+func (g *Gateway) policiesView() policiesView {
+	out := policiesView{Policies: []policyView{}}
 	for product, p := range g.policies.All() {
 		v := policyView{
 			Product: product, Version: p.Version(), Timezone: p.Location.String(), Buckets: p.Buckets,
@@ -170,5 +176,5 @@ func (g *Gateway) getPolicy(*call) (int, any, *problem) {
 		}
 		out.Policies = append(out.Policies, v)
 	}
-	return fasthttp.StatusOK, out, nil
+	return out
 }

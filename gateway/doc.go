@@ -36,6 +36,7 @@
 //	input.go       … the bodies that it takes, and how a wrong one is told
 //	ready.go       /livez and /readyz
 //	reload.go      other policies in force, without dropping a request
+//	reload_all.go  … on every gateway
 //	reload_order.go  whether live credit keeps its place in the drain order
 //	metrics.go     creditgate_* figures
 //	options.go     settings with their defaults

@@ -150,7 +150,7 @@ func setup(tb testing.TB, tweaks ...func(*gateway.Options)) *bundle {
 			UpstreamTimeout: 15 * time.Second, LeaseMargin: time.Second, BreakerRequests: 1000,
 		},
 		Policies: policy.NewCatalog(map[string]*policy.Policy{"studio": pol}),
-		Source:   b.house, Meter: b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
+		Source:   b.house, Fleet: b.house, Meter: b.faults, Lookup: engine, Journal: b.journal, Answers: answers, Identities: b.house,
 		Ledger: b.house, Statements: b.house, Admin: b.house, Purchases: b.house,
 		Subscriptions: struct{ gateway.Subscriptions }{}, // cmd tests their routes, on the real system
 		Health:        b.house, Feed: b.notices, Webhooks: b.notices, Registerer: b.reg, Gatherer: b.reg, Log: log,
@@ -377,6 +377,45 @@ type house struct {
 	mistake  error
 	uses     []gateway.PolicyUse
 	holding  []gateway.BucketUse
+	fleet    fleetRows
+}
+
+// fleetRows are the gateways as their table has them.
+type fleetRows struct {
+	own    *gateway.Standing
+	others []gateway.Standing
+	newest int64
+	age    time.Duration // of the newest request
+}
+
+func (h *house) Renew(_ context.Context, s gateway.Standing) (int64, time.Duration, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.Name = "own:1"
+	h.fleet.own = &s
+	return h.fleet.newest, h.fleet.age, h.err
+}
+
+func (h *house) RequestReload(context.Context) (int64, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err == nil {
+		h.fleet.newest++
+	}
+	return h.fleet.newest, h.err
+}
+
+func (h *house) Gateways(context.Context) ([]gateway.Standing, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]gateway.Standing{*h.fleet.own}, h.fleet.others...), h.err
+}
+
+func (h *house) Leave(context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fleet.own = nil
+	return nil
 }
 
 func (h *house) add(account string) {

@@ -85,6 +85,7 @@ type Options struct {
 	Settings
 	Policies *policy.Catalog
 	Source   PolicySource // what Reload reads
+	Fleet    Fleet        // the other gateways, which reload too
 	Clock    *meter.Clock // what is in force, and when; nil: the system's
 
 	Meter         Meter
@@ -243,7 +244,7 @@ func parsePeers(list []string) ([]netip.Prefix, error) {
 func (o *Options) validate() error {
 	errs := []error{o.Settings.validate()}
 	for name, missing := range map[string]bool{
-		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Source": o.Source == nil,
+		"Policies": o.Policies == nil || len(o.Policies.Products()) == 0, "Source": o.Source == nil, "Fleet": o.Fleet == nil,
 		"Meter": o.Meter == nil, "Lookup": o.Lookup == nil,
 		"Journal": o.Journal == nil, "Answers": o.Answers == nil, "Identities": o.Identities == nil,
 		"Ledger": o.Ledger == nil, "Statements": o.Statements == nil, "Admin": o.Admin == nil,

@@ -112,6 +112,28 @@ type PolicySource interface {
 	BucketUses(ctx context.Context, products []string, wanted func(product, bucket string, rank uint8) bool) ([]BucketUse, error)
 }
 
+// Fleet is the gateways on one database, as they know each other.
+type Fleet interface {
+	// Renew tells the others how this gateway stands, and returns the newest request to reload and its age. It is called
+	// once at a time.
+	Renew(ctx context.Context, s Standing) (newest int64, age time.Duration, err error)
+	// RequestReload asks every gateway to reload, and numbers the request; numbers follow each other.
+	RequestReload(ctx context.Context) (number int64, err error)
+	// Gateways are those that count, this one included once it was renewed.
+	Gateways(ctx context.Context) ([]Standing, error)
+	// Leave says that this gateway ends.
+	Leave(ctx context.Context) error
+}
+
+// Standing is how a gateway stands on the policies. It knows its own name and the time by itself.
+type Standing struct {
+	Name     string
+	Reload   int64             // the newest request to reload that it has followed; 0: none
+	Policies map[string]string // version by product
+	Error    string            // why its last reload was refused; empty: it was not
+	SeenAt   time.Time
+}
+
 // BucketUse is how many accounts have credit in a bucket that was granted at one place of the drain order.
 type BucketUse struct {
 	Product  string

@@ -52,6 +52,7 @@ const (
 	codeMeteringUnavailable  code = "metering-unavailable"
 	codeStorageUnavailable   code = "storage-unavailable"
 	codeInvalidPolicy        code = "invalid-policy"
+	codePoliciesDiffer       code = "policies-differ"
 	codeInternal             code = "internal-error"
 )
 
@@ -108,6 +109,7 @@ func problems() map[code]meaning {
 		codeMeteringUnavailable:  {fasthttp.StatusServiceUnavailable, "Metering unavailable", retryYes},
 		codeStorageUnavailable:   {fasthttp.StatusServiceUnavailable, "Storage unavailable", retryYes},
 		codeInvalidPolicy:        {fasthttp.StatusUnprocessableEntity, "Policies not reloaded", retryNo},
+		codePoliciesDiffer:       {fasthttp.StatusConflict, "Gateways go by different policies", retryNo},
 		codeInternal:             {fasthttp.StatusInternalServerError, "Internal error", retryYes},
 	}
 }
@@ -124,6 +126,7 @@ type problem struct {
 	outcome    *meter.Reservation // what became of the reservation that is in the way
 	lease      *leaseEnd
 	mistakes   *policyProblems
+	fleet      *fleetView
 	ready      *readiness
 	answer     *upstreamAnswer
 }
@@ -184,6 +187,7 @@ type problemView struct {
 	*settledView
 	*leaseEnd
 	*policyProblems
+	*fleetView
 	*upstreamAnswer
 	*readiness
 	Error openAIError `json:"error"`
@@ -211,7 +215,7 @@ func (w problemWriter) write(resp *fasthttp.Response, p *problem, requestID stri
 	view := problemView{
 		Type: "/problems/" + string(p.code), Title: m.title, Status: m.status, Detail: p.detail, Code: p.code,
 		RequestID: requestID, shortfall: p.shortfall, fairUseLimit: p.limit, leaseEnd: p.lease, policyProblems: p.mistakes,
-		upstreamAnswer: p.answer, readiness: p.ready,
+		fleetView: p.fleet, upstreamAnswer: p.answer, readiness: p.ready,
 		Error: openAIError{Message: p.detail, Type: errorType(m.status), Code: p.code},
 	}
 	if p.param != "" {

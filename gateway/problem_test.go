@@ -26,7 +26,7 @@ func TestProblemTable(t *testing.T) {
 		"pack-not-eligible": 403, "subscription-required": 403, "not-refundable": 409,
 		"change-refused": 409, "grant-used-up": 409, "exceeds-grant": 409, "reservation-committed": 409,
 		"reservation-released": 409, "reservation-expired": 409, "amount-conflict": 409, "amount-exceeds-hold": 400,
-		"too-many-grants": 409, "storage-unavailable": 503, "internal-error": 500, "invalid-policy": 422,
+		"too-many-grants": 409, "storage-unavailable": 503, "internal-error": 500, "invalid-policy": 422, "policies-differ": 409,
 	}
 	table := problems()
 	require.Len(t, table, len(contract))

@@ -21,7 +21,7 @@ import (
 // their products, but only where something is missing.
 const policyUseTimeout = 30 * time.Second
 
-// Reload reads the policy files anew and puts them in force. On any error those in force stay, and nothing is lost. It
+// Reload reads this gateway's policy files anew and puts them in force. On any error those in force stay, and nothing is lost. It
 // may be called at any time, by a signal or by the control plane.
 func (g *Gateway) Reload(ctx context.Context) error {
 	g.reloading.Lock()
@@ -33,10 +33,13 @@ func (g *Gateway) Reload(ctx context.Context) error {
 	if err != nil {
 		g.metrics.reloads.WithLabelValues("refused").Inc()
 		g.log.Error().Strs("problems", problemLines(err)).Msg("policies not reloaded: those in force stay")
+		why := err.Error()
+		g.refusal.Store(&why)
 		return err
 	}
 	before := maps.Collect(g.policies.All())
 	g.policies.Replace(fresh)
+	g.refusal.Store(nil)
 	g.metrics.resolve(g.policies)
 	g.metrics.reloads.WithLabelValues("loaded").Inc()
 	g.metrics.loaded.SetToCurrentTime()
@@ -139,7 +142,7 @@ func policyMistakes(err error) (out []policyProblem) {
 
 func problemLines(err error) []string { return strings.Split(err.Error(), "\n") }
 
-// postReload answers with what is in force, or with every mistake.
+// postReload answers with what is in force and where, or with every mistake in this gateway's files.
 func (g *Gateway) postReload(c *call) (int, any, *problem) {
 	if len(c.ctx.PostBody()) > 0 {
 		var none struct{}
@@ -149,10 +152,11 @@ func (g *Gateway) postReload(c *call) (int, any, *problem) {
 	}
 	err := g.Reload(g.base)
 	if err == nil {
-		return g.getPolicy(c)
+		return g.answerReload()
 	}
 	return 0, nil, &problem{
-		code: codeInvalidPolicy, detail: "the policies were not reloaded, and those in force stay: " + err.Error(),
+		code:     codeInvalidPolicy,
+		detail:   "the policies were not reloaded, and those in force stay; no other gateway was asked: " + err.Error(),
 		mistakes: &policyProblems{policyMistakes(err)},
 	}
 }

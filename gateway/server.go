@@ -27,6 +27,9 @@ type Gateway struct {
 	policies      *policy.Catalog
 	source        PolicySource
 	reloading     sync.Mutex
+	refusal       atomic.Pointer[string] // why the last reload was refused; nil: it was not
+	fleet         Fleet
+	following     follower
 	clock         *meter.Clock
 	testClock     TestClock
 	meter         Meter
@@ -88,7 +91,7 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		set: o.Settings, policies: o.Policies, source: o.Source, clock: o.Clock, testClock: o.TestClock,
+		set: o.Settings, policies: o.Policies, source: o.Source, fleet: o.Fleet, clock: o.Clock, testClock: o.TestClock,
 		meter: o.Meter, lookup: o.Lookup, journal: o.Journal, answers: o.Answers, ledger: o.Ledger,
 		statements: o.Statements, admin: o.Admin, subscriptions: o.Subscriptions,
 		purchases: o.Purchases, health: o.Health, feed: o.Feed, webhooks: o.Webhooks,
@@ -101,6 +104,7 @@ func New(ctx context.Context, o Options) (*Gateway, error) {
 	})
 	g.refused = newRefusedTokens(o.Log, refusedWindow)
 	g.exchanges.New = newExchange
+	g.following.begun = time.Now()
 	g.base, g.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	g.routes = g.controlRoutes()
 	g.data = g.server(g.serve, g.set.RequestBodyMax)

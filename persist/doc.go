@@ -16,6 +16,7 @@
 //	clawback.go            what is taken back of them, what debt means, and how it is undone
 //	book.go, outcome.go    what the engine asks: meter.Book and meter.RebuildSource
 //	policy_use.go          how many accounts live by a product, a plan, a bucket at its place
+//	fleet.go               the gateways on a database, which reload their policies together
 //	clock.go               test databases, and the clock that moves in them
 //	subscriptions.go       subscriptions: begun, changed, ended, shown; terms.go is what was decided about them
 //	decide.go              … when a change counts

@@ -25,6 +25,7 @@ var (
 	_ gateway.Ledger        = ledger{}
 	_ gateway.Statements    = statements{}
 	_ gateway.PolicySource  = policySource{}
+	_ gateway.Fleet         = fleet{}
 	_ gateway.Admin         = admin{}
 	_ gateway.Purchases     = purchases{}
 	_ gateway.Journal       = journalled{}
@@ -172,6 +173,21 @@ func (p policySource) BucketUses(
 	out := make([]gateway.BucketUse, len(uses))
 	for i, u := range uses {
 		out[i] = gateway.BucketUse(u)
+	}
+	return out, err
+}
+
+type fleet struct{ *persist.Fleet }
+
+func (f fleet) Renew(ctx context.Context, s gateway.Standing) (newest int64, age time.Duration, err error) {
+	return f.Fleet.Renew(ctx, persist.GatewayState(s))
+}
+
+func (f fleet) Gateways(ctx context.Context) ([]gateway.Standing, error) {
+	all, err := f.Fleet.Gateways(ctx)
+	out := make([]gateway.Standing, len(all))
+	for i, s := range all {
+		out[i] = gateway.Standing(s)
 	}
 	return out, err
 }

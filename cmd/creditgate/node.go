@@ -56,8 +56,9 @@ type node struct {
 	hangup   chan os.Signal // SIGHUP; one waits while another is obeyed
 }
 
-// newNode makes the parts and introduces them to each other. Nothing is asked of Redis or Postgres yet.
-func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerolog.Logger) (_ *node, err error) {
+// newNode makes the parts and introduces them to each other. Nothing is asked of Redis or Postgres yet. name is what
+// other gateways call this one.
+func newNode(ctx context.Context, c *config, name string, policies *policy.Catalog, log zerolog.Logger) (_ *node, err error) {
 	n := &node{config: c, log: log, clock: new(meter.Clock), hangup: make(chan os.Signal, 1)}
 	signal.Notify(n.hangup, syscall.SIGHUP)
 	defer func() {
@@ -121,7 +122,7 @@ func newNode(ctx context.Context, c *config, policies *policy.Catalog, log zerol
 	}
 	n.gate, err = gateway.New(ctx, gateway.Options{
 		Settings: c.Gateway, Policies: policies, Source: policySource{c.Policy, n.store},
-		Clock: n.clock, TestClock: asTestClock(n.moving),
+		Fleet: fleet{persist.NewFleet(n.store, name)}, Clock: n.clock, TestClock: asTestClock(n.moving),
 		Meter: n.engine, Lookup: n.engine, Journal: journalled{n.journal}, Answers: n.answers,
 		Identities: identities{n.store}, Ledger: ledger{n.store}, Statements: statements{n.store},
 		Admin: admin{changes}, Purchases: purchases{changes}, Subscriptions: subscriptions{changes},
@@ -187,6 +188,8 @@ func (n *node) run(ctx context.Context, data, control net.Listener) error {
 		n.log.Info().Err(database).Msg("starting without Postgres: what Redis has loaded is served, nothing else")
 	case database != nil:
 		return errors.Join(database, n.close())
+	default:
+		n.gate.LookForReload(ctx)
 	}
 	engine := start(own, func(ctx context.Context) {
 		if err := n.engine.Run(ctx); err != nil {
@@ -258,6 +261,7 @@ func (n *node) keepBook(ctx context.Context, checked bool) error {
 	flush, sweep, watch := start(ctx, n.flusher.Run), start(ctx, n.sweeper.Run), start(ctx, n.drift.run)
 	issue := start(ctx, n.issuer.Run)
 	defer start(ctx, n.gate.CheckDrainOrder).end()
+	defer start(ctx, n.gate.FollowReloads).end()
 	tell, post := start(ctx, n.events.Run), start(ctx, n.webhooks.Run)
 	if n.moving != nil {
 		defer start(ctx, n.moving.Run).end()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"syscall"
 
@@ -19,8 +20,8 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Run the gateway",
 		Long: "Run the gateway: data plane, control plane, sweeper and flusher.\n\n" +
 			"Each setting may stand in the file, in a CREDITGATE_* variable or in a flag; the later win. SIGTERM ends it\n" +
-			"in order, a second SIGTERM at once. SIGHUP reads the policy files again; with a mistake in one of them, the old\n" +
-			"ones stay in force, and the log has it.\n\n" +
+			"in order, a second SIGTERM at once. SIGHUP reads this gateway's policy files again, POST /v1/policy/reload those of\n" +
+			"every gateway; with a mistake in one of them, the old ones stay in force, and the log has it.\n\n" +
 			"Go's own GOGC and GOMEMLIMIT are obeyed. With neither set, garbage is collected at 64 MiB more than Go's\n" +
 			"default would have it.",
 		Args: cobra.NoArgs,
@@ -51,7 +52,7 @@ func (a *app) serve(ctx context.Context, c *config) error {
 		return err
 	}
 	defer control.Close()
-	n, err := newNode(ctx, c, policy.NewCatalog(policies), log)
+	n, err := newNode(ctx, c, gatewayName(control.Addr()), policy.NewCatalog(policies), log)
 	if err != nil {
 		return err
 	}
@@ -65,6 +66,16 @@ func (a *app) serve(ctx context.Context, c *config) error {
 		Str("version", version()).Msg("listening")
 	defer runtime.KeepAlive(raiseHeap(a.environ))
 	return n.run(ctx, data, control)
+}
+
+// gatewayName is what other gateways, and people, call this one: its host, and the port of its control plane.
+func gatewayName(control net.Addr) string {
+	host, err := os.Hostname()
+	_, port, bad := net.SplitHostPort(control.String())
+	if err != nil || bad != nil {
+		return control.String()
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // listen opens a listener; setting names the address in the message, since an address taken is the usual mistake.

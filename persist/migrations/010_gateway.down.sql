@@ -1,0 +1,1 @@
+DROP TABLE creditgate.gateway, creditgate.policy_reload;
