@@ -56,7 +56,7 @@ func readHead(in *fasthttp.RequestHeader) (h head, p *problem) {
 	if h.seen&sawTransferEncoding != 0 && h.seen&sawContentLength != 0 {
 		return h, malformedHead("the request has Content-Length and Transfer-Encoding: send one of them")
 	}
-	if host := in.Host(); len(host) > 0 && !validAuthority(string(host)) { // an HTTP/1.0 request may have none
+	if host := in.Host(); len(host) > 0 && !validAuthority(host) { // an HTTP/1.0 request may have none
 		return h, malformedHead("the Host header does not name a host: send a name or an address, with an optional port")
 	}
 	return h, nil
@@ -136,14 +136,14 @@ func originForm(target string) (authority, rest string, ok bool) {
 	if rest == "" || rest[0] == '?' {
 		rest = "/" + rest
 	}
-	return authority, rest, validAuthority(authority)
+	return authority, rest, validAuthority([]byte(authority))
 }
 
 // validAuthority reports whether s is a host name or address with an optional port. RFC 3986 lets more bytes stand in a
 // name; no host has them, and parsers disagree on them.
-func validAuthority(s string) bool {
-	host, port := s, ""
-	if i := strings.LastIndexByte(s, ':'); i >= 0 && strings.IndexByte(s[i:], ']') < 0 {
+func validAuthority(s []byte) bool {
+	host, port := s, []byte(nil)
+	if i := bytes.LastIndexByte(s, ':'); i >= 0 && bytes.IndexByte(s[i:], ']') < 0 {
 		host, port = s[:i], s[i+1:]
 	}
 	for i := range len(port) {
@@ -152,7 +152,7 @@ func validAuthority(s string) bool {
 		}
 	}
 	extra := "-._"
-	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+	if bytes.HasPrefix(host, []byte("[")) && bytes.HasSuffix(host, []byte("]")) {
 		host, extra = host[1:len(host)-1], ":."
 	}
 	for i := range len(host) {
@@ -160,7 +160,7 @@ func validAuthority(s string) bool {
 			return false
 		}
 	}
-	return host != ""
+	return len(host) > 0
 }
 
 func isAlphanumeric(c byte) bool {
