@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 	"github.com/valyala/fasthttp"
 
@@ -427,4 +428,30 @@ func TestMetrics(t *testing.T) {
 		require.Contains(t, string(r.body), want)
 	}
 	require.NotContains(t, string(r.body), "acme", "accounts are no labels")
+}
+
+// TestOurLimitIsNotTheBackendsOutage: a request that found no free connection says nothing about the backend.
+func TestOurLimitIsNotTheBackendsOutage(t *testing.T) {
+	t.Parallel()
+	log := &logLines{}
+	b := setup(t, func(o *gateway.Options) { o.Log, o.UpstreamConns = zerolog.New(log), 1 })
+	key := b.account("acme", 10*meter.Credit)
+	proceed := make(chan struct{})
+	b.backend.on(func(*fasthttp.RequestCtx) { <-proceed })
+	first := make(chan int, 1)
+	go func() {
+		r, err := b.try("POST", b.data+"/plain", key, "")
+		if err != nil {
+			first <- 0
+			return
+		}
+		first <- r.StatusCode
+	}()
+	require.Eventually(t, func() bool { return b.backend.calls.Load() == 1 }, 20*time.Second, time.Millisecond)
+	r := b.post("/plain", key, "")
+	close(proceed)
+	require.Equal(t, 503, r.StatusCode, "%s", r.body)
+	require.Equal(t, "upstream-unavailable", r.json(t)["code"])
+	require.Equal(t, 200, <-first)
+	require.NotContains(t, log.String(), "The backend is away")
 }

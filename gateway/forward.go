@@ -30,7 +30,8 @@ var errSwitched = errors.New("backend answered with an interim status")
 
 // upstreamFailed turns a broken exchange with the backend into a problem.
 func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
-	if errors.Is(err, fasthttp.ErrNoFreeConns) || errors.Is(err, errNoTimeLeft) {
+	ours := errors.Is(err, fasthttp.ErrNoFreeConns) || errors.Is(err, errNoTimeLeft)
+	if ours {
 		err = errors.Join(errNotTried, err) // our limit, not the backend's fault
 	}
 	x.tell(err)
@@ -39,7 +40,9 @@ func (g *Gateway) upstreamFailed(x *exchange, err error, sent bool) *problem {
 	}
 	p := upstreamProblem(err, sent)
 	why := unquoted(err)
-	g.backend.Failed(errors.New(why))
+	if !ours {
+		g.backend.Failed(errors.New(why))
+	}
 	g.log.Debug().Str("error", why).Bool("sent", sent).Str("request_id", x.requestID()).Str("account", x.who.Account).
 		Str("code", string(p.code)).Msg("backend gave no whole answer")
 	return p
