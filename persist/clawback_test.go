@@ -24,7 +24,7 @@ func TestClawbackInParts(t *testing.T) {
 	require.True(t, again.Repeated)
 	require.Equal(t, booked(15, 0, 0), again.Booked)
 	whole := persist.NewRevocation{Account: "ada", PurchaseRef: "order-1", Credits: 26 * meter.Credit, Ref: "refund-3", Reason: "refund"}
-	h.refusedToTakeBack(t, whole, persist.ErrExceedsGrant, "25 of grant")
+	h.refusedToTakeBack(t, whole, persist.ErrExceedsGrant, "at most 25 credits of grant")
 	require.Equal(t, booked(0, 25, 0), h.takeBack(t, "ada", "order-1", "error", "refund-3", 0).Booked)
 	s, err := h.admin.PurchaseState(t.Context(), "order-1")
 	require.NoError(t, err)

@@ -170,10 +170,10 @@ func TestWhatASubscriptionCannotBe(t *testing.T) {
 	invalid := persist.ErrInvalid
 	f("studio has premium, plus, pro, basic", invalid, persist.SubscriptionChange{Plan: "gold"})
 	f("slots is required", invalid, persist.SubscriptionChange{Plan: "plus"})
-	f("1000001 slots; at most 1000000", invalid, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(1000001))})
+	f("slots is 1000001; it is at most 1000000", invalid, persist.SubscriptionChange{Plan: "plus", Slots: new(uint32(1000001))})
 	f("starts_at", invalid, persist.SubscriptionChange{Plan: "basic", StartsAt: s.time(t, "2031-01-01 00:00")})
 	f("anchor_at", invalid, persist.SubscriptionChange{Plan: "basic", AnchorAt: s.time(t, "2027-01-20 00:00")})
-	f("reference", invalid, persist.SubscriptionChange{Plan: "basic", Ref: "a b"})
+	f("external_ref", invalid, persist.SubscriptionChange{Plan: "basic", Ref: "a b"})
 	f("nobody", meter.ErrNoAccount, persist.SubscriptionChange{Account: "nobody", Plan: "basic"})
 	_, err := s.admin.Subscription(t.Context(), "ada")
 	require.ErrorIs(t, err, persist.ErrNoSubscription)
