@@ -130,7 +130,7 @@ type Rules struct {
 	WriteOff       bool      // what was spent of a pack taken back is lost (clawback: write_off); default: it becomes debt
 	RefuseWhile    bool      // packs cannot be bought while other credit is left (while_credit_left: refuse)
 	Discounts      bool      // purchases, and units by overrides, may cost less than listed (discounts: allowed); default: refused
-	VolumeDiscount bool      // a credit of a larger pack must cost less (volume_discount: required); default: that it costs as much is a warning
+	VolumeDiscount bool      // a credit of a larger pack must cost less (volume_discount: required); default: no less is a warning
 	PacksPerPlan   int       // packs_per_plan: exactly so many for each plan that may buy; 0: any number
 
 	WaitDays int // advice: {wait_days: 7}: to wait, when a reset within so many days suffices; 0: never

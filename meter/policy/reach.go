@@ -69,7 +69,8 @@ func (d *draft) checkDiscount(i item, small, large *Pack, mistake bool) {
 // checkOpenList: packs on no plan's list are a list too, of each currency, in any order.
 func (d *draft) checkOpenList() {
 	smaller := map[string]*Pack{}
-	for _, k := range slices.SortedStableFunc(slices.Values(d.Packs), func(a, b *Pack) int { return cmp.Compare(a.Credits, b.Credits) }) {
+	bySize := func(a, b *Pack) int { return cmp.Compare(a.Credits, b.Credits) }
+	for _, k := range slices.SortedStableFunc(slices.Values(d.Packs), bySize) {
 		i, open := d.packAt[k.Name]
 		if !open || k.Credits == 0 || k.Price.Minor == 0 {
 			continue
