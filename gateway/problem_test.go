@@ -88,6 +88,7 @@ func TestShouldRetry(t *testing.T) {
 		codeMeteringUnavailable:  {"true", "Redis comes back"},
 		codeStorageUnavailable:   {"true", "Postgres comes back, and a reference makes a repeat safe"},
 		codeInvalidPolicy:        {"false", "the files have to be mended first"},
+		codePoliciesDiffer:       {"false", "the files have to be made the same first, unless it only waits for a gateway"},
 		codeInternal:             {"true", "nothing was charged, and another request may not meet the bug"},
 	}
 	w := newProblemWriter()
