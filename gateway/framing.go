@@ -146,7 +146,7 @@ func validAuthority(s []byte) bool {
 	if i := bytes.LastIndexByte(s, ':'); i >= 0 && bytes.IndexByte(s[i:], ']') < 0 {
 		host, port = s[:i], s[i+1:]
 	}
-	for i := range len(port) {
+	for i := range port {
 		if port[i] < '0' || port[i] > '9' {
 			return false
 		}
@@ -155,7 +155,7 @@ func validAuthority(s []byte) bool {
 	if bytes.HasPrefix(host, []byte("[")) && bytes.HasSuffix(host, []byte("]")) {
 		host, extra = host[1:len(host)-1], ":."
 	}
-	for i := range len(host) {
+	for i := range host {
 		if c := host[i]; !isAlphanumeric(c) && strings.IndexByte(extra, c) < 0 {
 			return false
 		}
