@@ -66,11 +66,14 @@ func outcomeQuarantined(ctx context.Context, tx pgx.Tx, id meter.ReservationID) 
 }
 
 // KeyedOutcomes calls fn with every charged reservation of the partition that carried an Idempotency-Key and was
-// settled after sinceMs, oldest first.
+// settled after sinceMs: those whose entries are quarantined, then the others, oldest first.
 func (s *Store) KeyedOutcomes(
 	ctx context.Context, partition uint16, sinceMs int64, fn func([]meter.Reservation) error,
 ) error {
 	from, pseq, idx := fromMs(sinceMs+1), int64(0), -1
+	if err := s.quarantinedOutcomes(ctx, partition, from, fn); err != nil {
+		return err
+	}
 	for {
 		var page []settled
 		var draws map[meter.ID][]meter.Draw

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -166,4 +167,57 @@ func isQuarantined(ctx context.Context, tx querier, account string) (found bool,
 // quarantineError is ErrQuarantined for an account.
 func quarantineError(account string) error {
 	return fmt.Errorf("%w: %w: account %q", ErrUnavailable, ErrQuarantined, account)
+}
+
+// quarantinedOutcomes are the KeyedOutcomes whose entries are quarantined: they are charged, so that a repeat of the key
+// must find them also after Redis was rebuilt.
+func (s *Store) quarantinedOutcomes(
+	ctx context.Context, partition uint16, from time.Time, fn func([]meter.Reservation) error,
+) error {
+	for pseq, idx := int64(0), -1; ; {
+		var out []meter.Reservation
+		err := s.snapshot(ctx, "read quarantined outcomes", func(tx pgx.Tx) error {
+			rows, err := tx.Query(ctx, `SELECT pseq, q.idx, r.body FROM creditgate.quarantined_entry q
+				JOIN creditgate.ledger_record r USING (layout, partition, pseq)
+				WHERE layout = $1 AND partition = $2 AND q.kind IN ('commit', 'late') AND q.occurred_at >= $3
+					AND (pseq, q.idx) > ($4, $5)
+				ORDER BY pseq, q.idx LIMIT $6`, s.layoutNumber(), int(partition), from, pseq, idx, pageRows)
+			if err != nil {
+				return err
+			}
+			var body []byte
+			_, err = pgx.ForEachRow(rows, []any{&pseq, &idx, &body}, func() error {
+				rec, err := meter.UnpackRecord(body)
+				if err != nil || idx >= len(rec.Entries) {
+					return fmt.Errorf("%w: record %d cannot be read: %w", ErrLedgerBroken, pseq, err)
+				}
+				out = append(out, outcomeOf(&rec.Entries[idx], s.layout.Number, partition, rec.OccurredMs))
+				return nil
+			})
+			return err
+		})
+		if err != nil || len(out) == 0 {
+			return err
+		}
+		out = slices.DeleteFunc(out, func(r meter.Reservation) bool { return r.Note.Key == nil })
+		if err := fn(out); err != nil {
+			return err
+		}
+	}
+}
+
+// outcomeOf is what a commit, in time or late, made of its reservation.
+func outcomeOf(e *meter.Entry, layout, partition uint16, occurredMs int64) meter.Reservation {
+	r := meter.Reservation{
+		ID: meter.ReservationID{Layout: layout, Partition: partition, ID: e.ID}, State: meter.Committed,
+		Account: e.Account, Amount: e.Amount, SettledMs: occurredMs, Note: e.Note,
+	}
+	if e.Kind == meter.KindLate {
+		r.State = meter.Late
+	}
+	for _, l := range e.Lines {
+		r.Charged += l.Spent
+		r.Draws = append(r.Draws, meter.Draw{Grant: l.Grant, Amount: l.Spent + l.Returned, Charged: l.Spent})
+	}
+	return r
 }

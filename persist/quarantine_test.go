@@ -144,3 +144,36 @@ func TestReleaseLetsTheOthersGoOn(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, report.OK(), printed(t, report))
 }
+
+// Redis may be rebuilt while an account is quarantined: a key that was charged is honoured all the same.
+func TestQuarantinedKeysAreLoaded(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	grant := b.addAccount(t, "ada")
+	b.flush(t)
+	b.exec(t, `UPDATE creditgate.account_state SET seq = 0 WHERE account = 'ada'`)
+	key := &meter.IdempotencyKey{Hash: [16]byte{1}, Fingerprint: [16]byte{2}}
+	b.record(2,
+		next(2, commitEntry("ada", meter.ID{1}, grant, meter.Credit, meter.Credit, meter.Note{Operation: "photo", Key: key})),
+		next(3, commitEntry("ada", meter.ID{2}, grant, meter.Credit, 0, meter.Note{Operation: "photo"})))
+	outcomes := func(sinceMs int64) (out []meter.Reservation) {
+		require.NoError(t, b.store.KeyedOutcomes(t.Context(), 0, sinceMs, func(rs []meter.Reservation) error {
+			out = append(out, rs...)
+			return nil
+		}))
+		return out
+	}
+	stop := b.startFlusher(t, persist.FlushOptions{Wait: 20 * time.Millisecond})
+	b.awaitFlushed(t)
+	quarantined := outcomes(0)
+	require.Len(t, quarantined, 1)
+	require.Empty(t, outcomes(startMs))
+	b.exec(t, `UPDATE creditgate.account_state SET seq = 1 WHERE account = 'ada'`)
+	b.exec(t, `UPDATE creditgate.quarantined_account SET retry = true`)
+	require.Eventually(t, func() bool {
+		found, err := b.store.Quarantine(context.Background())
+		return err == nil && len(found) == 0
+	}, 30*time.Second, 5*time.Millisecond)
+	stop()
+	require.Equal(t, outcomes(0), quarantined, "as they are once they are booked")
+}
