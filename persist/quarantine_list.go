@@ -38,7 +38,7 @@ type LostChange struct {
 	OccurredAt time.Time
 }
 
-// listedMax bounds what a list of quarantined accounts has of each.
+// listedMax bounds a list: its accounts, and the lost changes of all of them.
 const listedMax = 1000
 
 // lostChanges are the entries of changes that Postgres does not know, of the accounts $1.

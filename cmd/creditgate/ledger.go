@@ -234,8 +234,8 @@ func (a *app) tellReleased(ctx context.Context, store *persist.Store, account st
 		case !found.Retry:
 			return fmt.Errorf("account %s is still quarantined: %s", account, found.Reason)
 		case time.Now().After(deadline):
-			_, err = fmt.Fprintf(a.out, "no gateway has booked the entries of account %s within %s; one does when it runs\n",
-				account, bookedMax)
+			_, err = fmt.Fprintf(a.out, "after %s account %s still has %d entries to book; a gateway books them while it runs\n",
+				bookedMax, account, found.Entries)
 			return err
 		}
 		if !sleep(ctx, bookedPoll) {
