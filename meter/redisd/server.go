@@ -113,7 +113,7 @@ func (s *Server) start(ctx context.Context) error {
 // commandLine is ours, then the caller's, then what may not be changed: of a setting given twice the last one counts.
 func (s *Server) commandLine() []string {
 	args := []string{
-		"--appendonly", "yes", "--appendfsync", "everysec", // a second may be lost with the host; two with the process, if the disk is slow
+		"--appendonly", "yes", "--appendfsync", "everysec", // two seconds may be lost, with the process too if the disk is slow
 		"--maxmemory-policy", "noeviction", // an evicted account would be lost credit
 		"--save", "", // snapshots would only add forks to what the append-only file has
 	}
