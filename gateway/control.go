@@ -238,6 +238,7 @@ func (c *call) readHead() *problem {
 		c.actor = "admin"
 	}
 	if len(c.actor) > actorMax || !plainText(c.actor) {
+		c.actor = c.actor[:min(len(c.actor), actorMax)] // the log line of the refused call shows it
 		return &problem{
 			code: codeInvalid, param: "X-Actor",
 			detail: "X-Actor must be at most " + strconv.Itoa(actorMax) + " printable ASCII characters",

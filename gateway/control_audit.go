@@ -25,9 +25,10 @@ func (g *Gateway) tellChange(c *call) {
 		target = c.target
 	}
 	level, what, status := zerolog.InfoLevel, "control plane change", c.ctx.Response.StatusCode()
-	if status >= fasthttp.StatusInternalServerError {
+	switch status / 100 {
+	case 5:
 		what = "control plane change failed"
-	} else if status >= fasthttp.StatusBadRequest {
+	case 4:
 		what = "control plane change refused"
 	}
 	if strings.HasPrefix(c.static, "/v1/reservations") {
