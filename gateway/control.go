@@ -265,7 +265,7 @@ func plainText(s string) bool {
 	return true
 }
 
-// decode reads a JSON body strictly: a field that nobody would read is an error. No body is an empty object.
+// decode reads a JSON body strictly: an unknown field is an error. A missing body is an empty object.
 func (c *call) decode(into any) *problem {
 	body := bytes.TrimSpace(c.ctx.PostBody())
 	if len(body) == 0 {

@@ -103,8 +103,8 @@ func TestEarlyAnswer(t *testing.T) {
 	}
 }
 
-// TestEarlyAnswerThatIsNone: what is not a whole refusal is the backend's failure, as ever, and a backend that begins to
-// answer before it has read everything gets everything.
+// TestEarlyAnswerThatIsNone: an answer that is no whole refusal is the backend's failure, as before. A backend that begins
+// to answer before it has read the request still gets the whole request.
 func TestEarlyAnswerThatIsNone(t *testing.T) {
 	t.Parallel()
 	large := strings.Repeat("x", 26<<20)

@@ -8,8 +8,8 @@ import (
 )
 
 // This file is the one strict reading of a request's head. fasthttp takes several heads that another server reads in
-// another way; between two such servers one request can carry a second one, of another account. What has two readings
-// has none here: 400, and the connection is closed.
+// another way. Between two such servers one request can carry a second one, of another account. A head with two readings
+// gets 400 here, and the connection is closed.
 
 // head is the part of a header section that says who asks and how. The values are fasthttp's memory: they end with the
 // request. fasthttp adds the trailers of a chunked body to the header it hands out, so the values are read before the

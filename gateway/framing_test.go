@@ -287,7 +287,7 @@ func TestAbsoluteForm(t *testing.T) {
 	}
 }
 
-// TestTrailersAreNotHeaders: what follows a body names nobody, prices nothing and reaches no backend (RFC 9110 §6.5.1).
+// TestTrailersAreNotHeaders: a trailer names no account, prices nothing and reaches no backend (RFC 9110 §6.5.1).
 func TestTrailersAreNotHeaders(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

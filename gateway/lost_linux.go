@@ -17,8 +17,8 @@ const (
 )
 
 // lost reports whether the peer has closed the connection without taking all that was written to it. A small response
-// goes into the socket's buffer whatever became of the client; the reset that it meets comes later. What is not known
-// after ackWait, or because the peer has not closed, is not lost. A client that resets the connection at once after it has
+// goes into the socket's buffer even if the client is gone, and the reset comes later. A response whose fate is unknown
+// after ackWait, or whose peer has not closed, does not count as lost. A client that resets the connection at once after it has
 // read may count, if the reset overtakes its kernel's acknowledgement.
 func lost(c net.Conn) bool {
 	sc, ok := c.(syscall.Conn)

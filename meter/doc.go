@@ -22,7 +22,7 @@
 // and the engine, downwards from a verb to Redis:
 //
 //	engine.go       the verbs, and how one is carried until it has a decision
-//	load.go         bringing accounts from Postgres into Redis; load_holds.go finds what is held of them
+//	load.go         bringing accounts from Postgres into Redis; load_holds.go finds their open reservations
 //	batcher.go      concurrent operations share a flight
 //	flight.go       one flight: attempts, refusals, scripts that raise
 //	call.go         one FCALL: its keys, its argument, its reply

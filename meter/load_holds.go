@@ -22,7 +22,7 @@ type holdsLook struct {
 	err      error
 }
 
-// holds is what is held of one account. HSCAN may show a reservation twice.
+// holds are the open reservations of one account. HSCAN may show a reservation twice.
 type holds struct {
 	seen  map[ID]bool
 	drawn map[ID]Credits // by grant
@@ -30,7 +30,7 @@ type holds struct {
 
 func newHoldsSeeker() holdsSeeker { return holdsSeeker{turn: make(chan struct{}, 1)} }
 
-// join puts an account into the next look. Whoever made that look must carry it out.
+// join puts an account into the next look. The caller that made that look must carry it out.
 func (s *holdsSeeker) join(account string) (look *holdsLook, made bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,7 +49,7 @@ func (s *holdsSeeker) begin() {
 }
 
 // addHolds moves what open reservations hold of the account from available to held. The look begins after Redis was seen
-// without the account, since when nothing of it can change.
+// without the account. From then on its reservations cannot change.
 func (e *Engine) addHolds(ctx context.Context, account string, partition uint16, a *Account) error {
 	s := &e.partitions[partition].holds
 	look, made := s.join(account)

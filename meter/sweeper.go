@@ -156,7 +156,7 @@ func (s *sweep) expire(due []*op) error {
 	return nil
 }
 
-// load brings the accounts of operations into Redis, side by side, so that they share a look at what is held. It returns
+// load brings the accounts of operations into Redis, side by side, so that they share a look at the holds. It returns
 // the operations that are to be sent again.
 func (s *sweep) load(what string, cold []*op) (again []*op) {
 	errs := make([]error, len(cold)) // at most flightMax

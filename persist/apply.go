@@ -154,7 +154,7 @@ func (a *Admin) applyGrant(ctx context.Context, g meter.GrantChange) bool {
 }
 
 // pendingGrants reads what applying grants to Redis needs, with the cursors of the same snapshot. Grants of accounts that
-// are quarantined are counted and stay pending: that they are says nothing of Redis.
+// are quarantined are counted and stay pending. They are no sign that Redis is away.
 func (s *Store) pendingGrants(ctx context.Context, ids []meter.ID) (out []meter.GrantChange, quarantined int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()

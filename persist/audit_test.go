@@ -30,7 +30,7 @@ func TestAuditKeepsWhatIsOverwritten(t *testing.T) {
 	require.Equal(t, [][]any{{int64(2)}}, b.query(t, `SELECT count(*) FROM creditgate.audit WHERE account = 'ada' AND action LIKE 'account %'`))
 }
 
-// Rows that name nobody themselves have the actor of their transaction.
+// Rows without an actor of their own have the actor of their transaction.
 func TestAuditNamesWhoEndsAnOverrideOrDeletesAWebhook(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

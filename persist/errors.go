@@ -119,8 +119,8 @@ func preparedAway(err error) bool {
 	return ok && (pg.Code == unknownStatement || pg.Code == featureNotSupported)
 }
 
-// unavailable reports whether an error says nothing about what was asked: the same may succeed a moment later. Whoever
-// works in the background repeats it within retryMax.
+// unavailable reports whether an error says nothing about what was asked: the same may succeed a moment later.
+// Background workers repeat it within retryMax.
 func unavailable(err error) bool {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code[:2] {

@@ -71,7 +71,7 @@ func (b *bundle) record(pseq uint64, entries ...meter.Entry) {
 
 func next(seq uint64, e meter.Entry) meter.Entry { e.Seq = seq; return e }
 
-// A gap and a fork are nobody's own.
+// A gap in pseq and a fork belong to no single account.
 func TestBrokenLedgerStopsItsPartition(t *testing.T) {
 	t.Parallel()
 	record := (*bundle).record

@@ -69,7 +69,7 @@ func (f *Fleet) join(ctx context.Context) error {
 	return storeError("forget gateways that are gone", err)
 }
 
-// Leave deletes this gateway's row: nobody waits for it any more.
+// Leave deletes this gateway's row, so that no reload waits for it.
 func (f *Fleet) Leave(ctx context.Context) error {
 	_, err := f.store.pool.Exec(ctx, `DELETE FROM creditgate.gateway WHERE id = $1`, [16]byte(f.id))
 	return storeError("delete the gateway's row", err)

@@ -129,7 +129,7 @@ func (w *flushWorker) quarantine(ctx context.Context, batch *flushBatch, refused
 }
 
 // refusedFor finds the accounts whose entries Postgres does not book, and why: the batch is tried for all, then for halves
-// of those it is refused for. Nothing of it stays.
+// of those it is refused for. Its writes are rolled back.
 func (c *flushConn) refusedFor(ctx context.Context, w *flushWorker, b *flushBatch) (bad map[string]string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -40,7 +40,7 @@ func (s *Studio) mesh(ctx *fasthttp.RequestCtx, _ steering) reply {
 // trialResolution is coarser than that of any model.
 const trialResolution = 8
 
-// trial answers a prompt, or none, with a coarse landscape: whoever tries the product need not choose a model.
+// trial answers with a coarse landscape, with or without a prompt. A person who tries the product chooses no model.
 func (s *Studio) trial(ctx *fasthttp.RequestCtx, _ steering) reply {
 	var body struct {
 		Prompt string `json:"prompt"`

@@ -154,7 +154,7 @@ func TestSecretsStayOutOfMessages(t *testing.T) {
 func TestValuesReadWhatTheyShow(t *testing.T) {
 	t.Parallel()
 	for _, s := range defaultConfig().settings() {
-		if s.value.String() != "" { // what has no default cannot be set to nothing
+		if s.value.String() != "" { // a setting without a default refuses the empty text
 			require.NoError(t, s.value.Set(s.value.String()), s.name)
 		}
 	}

@@ -51,7 +51,7 @@ func likely() map[string]string {
 	}
 }
 
-// generateMutants makes the mutants of all seeds that load; refused counts those that do not, which nobody can serve.
+// generateMutants makes the mutants of all seeds. refused counts those that do not load, so that no gateway serves them.
 func generateMutants(t *testing.T) (all []*generated, refused int) {
 	t.Helper()
 	for _, seed := range [...]string{"visual-foundry", "ai-background-studio", "3d-studio"} {

@@ -31,7 +31,7 @@ type Options struct {
 	Name  string // as the log names it, such as Redis
 	Means string // what users notice while it is away
 	Is    error  // failed calls have this error in their chain when the server is the cause
-	Told  bool   // whoever notices the loss logs it with more than this package knows
+	Told  bool   // the caller that notices the loss logs it, with more detail than this package has
 	// Check asks the server whether it serves; nil for one that is known by its calls only.
 	Check func(ctx context.Context) error
 	Log   zerolog.Logger
@@ -209,7 +209,7 @@ func (w *Watch) Add(o Options) *Server {
 // a warning otherwise.
 func (w *Watch) Log(log zerolog.Logger, err error) *zerolog.Event {
 	if w.Counts(err) {
-		return log.Debug().Err(err) //nolint:zerologlint // whoever asked for it sends it
+		return log.Debug().Err(err) //nolint:zerologlint // the caller sends it
 	}
 	return log.Warn().Err(err) //nolint:zerologlint // as above
 }

@@ -313,7 +313,7 @@ func (a *analysis) overScalars(n *ast.BuiltinNode) value {
 	return out
 }
 
-// given asks whether a name was sent with anything in it. Nothing of what was sent is read.
+// given asks whether a name was sent with a value. The value itself is not read.
 func (a *analysis) given(n ast.Node) value {
 	a.optional++
 	v := a.visit(n)
