@@ -71,8 +71,12 @@ func newRefusedTokens(log zerolog.Logger, window time.Duration) *refusedTokens {
 	}
 }
 
-// one counts a wrong token, and returns when it may be answered.
+// one counts a wrong token, and returns when it may be answered. A call without a token guesses at none, and is answered
+// at once.
 func (r *refusedTokens) one(ctx context.Context, c *call) {
+	if len(c.head.authorization) == 0 {
+		return
+	}
 	peer := peerOf(c.ctx)
 	n := r.count(peer)
 	if n == 1 {

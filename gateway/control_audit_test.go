@@ -42,7 +42,7 @@ func TestWrongAdminTokensAreCounted(t *testing.T) {
 		tries.Go(func() {
 			var ctx fasthttp.RequestCtx
 			ctx.Init(&fasthttp.Request{}, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 9), Port: 4000}, nil)
-			r.one(t.Context(), &call{ctx: &ctx})
+			r.one(t.Context(), &call{ctx: &ctx, head: head{authorization: []byte("Bearer wrong")}})
 		})
 	}
 	require.Eventually(t, func() bool {
@@ -50,6 +50,16 @@ func TestWrongAdminTokensAreCounted(t *testing.T) {
 	}, 20*time.Second, time.Millisecond)
 	tries.Wait()
 	require.GreaterOrEqual(t, strings.Count(log.String(), `"message":"wrong admin token"`), 1)
+}
+
+// A probe that asks HEAD /livez, or a person who forgot the token, guesses at none.
+func TestNoTokenIsNoWrongToken(t *testing.T) {
+	t.Parallel()
+	r := newRefusedTokens(zerolog.Nop(), time.Hour)
+	var ctx fasthttp.RequestCtx
+	ctx.Init(&fasthttp.Request{}, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 9), Port: 4000}, nil)
+	r.one(t.Context(), &call{ctx: &ctx})
+	require.Empty(t, r.peers)
 }
 
 func TestPeersOfWrongTokensAreBounded(t *testing.T) {

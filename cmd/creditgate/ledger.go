@@ -41,7 +41,8 @@ func (a *app) ledgerQuarantineCommand() *cobra.Command {
 		Short: "List accounts that are quarantined, and the commands that book what is missing",
 		Long: "List accounts that are quarantined: Redis goes on charging them, and Postgres keeps their ledger records without\n" +
 			"booking them, because it lacks a grant or another change that they name. That is so after Postgres was restored to\n" +
-			"an older copy. The status is 0 when there is none, and 1 when there is one.",
+			"an older copy. At most 1,000 accounts and 1,000 missing changes are listed, oldest first: book those and list again.\n" +
+			"The status is 0 when there is none, and 1 when there is one.",
 		Args: cobra.NoArgs,
 	}, func(cmd *cobra.Command, c *config, _ []string) error {
 		store, err := openStore(cmd.Context(), c)
