@@ -11,7 +11,7 @@ import (
 // PartitionState is what /readyz says about a partition.
 type PartitionState struct {
 	Partition uint16 `json:"partition"`
-	State     string `json:"state"`            // "open", "fenced", or "full": settles what is held and reserves nothing
+	State     string `json:"state"`            // "open", "fenced", or "full": settles open reservations, takes no new ones
 	Reason    string `json:"reason,omitempty"` // what happened
 	Advice
 	// Since is when a fenced one was closed.

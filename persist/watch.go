@@ -11,7 +11,7 @@ import (
 	"creditgate/meter/outage"
 )
 
-// Watch adds Postgres to the servers whose outages w counts; whoever calls it runs the server. It comes before anything
+// Watch adds Postgres to the servers whose outages w counts. The caller runs the server. It comes before anything
 // is made of the store.
 func (s *Store) Watch(w *outage.Watch, reg prometheus.Registerer, log zerolog.Logger) *outage.Server {
 	s.outages = w

@@ -14,8 +14,8 @@ import (
 	"creditgate/meter"
 )
 
-// Redis runs full under load. Reservations are refused, what is held is settled, and once the load is over there is
-// service again without a hand: the ledger is flushed, and trimmed after trim_lag.
+// Redis runs full under load. Reservations are refused and open ones are settled. After the load the gateway serves again
+// without a hand, because the ledger is flushed, and trimmed after trim_lag.
 func TestFullRedisServesAgainByItself(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
