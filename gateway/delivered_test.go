@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -105,29 +104,11 @@ func (b *bundle) scrape() string {
 	return string(b.do(http.MethodGet, b.admin+"/metrics", "", "").body)
 }
 
-// logLines keeps what a gateway logs.
-type logLines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logLines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logLines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // TestUncountableAnswerIsWithheld: an answer that may hold the result in another shape is not given away. The problem says
 // what the backend answered, and the operator finds the rule at fault in the log, and the count in a metric.
 func TestUncountableAnswerIsWithheld(t *testing.T) {
 	t.Parallel()
-	log := &logLines{}
+	log := &syncBuffer{}
 	b := setup(t, func(o *gateway.Options) {
 		o.Log = zerolog.New(log)
 		o.ResponseBufferMax = 4 << 10

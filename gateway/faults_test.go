@@ -433,7 +433,7 @@ func TestMetrics(t *testing.T) {
 // TestOurLimitIsNotTheBackendsOutage: a request that found no free connection says nothing about the backend.
 func TestOurLimitIsNotTheBackendsOutage(t *testing.T) {
 	t.Parallel()
-	log := &logLines{}
+	log := &syncBuffer{}
 	b := setup(t, func(o *gateway.Options) { o.Log, o.UpstreamConns = zerolog.New(log), 1 })
 	key := b.account("acme", 10*meter.Credit)
 	proceed := make(chan struct{})
